@@ -1,0 +1,103 @@
+"""Which backend computes, in which dtype, with how much memory.
+
+mlx.core is imported inside the functions: `use_fast_blas` only works before its first import.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import ctypes.util
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mlx_jina.errors import InputError
+
+if TYPE_CHECKING:
+    import mlx.core as mx
+
+DTYPES = ("float32", "float16", "bfloat16")
+
+_fast_blas: str | None = None
+
+
+def _blas_candidates() -> list[str]:
+    """Libraries with the plain `cblas_sgemm` names, best first: system OpenBLAS, then pip's or conda's."""
+    found = ctypes.util.find_library("openblas")
+    environment = Path(sys.prefix, "lib")
+    bundled = [*environment.glob("libopenblas.so.*"), *environment.glob("libmkl_rt.so.*")]
+    return [*([found] if found else []), *map(str, sorted(bundled))]
+
+
+def use_fast_blas() -> str | None:
+    """Open OpenBLAS or MKL ahead of the reference BLAS inside MLX's Linux CPU wheel (60 times slower).
+
+    A Mac never needs it. Returns the library's name, or None when there is none or mlx.core came first:
+    its symbols are bound at import.
+    """
+    global _fast_blas
+    if sys.platform != "linux" or _fast_blas or "mlx.core" in sys.modules:
+        return _fast_blas
+    for path in _blas_candidates():
+        try:
+            ctypes.CDLL(path, mode=ctypes.RTLD_GLOBAL)
+        except OSError:
+            continue
+        _fast_blas = Path(path).name
+        break
+    return _fast_blas
+
+
+def blas() -> str:
+    """The matrix library behind MLX's CPU backend, in words."""
+    if sys.platform == "darwin":
+        return "Accelerate"
+    return _fast_blas or "MLX's bundled reference BLAS (slow; install libopenblas or `mlx-jina[fast-cpu]`)"
+
+
+def on_gpu() -> bool:
+    """Whether MLX computes on a GPU (Metal on a Mac, CUDA elsewhere)."""
+    import mlx.core as mx
+
+    return bool(mx.default_device() == mx.Device(mx.gpu))
+
+
+def backend() -> str:
+    """`metal`, `cuda` or `cpu`."""
+    import mlx.core as mx
+
+    if not on_gpu():
+        return "cpu"
+    return "metal" if mx.metal.is_available() else "cuda"
+
+
+def compute_dtype(stored: mx.Dtype, wanted: str | None = None) -> mx.Dtype:
+    """The dtype to run in: as asked, else the checkpoint's own on a GPU and float32 on a CPU.
+
+    MLX's half-precision matmul on CPU is a plain loop, 40 times slower than float32.
+    """
+    import mlx.core as mx
+
+    if wanted is not None:
+        if wanted not in DTYPES:
+            raise InputError(f"dtype={wanted!r} is not one of {', '.join(DTYPES)}")
+        dtype: mx.Dtype = getattr(mx, wanted)
+        return dtype
+    return stored if on_gpu() else mx.float32
+
+
+def default_batch_tokens() -> int:
+    """Tokens per forward pass that keep this backend busy; more only costs memory."""
+    return 16_384 if on_gpu() else 4_096
+
+
+def limit_cache() -> None:
+    """Cap MLX's pool of freed buffers, which ragged shapes would otherwise fill without end.
+
+    A sixteenth of the memory that the device recommends to use, at most 1 GiB.
+    """
+    import mlx.core as mx
+
+    info = mx.device_info()
+    recommended = info.get("max_recommended_working_set_size") or info.get("memory_size") or 4 << 30
+    mx.set_cache_limit(min(int(recommended) // 16, 1 << 30) if on_gpu() else 256 << 20)

@@ -1,0 +1,30 @@
+"""Every error that mlx-jina raises on purpose.
+
+    MlxJinaError
+    ├── InputError           (ValueError)       a text or an option that cannot be used
+    ├── ModelNotFoundError   (LookupError)      no such model, or not on this machine
+    ├── CheckpointError      (ValueError)       files that are not a model which runs here exactly
+    └── NumericalError       (ArithmeticError)  a vector came out as NaN, infinite or zero
+
+The message says what was wrong, where, and what to do.
+"""
+
+
+class MlxJinaError(Exception):
+    """Base of all errors below."""
+
+
+class InputError(MlxJinaError, ValueError):
+    """A text or an option that cannot be used."""
+
+
+class ModelNotFoundError(MlxJinaError, LookupError):
+    """The name is unknown, or its files are not on this machine and cannot be fetched."""
+
+
+class CheckpointError(MlxJinaError, ValueError):
+    """The files are damaged, incomplete, or of an architecture that would not run exactly."""
+
+
+class NumericalError(MlxJinaError, ArithmeticError):
+    """A vector came out as NaN, infinite or zero, also in float32."""

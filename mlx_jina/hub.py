@@ -1,0 +1,103 @@
+"""A model's name to a local folder. The only module that may touch the network."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from mlx_jina import catalog
+from mlx_jina.errors import ModelNotFoundError
+
+logger = logging.getLogger(__name__)
+
+# What loading needs; repositories also hold ONNX, OpenVINO and PyTorch copies, and code that is never run.
+FILES = (
+    "config.json",
+    "config_sentence_transformers.json",
+    "tokenizer.json",
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "model-?????-of-?????.safetensors",
+)
+
+
+def embedded(name: str) -> Path:
+    """The folder of a model that ships inside the package."""
+    return Path(__file__).parent / name
+
+
+def resolve(
+    name: str,
+    revision: str | None = None,
+    local_files_only: bool = False,
+    cache_dir: str | Path | None = None,
+) -> Path:
+    """A folder that holds the model: the package's own, a local path, the Hugging Face cache, or a download.
+
+    A complete snapshot in the cache is used without any network call. Raises ModelNotFoundError.
+    """
+    entry = catalog.find(name)
+    if entry is not None and "/" not in entry.repo:
+        return embedded(entry.repo)
+    path = Path(name).expanduser()
+    if path.exists():
+        return path
+    if entry is None and (name.count("/") != 1 or name.startswith((".", "~", "/"))):
+        raise ModelNotFoundError(
+            f"{name!r} is neither a folder, nor a Hugging Face id (owner/name), nor a known model "
+            f"({', '.join(catalog.short_names())})"
+        )
+    return _from_hub(entry.repo if entry else name, entry, revision, local_files_only, cache_dir)
+
+
+def _from_hub(
+    repo: str,
+    entry: catalog.Entry | None,
+    revision: str | None,
+    local_files_only: bool,
+    cache_dir: str | Path | None,
+) -> Path:
+    # Imported here: it costs a third of a second, and `pocket` and local folders do without.
+    import huggingface_hub
+    from huggingface_hub import constants
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    from mlx_jina.weights.folder import missing_files
+
+    def snapshot(offline: bool) -> Path:
+        return Path(
+            huggingface_hub.snapshot_download(
+                repo,
+                revision=revision,
+                cache_dir=cache_dir,
+                local_files_only=offline,
+                allow_patterns=list(FILES),
+            )
+        )
+
+    where = Path(cache_dir or constants.HF_HUB_CACHE).expanduser()
+    try:
+        cached = snapshot(offline=True)
+        if not missing_files(cached):
+            return cached
+    except LocalEntryNotFoundError:
+        pass
+    absent = f"{repo!r} is not in the cache at {where}"
+    if local_files_only or constants.HF_HUB_OFFLINE:
+        raise ModelNotFoundError(
+            f"{absent}, and downloads are off. Run once with the network on, or use the model inside this "
+            "package: 'pocket'"
+        )
+    licence = f"licence {entry.license}" if entry else "see its model card for the licence"
+    logger.warning("Downloading %s from the Hugging Face hub (%s)", repo, licence)
+    try:
+        folder = snapshot(offline=False)
+    except RepositoryNotFoundError:
+        raise ModelNotFoundError(f"{repo!r} does not exist on the Hugging Face hub, or is private") from None
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ModelNotFoundError(
+            f"{absent}, and it could not be downloaded ({reason}). Check the network, or use the model inside "
+            "this package: 'pocket'"
+        ) from error
+    return folder

@@ -1,0 +1,25 @@
+"""Reading hyper-parameters: nothing that shapes a vector has a default."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from mlx_jina.errors import CheckpointError
+
+T = TypeVar("T", int, float, str)
+
+
+def required(config: Mapping[str, Any], key: str, kind: type[T]) -> T:
+    """`config[key]`, or an error that names the key."""
+    value = config.get(key)
+    if isinstance(value, bool) or not isinstance(value, (int, float) if kind is float else kind):
+        raise CheckpointError(f"config.json: {key!r} should be {kind.__name__}, found {value!r}")
+    return kind(value)
+
+
+def expect(config: Mapping[str, Any], key: str, allowed: tuple[Any, ...]) -> None:
+    """Refuse a setting that this implementation would compute differently."""
+    if config.get(key) not in allowed:
+        wanted = " or ".join(map(repr, allowed))
+        raise CheckpointError(f"config.json: {key!r} is {config.get(key)!r}; only {wanted} is implemented")

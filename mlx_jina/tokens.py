@@ -1,0 +1,74 @@
+"""Text to token ids: no padding, no hidden limit, special tokens always kept."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from tokenizers import Tokenizer as FastTokenizer
+
+from mlx_jina.errors import CheckpointError, InputError
+
+Ids = npt.NDArray[np.int32]
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+class Tokenizer:
+    """A checkpoint's `tokenizer.json`, run by the `tokenizers` library.
+
+    Stateless: padding and truncation that some files bring along are switched off, so threads may share it.
+    """
+
+    def __init__(self, fast: FastTokenizer) -> None:
+        fast.no_padding()
+        fast.no_truncation()
+        self.fast = fast
+        mask = fast.encode("a").special_tokens_mask
+        self._prefix = next((i for i, special in enumerate(mask) if not special), 0)
+        self._suffix = next((i for i, special in enumerate(reversed(mask)) if not special), 0)
+
+    @classmethod
+    def from_file(cls, path: Path) -> Tokenizer:
+        """Read a `tokenizer.json`."""
+        try:
+            return cls(FastTokenizer.from_file(str(path)))
+        # The library raises bare Exception for whatever it cannot parse.
+        except Exception as error:
+            raise CheckpointError(f"{path} is not a tokenizer that can be read: {error}") from error
+
+    @property
+    def special_tokens(self) -> int:
+        """How many tokens are added to every text (such as [CLS] and [SEP])."""
+        return self._prefix + self._suffix
+
+    def encode(self, texts: Sequence[str], positions: Sequence[int] | None = None) -> list[Ids]:
+        """Ids of each text, special tokens included, at full length. Errors name texts by `positions`."""
+        for position, text in zip(positions or range(len(texts)), texts, strict=True):
+            if not isinstance(text, str):
+                raise InputError(f"text {position} is of type {type(text).__name__}; every text must be a str")
+            if (surrogate := _SURROGATE.search(text)) is not None:
+                raise InputError(
+                    f"text {position} holds a lone surrogate ({surrogate[0]!a}) at character "
+                    f"{surrogate.start()}, which is not valid Unicode; decode its source as UTF-8 with "
+                    "errors='replace'"
+                )
+        return [np.array(encoding.ids, dtype=np.int32) for encoding in self.fast.encode_batch_fast(texts)]
+
+    def truncate(self, ids: Ids, max_length: int) -> Ids:
+        """Cut the text's end, never the closing special tokens."""
+        if len(ids) <= max_length:
+            return ids
+        if not self._suffix:
+            return ids[:max_length]
+        return np.concatenate([ids[: max_length - self._suffix], ids[-self._suffix :]])
+
+    def canonical(self) -> str:
+        """The tokenizer as JSON in one fixed spelling, for fingerprints."""
+        content: dict[str, Any] = json.loads(self.fast.to_str())
+        return json.dumps(content, sort_keys=True)

@@ -1,0 +1,1 @@
+"""Everything about files, nothing about arithmetic."""

@@ -1,0 +1,78 @@
+"""What every reader returns, and how its tensors reach a model: exactly, or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_flatten
+
+from mlx_jina.errors import CheckpointError
+from mlx_jina.tokens import Tokenizer
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model as its files describe it. Tensors carry Hugging Face names and may still be on disk."""
+
+    path: Path
+    config: Mapping[str, Any]
+    tensors: dict[str, mx.array]
+    tokenizer: Tokenizer
+    prompts: Mapping[str, str] = field(default_factory=dict)
+    default_prompt_name: str | None = None
+
+
+def stored_dtype(tensors: Iterable[mx.array]) -> mx.Dtype:
+    """The floating dtype that holds most of the weights."""
+    sizes: dict[mx.Dtype, int] = {}
+    for tensor in tensors:
+        if mx.issubdtype(tensor.dtype, mx.floating):
+            sizes[tensor.dtype] = sizes.get(tensor.dtype, 0) + tensor.size
+    return max(sizes, key=lambda dtype: sizes[dtype], default=mx.float32)
+
+
+def _few(names: Iterable[str]) -> str:
+    listed = sorted(names)
+    return ", ".join(listed[:3]) + (f" and {len(listed) - 3} more" if len(listed) > 3 else "")
+
+
+def assign(model: nn.Module, tensors: Mapping[str, mx.array], path: Path) -> None:
+    """Give every parameter its tensor. A missing one, an unused one and a wrong shape are errors."""
+    expected = dict(tree_flatten(model.parameters()))
+    if missing := expected.keys() - tensors.keys():
+        raise CheckpointError(f"{path} lacks {_few(missing)}: it is incomplete or of another architecture")
+    if unused := tensors.keys() - expected.keys():
+        raise CheckpointError(f"{path} holds {_few(unused)}, which this architecture has no use for")
+    for name, tensor in tensors.items():
+        if tensor.shape != expected[name].shape:
+            raise CheckpointError(
+                f"{path}: {name} has shape {tensor.shape}, but its config.json asks for {expected[name].shape}"
+            )
+    model.load_weights(list(tensors.items()), strict=True)
+
+
+def digest(model: nn.Module) -> str:
+    """SHA-256 of the weights as float32 values by name, whatever file and dtype they came from."""
+    sha = hashlib.sha256()
+    parameters = dict(tree_flatten(model.parameters()))
+    modules = dict(model.named_modules())
+    for name in sorted(parameters):
+        owner, _, leaf = name.rpartition(".")
+        tensor = parameters[name]
+        module = modules[owner]
+        if isinstance(module, (nn.QuantizedLinear, nn.QuantizedEmbedding)) and leaf != "bias":
+            if leaf != "weight":
+                continue
+            scales, biases = (module[part].astype(mx.float32) for part in ("scales", "biases"))
+            tensor = mx.dequantize(tensor, scales, biases, module.group_size, module.bits)
+        values = tensor.astype(mx.float32)
+        mx.eval(values)
+        sha.update(f"{name}{values.shape}".encode())
+        sha.update(memoryview(values))
+    return sha.hexdigest()
