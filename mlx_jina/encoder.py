@@ -8,7 +8,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -98,7 +98,8 @@ def _load(path: Path, name: str, dtype: str | None, worker: ThreadPoolExecutor) 
     model.apply(lambda x: x.astype(chosen) if mx.issubdtype(x.dtype, mx.floating) else x)
     mx.eval(model.parameters())
     device.limit_cache()
-    return Encoder(model, files, find(name), chosen, worker)
+    # The files' tensors are the model's now; a second reference would keep unconverted copies alive.
+    return Encoder(model, replace(files, tensors={}), find(name), chosen, worker)
 
 
 class Encoder:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import mlx.core as mx
 import numpy as np
@@ -73,14 +73,18 @@ def jina_bert_config(
     }
 
 
-def jina_bert_weights(layout: str, config: dict[str, Any], seed: int = 0) -> Weights:
-    """Random tensors under the published names, pooler included, spread so that every one of them matters."""
+def jina_bert_weights(layout: str, config: dict[str, Any], seed: int = 0, std: float | None = None) -> Weights:
+    """Random tensors under the published names, pooler included.
+
+    By default so large that every one of them matters; `std` draws linear layers as the published
+    `initializer_range` (0.02) would.
+    """
     rng = np.random.default_rng(seed)
     hidden, intermediate = config["hidden_size"], config["intermediate_size"]
     weights: Weights = {}
 
     def matrix(name: str, rows: int, columns: int, scale: float | None = None) -> None:
-        spread = columns**-0.5 if scale is None else scale
+        spread = scale or std or columns**-0.5
         weights[f"{name}.weight"] = rng.normal(0, spread, (rows, columns)).astype(np.float32)
 
     def linear(name: str, rows: int, columns: int) -> None:
@@ -124,6 +128,17 @@ def write_json(path: Path, content: Any) -> None:
     """One JSON file, folders made as needed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content, indent=2), encoding="utf-8")
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """A folder's config.json."""
+    config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return config
+
+
+def read_tensors(folder: Path) -> dict[str, mx.array]:
+    """A folder's model.safetensors."""
+    return cast("dict[str, mx.array]", mx.load(str(folder / "model.safetensors")))
 
 
 def write_folder(

@@ -49,9 +49,8 @@ class Config:
         """Check a config.json against what is implemented here."""
         expect(config, "position_embedding_type", ("alibi",))
         expect(config, "hidden_act", ("gelu",))
-        gated = layout != "plain-ffn"
-        expect(config, "feed_forward_type", ("geglu",) if gated else ("original",))
-        return cls(
+        expect(config, "feed_forward_type", ("original",) if layout == "plain-ffn" else ("geglu",))
+        c = cls(
             layout=layout,
             hidden_size=required(config, "hidden_size", int),
             num_hidden_layers=required(config, "num_hidden_layers", int),
@@ -62,6 +61,12 @@ class Config:
             layer_norm_eps=required(config, "layer_norm_eps", float),
             max_position_embeddings=required(config, "max_position_embeddings", int),
         )
+        if c.hidden_size % c.num_attention_heads:
+            raise CheckpointError(
+                f"config.json: hidden_size {c.hidden_size} is not a multiple of "
+                f"num_attention_heads {c.num_attention_heads}"
+            )
+        return c
 
     @property
     def qk_norm(self) -> bool:

@@ -41,6 +41,15 @@ def missing_files(folder: Path) -> list[str]:
     return [path.name for path in needed if not path.is_file()]
 
 
+# Under which name a model with a head keeps the encoder.
+BASE_MODEL_PREFIXES = ("bert.", "model.")
+
+
+def _without_prefix(name: str) -> str:
+    prefix = next((prefix for prefix in BASE_MODEL_PREFIXES if name.startswith(prefix)), "")
+    return name.removeprefix(prefix)
+
+
 def read(folder: Path) -> Checkpoint:
     """Read a folder; nothing in it is ever executed."""
     if missing := missing_files(folder):
@@ -57,7 +66,7 @@ def read(folder: Path) -> Checkpoint:
     return Checkpoint(
         path=folder,
         config=read_json(folder / "config.json"),
-        tensors=tensors,
+        tensors={_without_prefix(name): tensor for name, tensor in tensors.items()},
         tokenizer=Tokenizer.from_file(folder / "tokenizer.json"),
         prompts=prompts.get("prompts") or {},
         default_prompt_name=prompts.get("default_prompt_name"),

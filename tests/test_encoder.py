@@ -1,0 +1,302 @@
+"""The Python API: shapes, options, limits, threads, bad input, damaged weights."""
+
+from __future__ import annotations
+
+import asyncio
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+import mlx_jina
+from mlx_jina import InputError, NumericalError, TruncationWarning, vectors
+from mlx_jina.encoder import Encoder
+from mlx_jina.tokens import Tokenizer
+from tests import checkpoints
+
+TEXTS = ["the quick brown fox", "how do i bake bread?", "paris is the capital of france"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return checkpoints.tiny_jina_bert(tmp_path_factory.mktemp("v2"))
+
+
+@pytest.fixture(scope="module")
+def model(folder: Path) -> Encoder:
+    return mlx_jina.load(folder)
+
+
+class TestShapes:
+    def test_a_list_gives_rows(self, model: Encoder) -> None:
+        out = model.encode(TEXTS)
+        assert out.shape == (3, 64)
+        assert out.dtype == np.float32
+        np.testing.assert_allclose(np.linalg.norm(out, axis=1), 1, atol=1e-6)
+
+    def test_one_str_gives_one_vector(self, model: Encoder) -> None:
+        assert model.encode("the fox").shape == (64,)
+
+    @pytest.mark.parametrize(("precision", "columns"), [("float32", 64), ("int8", 64), ("ubinary", 8)])
+    def test_an_empty_list_gives_no_rows(self, model: Encoder, precision: str, columns: int) -> None:
+        assert model.encode([], precision=precision).shape == (0, columns)
+
+    def test_any_sequence_of_str_will_do(self, model: Encoder) -> None:
+        np.testing.assert_array_equal(model.encode(tuple(TEXTS)), model.encode(TEXTS))
+        np.testing.assert_array_equal(model.encode(np.array(TEXTS)), model.encode(TEXTS))  # type: ignore[arg-type]
+
+    def test_input_order_is_kept(self, model: Encoder) -> None:
+        texts = [" ".join(["fox"] * n) for n in (30, 1, 17, 2, 30, 9)]
+        out = model.encode(texts, batch_tokens=40)
+        np.testing.assert_allclose(out, np.stack([model.encode(text) for text in texts]), atol=3e-7)
+
+    def test_facts(self, model: Encoder) -> None:
+        assert (model.dimension, model.max_length, model.tasks) == (64, 8192, ())
+        assert model.get_embedding_dimension() == model.get_sentence_embedding_dimension() == 64
+        assert model.get_max_seq_length() == 8192
+
+
+class TestSentenceTransformersSpellings:
+    @pytest.mark.parametrize("name", ["inputs", "sentences"])
+    def test_names_of_the_texts(self, model: Encoder, name: str) -> None:
+        np.testing.assert_array_equal(model.encode(**{name: TEXTS}), model.encode(TEXTS))
+
+    def test_options_without_effect(self, model: Encoder) -> None:
+        options: dict[str, Any] = {
+            "batch_size": 1,
+            "convert_to_numpy": True,
+            "device": "cpu",
+            "show_progress_bar": False,
+        }
+        np.testing.assert_allclose(model.encode(TEXTS, **options), model.encode(TEXTS), atol=3e-7)
+
+    def test_tensors_are_refused_with_the_way_to_get_them(self, model: Encoder) -> None:
+        with pytest.raises(InputError, match="from_numpy"):
+            model.encode(TEXTS, convert_to_tensor=True)
+
+    def test_texts_twice_or_never(self, model: Encoder) -> None:
+        for arguments in ({}, {"texts": TEXTS, "inputs": TEXTS}):
+            with pytest.raises(InputError, match="exactly once"):
+                model.encode(**arguments)
+
+    def test_query_and_document_sides_work_without_prompts(self, model: Encoder) -> None:
+        np.testing.assert_array_equal(model.encode_query(TEXTS), model.encode(TEXTS))
+        np.testing.assert_array_equal(model.encode_document(TEXTS), model.encode(TEXTS))
+
+
+class TestOptions:
+    def test_raw_vectors(self, model: Encoder) -> None:
+        raw = model.encode(TEXTS, normalize_embeddings=False)
+        assert np.abs(np.linalg.norm(raw, axis=1) - 1).max() > 0.1
+        np.testing.assert_allclose(vectors.normalize(raw), model.encode(TEXTS), atol=1e-7)
+
+    def test_untrained_dimensions_are_refused_unless_asked_for(self, model: Encoder) -> None:
+        with pytest.raises(InputError, match="no Matryoshka training"):
+            model.encode(TEXTS, truncate_dim=32)
+        cut = model.encode(TEXTS, truncate_dim=32, allow_untrained_dim=True)
+        np.testing.assert_allclose(cut, vectors.normalize(model.encode(TEXTS)[:, :32]), atol=1e-6)
+
+    def test_prompt_is_a_prefix(self, model: Encoder) -> None:
+        np.testing.assert_array_equal(model.encode("fox", prompt="the "), model.encode("the fox"))
+
+    def test_stream_gives_the_same_rows_in_order(self, model: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("mlx_jina.encoder.WINDOW_TEXTS", 4)
+        texts = [" ".join(["fox"] * (n % 7 + 1)) for n in range(19)]
+        blocks = list(model.encode_stream(iter(texts)))
+        assert [len(block) for block in blocks] == [4, 4, 4, 4, 3]
+        np.testing.assert_allclose(np.concatenate(blocks), model.encode(texts), atol=3e-7)
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"task": "retrieval"}, "task='retrieval' is unknown.*one vector space"),
+            ({"prompt_name": "query"}, "prompt_name='query' is unknown.*without prompts"),
+            ({"truncate_dim": 65}, "between 1 and 64"),
+            ({"truncate_dim": 0}, "between 1 and 64"),
+            ({"max_length": 2}, "between 3 and this model's 8192"),
+            ({"max_length": 8193}, "between 3 and this model's 8192"),
+            ({"precision": "int4"}, "precision='int4' is not one of"),
+            ({"precision": "int8", "normalize_embeddings": False}, "needs `ranges`"),
+            ({"precision": "int8", "ranges": np.zeros((2, 3))}, r"shape \(2, 64\)"),
+            ({"batch_tokens": 0}, "at least 1"),
+        ],
+    )
+    def test_nonsense_is_refused(self, model: Encoder, options: dict[str, Any], message: str) -> None:
+        with pytest.raises(InputError, match=message):
+            model.encode(TEXTS, **options)
+
+
+class TestLength:
+    def test_over_long_texts_are_cut_with_one_warning(self, model: Encoder) -> None:
+        long = " ".join(["fox"] * 40)
+        with pytest.warns(TruncationWarning, match="2 texts were longer than 10 tokens"):
+            out = model.encode([long, "fox", long + " dog"], max_length=10)
+        np.testing.assert_allclose(out[0], model.encode(" ".join(["fox"] * 8)), atol=3e-7)
+        np.testing.assert_allclose(out[0], out[2], atol=3e-7)
+
+    def test_or_named_as_an_error(self, model: Encoder) -> None:
+        with pytest.raises(InputError, match="text 1 has 42 tokens, more than max_length=10"):
+            model.encode(["fox", " ".join(["fox"] * 40)], max_length=10, truncate=False)
+
+    def test_the_limit_is_the_models_own_and_not_512(self, model: Encoder) -> None:
+        text = " ".join(["fox"] * 598)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            whole = model.encode(text)
+        assert np.abs(whole - model.encode(text + " dog")).max() > 1e-6
+
+    def test_truncation_keeps_the_closing_token(self, folder: Path) -> None:
+        tokenizer = Tokenizer.from_file(folder / "tokenizer.json")
+        (ids,) = tokenizer.encode(["the quick brown fox"])
+        assert tokenizer.truncate(ids, 4).tolist() == [*ids[:3], ids[-1]]
+
+    def test_counts(self, model: Encoder) -> None:
+        assert model.count_tokens(["", "the fox", "the " * 9000]) == [2, 4, 9002]
+        assert len(model.tokenize("the fox")[0]) == 4
+
+
+class TestTexts:
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "",
+            "   ",
+            "\t\n",
+            "🦊👩‍👩‍👧‍👦",
+            "a\x00b",
+            "é",
+            "日本語 中文 한국어",
+            "x" * 1_000_000,
+            "\u202eright to left",
+        ],
+        ids=["empty", "blank", "whitespace", "emoji", "nul", "accent", "cjk", "1 MB word", "bidi"],
+    )
+    def test_odd_ones_work(self, model: Encoder, text: str) -> None:
+        assert np.isfinite(model.encode([text, "fox"])).all()
+
+    def test_lone_surrogates_are_named(self, model: Encoder) -> None:
+        with pytest.raises(InputError, match=r"text 2 holds a lone surrogate \('\\udcff'\) at character 1"):
+            model.encode(["fox", "a longer text about dogs", "a\udcff"])
+
+    @pytest.mark.parametrize("item", [None, 3, b"bytes", ["nested"]])
+    def test_other_types_are_named(self, model: Encoder, item: Any) -> None:
+        with pytest.raises(InputError, match=f"text 1 is of type {type(item).__name__}"):
+            model.encode(["fox", item])
+
+
+class TestNumbers:
+    """NaN, infinity and zero never leave."""
+
+    @staticmethod
+    def damaged(folder: Path, target: Path, value: float, token: int, dtype: mx.Dtype) -> Path:
+        tensors = checkpoints.read_tensors(folder)
+        words = np.array(tensors["embeddings.word_embeddings.weight"])
+        words[token] = value
+        tensors["embeddings.word_embeddings.weight"] = mx.array(words)
+        target.mkdir()
+        mx.save_safetensors(
+            str(target / "model.safetensors"), {name: tensor.astype(dtype) for name, tensor in tensors.items()}
+        )
+        for name in ("config.json", "tokenizer.json"):
+            (target / name).write_bytes((folder / name).read_bytes())
+        return target
+
+    @pytest.mark.parametrize("value", [np.nan, np.inf])
+    def test_the_text_is_named(self, folder: Path, model: Encoder, tmp_path: Path, value: float) -> None:
+        token = model.tokenize("fox")[0][1]
+        broken = mlx_jina.load(self.damaged(folder, tmp_path / "broken", value, token, mx.float32))
+        assert np.isfinite(broken.encode(["a dog", "bread"])).all()
+        with pytest.raises(NumericalError, match="vector of text 1 came out as NaN"):
+            broken.encode(["a much longer text about a dog", "the fox", "bread"])
+
+    def test_half_precision_is_tried_again_in_float32(
+        self, folder: Path, model: Encoder, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """An overflow of fp16 alone is repaired: here the pooled vector of one text is made to overflow."""
+        half = mlx_jina.load(folder, dtype="float16")
+        network = half._model
+        calls = []
+
+        def overflow(ids: mx.array, runs: Any) -> mx.array:
+            calls.append(ids.shape)
+            out = type(network).__call__(network, ids, runs)
+            in_half = network.embeddings.LayerNorm.weight.dtype == mx.float16  # type: ignore[attr-defined]
+            return mx.where((mx.arange(out.shape[0]) == 0)[:, None] & mx.array(in_half), mx.inf, out)
+
+        monkeypatch.setattr(half, "_model", _Proxy(network, overflow))
+        out = half.encode(TEXTS)
+        assert len(calls) == 2
+        np.testing.assert_allclose(out, model.encode(TEXTS), atol=2e-3)
+        assert half._model.parameters()["embeddings"]["LayerNorm"]["weight"].dtype == mx.float16
+
+
+class _Proxy(mlx_jina.encoder.nn.Module):  # type: ignore[name-defined,misc]
+    """A model whose forward pass is replaced and whose parameters are not."""
+
+    def __init__(self, network: Any, call: Any) -> None:
+        super().__init__()
+        object.__setattr__(self, "network", network)
+        object.__setattr__(self, "call", call)
+
+    def __call__(self, ids: mx.array, runs: Any) -> mx.array:
+        return self.call(ids, runs)
+
+    def parameters(self) -> Any:
+        return self.network.parameters()
+
+    def apply(self, *arguments: Any) -> Any:
+        return self.network.apply(*arguments)
+
+    def update(self, *arguments: Any) -> Any:
+        return self.network.update(*arguments)
+
+
+class TestThreads:
+    def test_eight_threads_and_asyncio_give_the_serial_vectors(self, folder: Path) -> None:
+        with ThreadPoolExecutor(1) as loader:
+            model = loader.submit(mlx_jina.load, folder).result()
+        jobs = [[f"{text} {n}" for text in TEXTS for _ in range(20)] for n in range(8)]
+        serial = [model.encode(texts, batch_tokens=64) for texts in jobs]
+        with ThreadPoolExecutor(8) as threads:
+            parallel = list(threads.map(lambda texts: model.encode(texts, batch_tokens=64), jobs))
+
+        async def gather() -> list[Any]:
+            return await asyncio.gather(
+                *(asyncio.to_thread(model.encode, texts, batch_tokens=64) for texts in jobs)
+            )
+
+        for other in (parallel, asyncio.run(gather())):
+            for expected, got in zip(serial, other, strict=True):
+                np.testing.assert_array_equal(got, expected)
+
+    def test_a_failing_call_leaves_the_model_usable(self, model: Encoder) -> None:
+        with pytest.raises(InputError):
+            model.encode(["fox"] * 50 + ["\ud800"])
+        assert model.encode("fox").shape == (64,)
+
+
+class TestFingerprint:
+    def test_depends_on_values_and_not_on_files(self, folder: Path, model: Encoder, tmp_path: Path) -> None:
+        checkpoints.tiny_jina_bert(tmp_path / "other", seed=1)
+        assert mlx_jina.load(folder).fingerprint() == model.fingerprint()
+        assert mlx_jina.load(tmp_path / "other").fingerprint() != model.fingerprint()
+        checkpoints.tiny_jina_bert(tmp_path / "half", dtype=mx.float16)
+        halves = {mlx_jina.load(tmp_path / "half", dtype=dtype).fingerprint() for dtype in ("float16", "float32")}
+        assert len(halves) == 1
+        assert halves != {model.fingerprint()}
+
+    def test_depends_on_the_tokenizer(self, folder: Path, model: Encoder, tmp_path: Path) -> None:
+        for name in ("config.json", "model.safetensors"):
+            (tmp_path / name).write_bytes((folder / name).read_bytes())
+        content = (folder / "tokenizer.json").read_text(encoding="utf-8")
+        (tmp_path / "tokenizer.json").write_text(
+            content.replace('"lowercase":true', '"lowercase":false').replace(
+                '"lowercase": true', '"lowercase": false'
+            ),
+            encoding="utf-8",
+        )
+        assert mlx_jina.load(tmp_path).fingerprint() != model.fingerprint()
