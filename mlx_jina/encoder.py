@@ -26,6 +26,7 @@ from mlx_jina.tokens import Ids
 from mlx_jina.vectors import Floats, Precision, Vectors
 from mlx_jina.weights import checkpoint, folder, quantize
 from mlx_jina.weights.checkpoint import Checkpoint
+from mlx_jina.worker import Worker
 
 T = TypeVar("T")
 
@@ -74,16 +75,11 @@ def load(
     path = hub.resolve(str(name), revision, local_files_only, cache_dir)
     if not path.is_dir():
         raise CheckpointError(f"{path} is a file; a model is a folder with config.json and model.safetensors")
-    # MLX arrays and streams belong to the thread that made them: this one does all the model's work.
-    worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="mlx-jina")
-    try:
-        return worker.submit(_load, path, str(name), dtype, worker).result()
-    except BaseException:
-        worker.shutdown(wait=False)
-        raise
+    worker = Worker("mlx-jina")
+    return worker.run(_load, path, str(name), dtype, worker)
 
 
-def _load(path: Path, name: str, dtype: str | None, worker: ThreadPoolExecutor) -> Encoder:
+def _load(path: Path, name: str, dtype: str | None, worker: Worker) -> Encoder:
     files = folder.read(path)
     model = models.build(files.config, files.tensors)
     tensors = {key: value for key, value in files.tensors.items() if not key.startswith(model.unused)}
@@ -111,7 +107,7 @@ class Encoder:
         files: Checkpoint,
         entry: Entry | None,
         dtype: mx.Dtype,
-        worker: ThreadPoolExecutor,
+        worker: Worker,
     ) -> None:
         self._model = model
         self._files = files
@@ -276,7 +272,7 @@ class Encoder:
         """
         if self._fingerprint is None:
             assert isinstance(self._model, nn.Module)
-            weights = self._worker.submit(checkpoint.digest, self._model).result()
+            weights = self._worker.run(checkpoint.digest, self._model)
             parts = [weights, self._tokenizer.canonical(), self._model.pooling, self.prompts, "unit"]
             canonical = json.dumps(parts, sort_keys=True).encode()
             self._fingerprint = hashlib.sha256(canonical).hexdigest()[:16]
@@ -407,7 +403,7 @@ class Encoder:
             for future in queue:
                 future.cancel()
         for index in np.flatnonzero(~_usable(pooled)).tolist():
-            pooled[index] = self._worker.submit(self._retry, ids[index], positions[index]).result()
+            pooled[index] = self._worker.run(self._retry, ids[index], positions[index])
         return pooled
 
     def _step(self, started: list[tuple[Batch, mx.array]], batch: Batch | None) -> tuple[Batch, Floats] | None:

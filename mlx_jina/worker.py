@@ -1,0 +1,65 @@
+"""One thread for all of a model's MLX work.
+
+MLX arrays and streams belong to the thread that made them: weights that another thread loaded lazily, or a
+graph it left pending, cannot be evaluated here. So a model's every job runs on its one worker.
+"""
+
+from __future__ import annotations
+
+import atexit
+import threading
+import weakref
+from collections.abc import Callable
+from concurrent.futures import Future
+from queue import SimpleQueue
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+_Jobs = SimpleQueue[tuple["Future[Any]", Callable[..., Any], tuple[Any, ...]] | None]
+
+
+class Worker:
+    """Runs jobs in order on one thread, until it is garbage-collected.
+
+    A ThreadPoolExecutor joins its threads when the interpreter exits, and MLX (0.32) aborts the process if a
+    thread that used it ends while Python is being torn down. This thread is left waiting instead.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._jobs: _Jobs = SimpleQueue()
+        threading.Thread(target=_serve, args=(self._jobs,), name=name, daemon=True).start()
+        weakref.finalize(self, self._jobs.put, None).atexit = False
+        _alive.add(self)
+
+    def submit(self, function: Callable[..., T], *arguments: Any) -> Future[T]:
+        """Queue a job; its result or exception is the future's."""
+        future: Future[T] = Future()
+        self._jobs.put((future, function, arguments))
+        return future
+
+    def run(self, function: Callable[..., T], *arguments: Any) -> T:
+        """Queue a job and wait for its result."""
+        return self.submit(function, *arguments).result()
+
+
+def _serve(jobs: _Jobs) -> None:
+    while (job := jobs.get()) is not None:
+        future, function, arguments = job
+        if future.set_running_or_notify_cancel():
+            try:
+                future.set_result(function(*arguments))
+            except BaseException as error:
+                future.set_exception(error)
+        # Or the last job's arrays would live until the next one comes.
+        del job, future, function, arguments
+
+
+_alive: weakref.WeakSet[Worker] = weakref.WeakSet()
+
+
+@atexit.register
+def _finish() -> None:
+    """A job that is cut off inside MLX would abort the process as well: let what is queued end."""
+    for worker in list(_alive):
+        worker.run(int)

@@ -1,0 +1,137 @@
+"""Memory follows the length, not its square, and stays flat over a long job."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+import mlx_jina
+from mlx_jina import attention, batching, memory
+from mlx_jina.encoder import Encoder
+from mlx_jina.models.jina_bert import Config, JinaBert
+from tests import checkpoints
+
+MB = 1e6
+
+
+def v2_small(layers: int) -> JinaBert:
+    """jina-embeddings-v2-small-en's shape with random weights."""
+    raw = checkpoints.jina_bert_config(
+        "original", hidden=512, layers=layers, heads=8, intermediate=2048, vocab=1000
+    )
+    model = JinaBert(Config.read(raw, "original"))
+    mx.eval(model.parameters())
+    return model
+
+
+def peak_above_weights(model: JinaBert, length: int) -> tuple[float, np.ndarray]:
+    """MB that one text of `length` tokens needs, and its vector."""
+    ids = np.random.default_rng(0).integers(0, 1000, length).astype(np.int32)
+    batch = batching.flatten([ids], np.zeros(1, dtype=np.intp))
+    mx.clear_cache()
+    before = mx.get_active_memory()
+    mx.reset_peak_memory()
+    vector = np.array(model(mx.array(batch.ids), batch.runs))
+    return (mx.get_peak_memory() - before) / MB, vector
+
+
+# One layer frees what it used before the next begins: the peak does not depend on how many there are.
+@pytest.mark.parametrize(
+    ("layers", "length", "limit"),
+    [
+        (1, 8192, 400),
+        pytest.param(4, 8192, 400, marks=pytest.mark.slow),
+        pytest.param(4, 32768, 1200, marks=pytest.mark.slow),
+    ],
+)
+def test_one_long_text(layers: int, length: int, limit: float) -> None:
+    peak, vector = peak_above_weights(v2_small(layers), length)
+    assert np.isfinite(vector).all()
+    assert peak <= limit
+
+
+def dense_alibi(q: mx.array, k: mx.array, v: mx.array, slopes: mx.array) -> mx.array:
+    """Attention with the bias written out."""
+    length = q.shape[2]
+    positions = mx.arange(length)
+    bias = -slopes[:, None, None] * mx.abs(positions[:, None] - positions[None, :])
+    scores = (q * q.shape[-1] ** -0.5) @ k.swapaxes(-1, -2) + bias
+    return mx.softmax(scores, axis=-1) @ v
+
+
+@pytest.mark.parametrize("block_bytes", [1, 5000, 1 << 30])
+@pytest.mark.parametrize(("texts", "heads", "length"), [(1, 8, 301), (3, 12, 33), (2, 4, 1)])
+def test_the_hankel_view_equals_the_dense_bias(
+    texts: int, heads: int, length: int, block_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "SCORE_BYTES", block_bytes)
+    q, k, v = (mx.random.normal((texts, heads, length, 16)) for _ in range(3))
+    slopes = mx.array(attention.alibi_slopes(heads))
+    got = attention.alibi(q, k, v, attention.hankel_values(slopes, length))
+    np.testing.assert_allclose(np.array(got), np.array(dense_alibi(q, k, v, slopes)), rtol=0, atol=5e-6)
+
+
+def test_the_bias_is_never_written_out() -> None:
+    length = 4096
+    values = attention.hankel_values(mx.array(attention.alibi_slopes(8)), length)
+    mx.eval(values)
+    before = mx.get_active_memory()
+    bias = attention.hankel_bias(values, 0, length)
+    mx.eval(bias)
+    assert bias.shape == (1, 8, length, length)
+    assert mx.get_active_memory() - before < 1 * MB
+    row = np.array(bias[0, 2, 100])
+    np.testing.assert_allclose(row[::-1], -(2.0**-3) * np.abs(np.arange(length) - 100))
+
+
+def test_rows_computed_in_pieces_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "ROWS", 5)
+    model = v2_small(1)
+    ids = np.arange(23, dtype=np.int32)
+    batch = batching.flatten([ids], np.zeros(1, dtype=np.intp))
+    pieces = np.array(model(mx.array(batch.ids), batch.runs))
+    monkeypatch.undo()
+    np.testing.assert_allclose(np.array(model(mx.array(batch.ids), batch.runs)), pieces, rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("count", [2_000, pytest.param(20_000, marks=pytest.mark.slow)])
+def test_memory_stays_flat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    """Every length from 1 to 600 meets every neighbour: nothing may pile up per shape."""
+    monkeypatch.setattr("mlx_jina.encoder.WINDOW_TEXTS", 256)
+    model: Encoder = mlx_jina.load(checkpoints.tiny_jina_bert(tmp_path, heads=2, layers=1))
+    used: list[int] = []
+    step = Encoder._step
+
+    def measured(self: Encoder, *arguments: object) -> object:
+        result = step(self, *arguments)  # type: ignore[arg-type]
+        used.append(mx.get_active_memory() + mx.get_cache_memory())
+        return result
+
+    monkeypatch.setattr(Encoder, "_step", measured)
+    lengths = np.random.default_rng(0).integers(1, 600, count)
+    words = " ".join(["fox"] * 600)
+    for _ in model.encode_stream(words[: 4 * n - 1] for n in lengths.tolist()):
+        pass
+    start = len(used) // 10
+    assert len(used) > count // 20
+    assert max(used[start:]) <= 1.05 * max(used[:start])
+
+
+def test_long_inputs_are_evaluated_layer_by_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU command buffer that spans all layers of a long text would be killed by macOS."""
+    monkeypatch.setattr(memory, "ROWS", 16)
+    model = v2_small(3)
+    batch = batching.flatten([np.arange(40, dtype=np.int32)], np.zeros(1, dtype=np.intp))
+    evaluated: list[int] = []
+    settle = memory.settle
+
+    def counted(x: mx.array) -> mx.array:
+        evaluated.append(x.shape[0])
+        return settle(x)
+
+    monkeypatch.setattr(memory, "settle", counted)
+    mx.eval(model(mx.array(batch.ids), batch.runs))
+    assert evaluated == [40, 40, 40]

@@ -1,0 +1,114 @@
+"""What can be proven about Metal without a Mac: every operation has a kernel, and attention is fused."""
+
+from __future__ import annotations
+
+import io
+import re
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from mlx_jina import attention, batching, device, memory, models
+from mlx_jina.models.jina_bert import JinaBert
+from mlx_jina.weights import checkpoint
+from tests import checkpoints
+
+# Primitives with an `eval_gpu` in mlx/backend/metal or mlx/backend/gpu (MLX 0.31 and 0.32) that an encoder
+# may need. Those that throw there (SVD, Load, Cholesky, ...) are the ones to keep out.
+METAL = frozenset(
+    "Abs Add AddMM Arange AsStrided AsType Broadcast Concatenate Contiguous Cos Divide Erf Exp ExpandDims Flatten "
+    "Full Gather GreaterEqual LayerNorm Less Log Matmul Max Maximum Minimum Multiply Negative Power "
+    "QuantizedMatmul RMSNorm Reshape RoPE Rsqrt ScaledDotProductAttention Select Sigmoid Sin Slice Softmax Split "
+    "Sqrt Square Squeeze Subtract Sum Tanh Transpose Unflatten View".split()
+)
+
+
+def primitives(output: mx.array) -> set[str]:
+    """Names of the operations in an unevaluated graph; fused element-wise ones are taken apart."""
+    dot = io.StringIO()
+    mx.export_to_dot(dot, output)
+    found: set[str] = set()
+    for label in re.findall(r'label ?="(\w+)"', dot.getvalue()):
+        found |= set(re.findall("[A-Z][a-z]+", label)) - {"Compiled"} if label.startswith("Compiled") else {label}
+    return found
+
+
+def strides(array: mx.array) -> tuple[int, ...]:
+    """Bytes between neighbours, as MLX lays the array out."""
+    return tuple(np.array(array, copy=False).strides)
+
+
+def jina_bert(layout: str) -> tuple[JinaBert, dict[str, Any]]:
+    config = checkpoints.jina_bert_config(layout, hidden=128, layers=2, heads=2, intermediate=96, vocab=100)
+    weights = checkpoints.jina_bert_weights(layout, config)
+    model = models.build(config, weights)
+    assert isinstance(model, JinaBert)
+    tensors = {name: mx.array(value) for name, value in weights.items() if not name.startswith(model.unused)}
+    checkpoint.assign(model, tensors, Path())
+    return model, config
+
+
+@pytest.mark.parametrize("layout", checkpoints.LAYOUTS)
+def test_every_primitive_has_a_metal_kernel(layout: str) -> None:
+    model, _ = jina_bert(layout)
+    texts = [np.arange(length, dtype=np.int32) for length in (9, 9, 4)]
+    batch = batching.flatten(texts, np.arange(3))
+    used = primitives(model(mx.array(batch.ids), batch.runs))
+    assert {"Matmul", "Softmax", "AsStrided"} <= used
+    assert used <= METAL
+
+
+def test_the_check_can_fail() -> None:
+    assert not primitives(mx.linalg.cholesky(mx.eye(2), stream=mx.cpu)) <= METAL
+
+
+class TestFusedAttention:
+    """The conditions of `has_fused_kernel` and `eval_gpu` in metal/scaled_dot_product_attention.cpp."""
+
+    @pytest.fixture
+    def calls(self, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+        """The arguments of every attention call while a model believes it runs on a GPU."""
+        seen: list[dict[str, Any]] = []
+        fused = mx.fast.scaled_dot_product_attention
+
+        def spy(q: mx.array, k: mx.array, v: mx.array, **options: Any) -> mx.array:
+            seen.append({"q": q, "k": k, "v": v, **options})
+            return fused(q, k, v, **options)
+
+        monkeypatch.setattr(mx.fast, "scaled_dot_product_attention", spy)
+        monkeypatch.setattr(device, "on_gpu", lambda: True)
+        monkeypatch.setattr(memory, "ROWS", 64)
+        return seen
+
+    @pytest.mark.parametrize("dtype", [mx.float16, mx.bfloat16, mx.float32])
+    def test_jina_bert(self, calls: list[dict[str, Any]], dtype: mx.Dtype) -> None:
+        model, config = jina_bert("original")
+        model.apply(lambda x: x.astype(dtype))
+        texts = [np.arange(length, dtype=np.int32) for length in (100, 9, 3)]
+        batch = batching.flatten(texts, np.arange(3))
+        mx.eval(model(mx.array(batch.ids), batch.runs))
+        assert len(calls) == config["num_hidden_layers"] * (2 + 1 + 1)
+        for call in calls:
+            q, k, v, mask = (call[name] for name in ("q", "k", "v", "mask"))
+            assert q.shape[-1] == v.shape[-1]
+            assert q.shape[-1] in attention.FUSED_WIDTHS
+            # A short query takes the vector kernel, which wants no more queries than keys.
+            assert q.shape[2] <= k.shape[2]
+            assert {part.dtype for part in (q, k, v, mask)} == {dtype}
+            assert mask.shape == (1, q.shape[1], q.shape[2], k.shape[2])
+            if dtype != mx.bfloat16:  # which Python's buffers cannot express
+                assert strides(mask)[-1] == mask.itemsize
+
+    @pytest.mark.parametrize(("hidden", "heads"), [(512, 8), (768, 12), (256, 4)])
+    def test_published_head_widths_are_fused(self, hidden: int, heads: int) -> None:
+        assert hidden // heads in attention.FUSED_WIDTHS
+
+    def test_the_mask_is_a_view_whose_last_stride_is_one(self) -> None:
+        values = attention.hankel_values(mx.array(attention.alibi_slopes(4)), 50)
+        assert primitives(attention.hankel_bias(values, 8, 24)) <= METAL
+        mx.eval(values)
+        assert primitives(attention.hankel_bias(values, 8, 24)) <= {"AsStrided", "Flatten"}
+        assert strides(attention.hankel_bias(values, 8, 24)) == (0, 99 * 4, 4, 4)
