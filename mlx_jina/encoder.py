@@ -8,7 +8,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,14 +18,13 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
-from mlx_jina import batching, device, hub, models, prompts, vectors
+from mlx_jina import batching, device, hub, loading, models, prompts, vectors
 from mlx_jina.batching import Batch
-from mlx_jina.catalog import Entry, find
 from mlx_jina.errors import CheckpointError, InputError, NumericalError
+from mlx_jina.loading import Loaded
 from mlx_jina.tokens import Ids
 from mlx_jina.vectors import Floats, Precision, Vectors
-from mlx_jina.weights import checkpoint, folder, quantize
-from mlx_jina.weights.checkpoint import Checkpoint
+from mlx_jina.weights import checkpoint
 from mlx_jina.worker import Worker
 
 T = TypeVar("T")
@@ -54,11 +53,13 @@ class _Plan:
     precision: Precision
     ranges: npt.ArrayLike | None
     batch_tokens: int
+    model: models.Model
 
 
 def load(
     name: str | Path,
     *,
+    task: str | None = None,
     revision: str | None = None,
     local_files_only: bool = False,
     dtype: str | None = None,
@@ -67,64 +68,42 @@ def load(
     """Load a model by name ("v2-small-en"), Hugging Face id, or folder; "pocket" is inside the package.
 
     A snapshot that is complete in the Hugging Face cache is used without any network call. Code in a
-    repository is never executed. `dtype` is "float32", "float16" or "bfloat16"; by default the checkpoint's
-    own on a GPU and float32 on a CPU.
+    repository is never executed. `task` fuses that task's adapter into the weights, which is fastest and
+    smallest; without it a model's adapters are all kept, and every call names its task. Use one of the two
+    for one index: they differ by the fused weights' one rounding to the checkpoint's dtype. `dtype` is
+    "float32", "float16" or "bfloat16"; by default the checkpoint's own on a GPU and float32 on a CPU.
 
     Raises ModelNotFoundError for a name that leads nowhere, CheckpointError for files that do not fit.
     """
-    path = hub.resolve(str(name), revision, local_files_only, cache_dir)
+    path = hub.resolve(str(name), revision, local_files_only, cache_dir, task)
     if not path.is_dir():
         raise CheckpointError(f"{path} is a file; a model is a folder with config.json and model.safetensors")
-    worker = Worker("mlx-jina")
-    return worker.run(_load, path, str(name), dtype, worker)
-
-
-def _load(path: Path, name: str, dtype: str | None, worker: Worker) -> Encoder:
-    files = folder.read(path)
-    model = models.build(files.config, files.tensors)
-    tensors = {key: value for key, value in files.tensors.items() if not key.startswith(model.unused)}
-    chosen = device.compute_dtype(checkpoint.stored_dtype(tensors.values()), dtype)
-    assert isinstance(model, nn.Module)
-    if quantize.is_quantized(files.config):
-        if device.on_gpu():
-            quantize.quantize_model(model, tensors, files.config)
-        else:
-            tensors = quantize.dequantize(tensors, files.config, chosen)
-    checkpoint.assign(model, tensors, path)
-    model.apply(lambda x: x.astype(chosen) if mx.issubdtype(x.dtype, mx.floating) else x)
-    mx.eval(model.parameters())
-    device.limit_cache()
-    # The files' tensors are the model's now; a second reference would keep unconverted copies alive.
-    return Encoder(model, replace(files, tensors={}), find(name), chosen, worker)
+    worker = Worker()
+    return Encoder(worker.run(loading.load, path, str(name), task, dtype), worker)
 
 
 class Encoder:
     """A loaded model: texts in, NumPy vectors out. Made by `load`; safe to share between threads."""
 
-    def __init__(
-        self,
-        model: models.Model,
-        files: Checkpoint,
-        entry: Entry | None,
-        dtype: mx.Dtype,
-        worker: Worker,
-    ) -> None:
-        self._model = model
-        self._files = files
+    def __init__(self, loaded: Loaded, worker: Worker) -> None:
+        files, entry = loaded.files, loaded.entry
+        model = next(iter(loaded.models.values()))
+        self._models = loaded.models
+        self._default_prompt_name = loaded.default_prompt_name
         self._tokenizer = files.tokenizer
         self._worker = worker
-        self._fingerprint: str | None = None
-        self.dtype: str = str(dtype).removeprefix("mlx.core.")
+        self._fingerprints: dict[str | None, str] = {}
+        self.dtype: str = str(loaded.dtype).removeprefix("mlx.core.")
         self.dimension: int = model.dimension
         """Width of an untruncated vector."""
         self.max_length: int = model.max_length
         """Tokens of the longest text, special tokens included."""
-        self.tasks: tuple[str, ...] = entry.tasks if entry else ()
-        """Tasks the model was trained for; empty if it has one vector space for all."""
+        self.tasks: tuple[str, ...] = loaded.tasks
+        """Tasks that can be asked for; empty if the model has one vector space for all."""
         own_dims = files.config.get("matryoshka_dims") or (entry.truncate_dims if entry else ())
         self.truncate_dims: tuple[int, ...] = tuple(own_dims)
         """Dimensions the model was trained to be cut to; empty if it was not."""
-        self.prompts: dict[str, str] = dict(files.prompts or (entry.prompts if entry else {}))
+        self.prompts: dict[str, str] = dict(loaded.prompts)
         """Prefixes by name."""
         self.path: Path = files.path
         """Where the files are."""
@@ -162,6 +141,8 @@ class Encoder:
         Shaped after sentence-transformers' `encode`; the one deliberate difference is that
         `normalize_embeddings` defaults to True, as in Jina's API.
 
+        - `task`: one of `self.tasks`, or with its side as in Jina's API ("retrieval.query"). Needed unless
+          the model was loaded for one task.
         - `prompt_name`, `prompt`: a prefix by name, or literally.
         - `truncate_dim`: keep the first dimensions, before the one normalisation; only sizes the model was
           trained for, unless `allow_untrained_dim`.
@@ -214,17 +195,17 @@ class Encoder:
 
     def encode_query(self, texts: str | Sequence[str] | None = None, **options: Any) -> Vectors:
         """`encode` with the model's query prompt, if it has one. Takes the same options."""
-        return self._encode_side(("query",), texts, options)
+        return self._encode_side((prompts.QUERY,), texts, options)
 
     def encode_document(self, texts: str | Sequence[str] | None = None, **options: Any) -> Vectors:
         """`encode` with the model's document prompt, if it has one. Takes the same options."""
-        return self._encode_side(("document", "passage"), texts, options)
+        return self._encode_side(prompts.DOCUMENTS, texts, options)
 
     def _encode_side(
         self, names: Sequence[str], texts: str | Sequence[str] | None, options: dict[str, Any]
     ) -> Vectors:
         if options.get("prompt_name") is None and options.get("prompt") is None:
-            options["prompt_name"] = next((name for name in names if name in self.prompts), None)
+            options["prompt_name"] = prompts.of_side(names, self.prompts, options.get("task"), self.tasks)
         return self.encode(texts, **options)
 
     def encode_stream(self, texts: Iterable[str], **options: Any) -> Iterator[Vectors]:
@@ -265,20 +246,26 @@ class Encoder:
 
     # ---- identity
 
-    def fingerprint(self) -> str:
+    def fingerprint(self, task: str | None = None) -> str:
         """Sixteen hex digits that tell an index which vectors may be mixed: those of equal fingerprints.
 
         They cover weights (as values, whatever the file format), tokenizer, pooling, prompts and normalisation.
+        A model that keeps several tasks has one for each.
         """
-        if self._fingerprint is None:
-            assert isinstance(self._model, nn.Module)
-            weights = self._worker.run(checkpoint.digest, self._model)
-            parts = [weights, self._tokenizer.canonical(), self._model.pooling, self.prompts, "unit"]
+        name, _ = prompts.choose_task(task, None, self.tasks, required=None not in self._models)
+        if name not in self._fingerprints:
+            model = self._model(name)
+            assert isinstance(model, nn.Module)
+            weights = self._worker.run(checkpoint.digest, model)
+            parts = [weights, self._tokenizer.canonical(), model.pooling, self.prompts, "unit"]
             canonical = json.dumps(parts, sort_keys=True).encode()
-            self._fingerprint = hashlib.sha256(canonical).hexdigest()[:16]
-        return self._fingerprint
+            self._fingerprints[name] = hashlib.sha256(canonical).hexdigest()[:16]
+        return self._fingerprints[name]
 
     # ---- from here on private
+
+    def _model(self, task: str | None) -> models.Model:
+        return self._models[task if task in self._models else None]
 
     def _plan(
         self,
@@ -295,7 +282,7 @@ class Encoder:
         ranges: npt.ArrayLike | None = None,
         allow_untrained_dim: bool = False,
     ) -> _Plan:
-        prompts.check_task(task, self.tasks)
+        name, prompt_name = prompts.choose_task(task, prompt_name, self.tasks, required=None not in self._models)
         dimension = self._check_dimension(truncate_dim, allow_untrained_dim)
         checked = vectors.check_precision(precision)
         if checked.endswith("int8") and ranges is None and not normalize_embeddings:
@@ -309,7 +296,7 @@ class Encoder:
         if batch_tokens is not None and batch_tokens < 1:
             raise InputError(f"batch_tokens={batch_tokens} must be at least 1")
         return _Plan(
-            prefix=prompts.prefix(self.prompts, self._files.default_prompt_name, prompt_name, prompt),
+            prefix=prompts.prefix(self.prompts, self._default_prompt_name, prompt_name, prompt),
             max_length=limit,
             truncate=truncate,
             dimension=dimension,
@@ -317,6 +304,7 @@ class Encoder:
             precision=checked,
             ranges=ranges,
             batch_tokens=batch_tokens or device.default_batch_tokens(),
+            model=self._model(name),
         )
 
     def _check_dimension(self, truncate_dim: int | None, allow_untrained: bool) -> int:
@@ -394,7 +382,7 @@ class Encoder:
 
         try:
             for batch in (*batching.batches(ids, plan.batch_tokens), None):
-                queue.append(self._worker.submit(self._step, started, batch))
+                queue.append(self._worker.submit(_step, plan.model, started, batch))
                 if len(queue) == QUEUED:
                     collect()
             while queue:
@@ -403,28 +391,18 @@ class Encoder:
             for future in queue:
                 future.cancel()
         for index in np.flatnonzero(~_usable(pooled)).tolist():
-            pooled[index] = self._worker.run(self._retry, ids[index], positions[index])
+            pooled[index] = self._worker.run(self._retry, plan.model, ids[index], positions[index])
         return pooled
 
-    def _step(self, started: list[tuple[Batch, mx.array]], batch: Batch | None) -> tuple[Batch, Floats] | None:
-        """On the worker: start a batch, then return the one started before, so that a GPU never waits."""
-        previous = started.pop() if started else None
-        if batch is not None:
-            pooled = self._model(mx.array(batch.ids), batch.runs)
-            mx.async_eval(pooled)
-            started.append((batch, pooled))
-        return None if previous is None else (previous[0], np.array(previous[1]))
-
-    def _retry(self, ids: Ids, position: int) -> Floats:
+    def _retry(self, model: models.Model, ids: Ids, position: int) -> Floats:
         """On the worker: one text alone in float32, for a vector that came out unusable."""
-        model = self._model
         assert isinstance(model, nn.Module)
         if self.dtype != "float32":
             stored = model.parameters()
             model.apply(lambda x: x.astype(mx.float32) if mx.issubdtype(x.dtype, mx.floating) else x)
             try:
                 batch = batching.flatten([ids], np.zeros(1, dtype=np.intp))
-                pooled: Floats = np.array(self._model(mx.array(batch.ids), batch.runs))
+                pooled: Floats = np.array(model(mx.array(batch.ids), batch.runs))
             finally:
                 model.update(stored)
             if _usable(pooled)[0]:
@@ -437,6 +415,18 @@ class Encoder:
     def _finish(self, pooled: Floats, plan: _Plan) -> Vectors:
         cut = pooled[:, : plan.dimension]
         return vectors.quantize(vectors.normalize(cut) if plan.normalize else cut, plan.precision, plan.ranges)
+
+
+def _step(
+    model: models.Model, started: list[tuple[Batch, mx.array]], batch: Batch | None
+) -> tuple[Batch, Floats] | None:
+    """On the worker: start a batch, then return the one started before, so that a GPU never waits."""
+    previous = started.pop() if started else None
+    if batch is not None:
+        pooled = model(mx.array(batch.ids), batch.runs)
+        mx.async_eval(pooled)
+        started.append((batch, pooled))
+    return None if previous is None else (previous[0], np.array(previous[1]))
 
 
 def _usable(pooled: Floats) -> npt.NDArray[np.bool_]:

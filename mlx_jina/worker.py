@@ -16,20 +16,26 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-_Jobs = SimpleQueue[tuple["Future[Any]", Callable[..., Any], tuple[Any, ...]] | None]
+_Jobs = SimpleQueue[tuple["Future[Any]", Callable[..., Any], tuple[Any, ...]]]
+
+# Queues whose threads wait for the next model.
+_parked: list[_Jobs] = []
 
 
 class Worker:
-    """Runs jobs in order on one thread, until it is garbage-collected.
+    """Runs jobs in order on one thread, which it hands on to the next worker when it is garbage-collected.
 
-    A ThreadPoolExecutor joins its threads when the interpreter exits, and MLX (0.32) aborts the process if a
-    thread that used it ends while Python is being torn down. This thread is left waiting instead.
+    No thread ever ends: MLX (0.32) drops Python objects as a thread that used it ends, and aborts the process
+    if the interpreter is being torn down by then, which nothing in Python before 3.13 can wait for.
     """
 
-    def __init__(self, name: str) -> None:
-        self._jobs: _Jobs = SimpleQueue()
-        threading.Thread(target=_serve, args=(self._jobs,), name=name, daemon=True).start()
-        weakref.finalize(self, self._jobs.put, None).atexit = False
+    def __init__(self) -> None:
+        try:
+            self._jobs = _parked.pop()
+        except IndexError:
+            self._jobs = SimpleQueue()
+            threading.Thread(target=_serve, args=(self._jobs,), name="mlx-jina", daemon=True).start()
+        weakref.finalize(self, _parked.append, self._jobs).atexit = False
         _alive.add(self)
 
     def submit(self, function: Callable[..., T], *arguments: Any) -> Future[T]:
@@ -44,15 +50,15 @@ class Worker:
 
 
 def _serve(jobs: _Jobs) -> None:
-    while (job := jobs.get()) is not None:
-        future, function, arguments = job
+    while True:
+        future, function, arguments = jobs.get()
         if future.set_running_or_notify_cancel():
             try:
                 future.set_result(function(*arguments))
             except BaseException as error:
                 future.set_exception(error)
         # Or the last job's arrays would live until the next one comes.
-        del job, future, function, arguments
+        del future, function, arguments
 
 
 _alive: weakref.WeakSet[Worker] = weakref.WeakSet()

@@ -260,10 +260,17 @@ class TestThreads:
 
 def test_the_process_ends_cleanly(folder: Path) -> None:
     """MLX (0.32) aborts when a thread that used it ends during the interpreter's exit; ours does not end."""
-    code = "import sys, mlx_jina; model = mlx_jina.load(sys.argv[1]); model.encode(['a fox', 'paris'])"
-    for _ in range(6):
+    code = """if True:
+        import sys, mlx_jina
+        for _ in range(3):
+            model = mlx_jina.load(sys.argv[1])
+            model.encode(["a fox", "paris"])
+        if sys.argv[2] == "dropped":
+            del model
+    """
+    for state in ("alive", "dropped") * 3:
         done = subprocess.run(
-            [sys.executable, "-c", code, str(folder)], capture_output=True, text=True, check=False
+            [sys.executable, "-c", code, str(folder), state], capture_output=True, text=True, check=False
         )
         assert (done.returncode, done.stderr) == (0, "")
 

@@ -14,9 +14,11 @@ Axes: B texts, L tokens of one text, T tokens of a batch, D width, H heads, d he
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import mlx.core as mx
@@ -90,6 +92,18 @@ def detect_layout(names: Collection[str]) -> Layout | None:
     return None
 
 
+@partial(mx.compile, shapeless=True)
+def gated_gelu(gate: mx.array, up: mx.array) -> mx.array:
+    """GELU(gate) * up with the exact erf; in float32, for 1 + erf(x) loses its digits in half precision."""
+    x = gate.astype(mx.float32)
+    return (x * (1 + mx.erf(x / math.sqrt(2))) / 2 * up.astype(mx.float32)).astype(gate.dtype)
+
+
+def add_norm(norm: nn.LayerNorm, x: mx.array, residual: mx.array) -> mx.array:
+    """LayerNorm of a sum taken in float32: rounding the residual stream is what half precision loses most by."""
+    return norm(x.astype(mx.float32) + residual.astype(mx.float32)).astype(x.dtype)
+
+
 class Embeddings(nn.Module):
     """Word plus type-0 embedding, normalised. There are no position embeddings."""
 
@@ -136,7 +150,7 @@ class ResidualOutput(nn.Module):
         self.LayerNorm = nn.LayerNorm(c.hidden_size, c.layer_norm_eps)
 
     def __call__(self, x: mx.array, residual: mx.array) -> mx.array:
-        return self.LayerNorm(self.dense(x) + residual)
+        return add_norm(self.LayerNorm, self.dense(x), residual)
 
 
 class Attention(nn.Module):
@@ -162,7 +176,7 @@ class GatedMLP(nn.Module):
 
     def __call__(self, x: mx.array) -> mx.array:
         gate, up = mx.split(self.gated_layers(x), 2, axis=-1)
-        return self.layernorm(self.wo(nn.gelu(gate) * up) + x)
+        return add_norm(self.layernorm, self.wo(gated_gelu(gate, up)), x)
 
 
 class UpGatedMLP(nn.Module):
@@ -175,7 +189,7 @@ class UpGatedMLP(nn.Module):
 
     def __call__(self, x: mx.array) -> mx.array:
         up, gate = mx.split(self.up_gated_layer(x), 2, axis=-1)
-        return self.down_layer(up * nn.gelu(gate))
+        return self.down_layer(gated_gelu(gate, up))
 
 
 class Intermediate(nn.Module):
@@ -212,8 +226,8 @@ class PostNormLayer(nn.Module):
         self.layer_norm_2 = nn.LayerNorm(c.hidden_size, c.layer_norm_eps)
 
     def __call__(self, x: mx.array, runs: Sequence[Run], biases: Sequence[mx.array]) -> mx.array:
-        residual = self.layer_norm_1(x + self.attention(x, runs, biases))
-        return self.layer_norm_2(residual + memory.by_rows(self.mlp, residual))
+        residual = add_norm(self.layer_norm_1, self.attention(x, runs, biases), x)
+        return add_norm(self.layer_norm_2, memory.by_rows(self.mlp, residual), residual)
 
 
 class PlainLayer(nn.Module):
@@ -251,6 +265,7 @@ class JinaBert(nn.Module):
     """The model; see `models.Model` for what the encoder asks of it."""
 
     pooling = "mean"
+    float16 = True
     unused = ("pooler.", "cls.", "classifier.", "embeddings.position_ids")
 
     def __init__(self, c: Config) -> None:

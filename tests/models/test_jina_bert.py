@@ -63,11 +63,22 @@ def test_agrees_at_the_published_shapes(tmp_path: Path, layers: int, heads: int,
     np.testing.assert_allclose(model.encode(TEXTS[:3]), truth, rtol=0, atol=2e-6)
 
 
+@pytest.mark.parametrize(
+    ("layers", "heads", "layout"),
+    [
+        (4, 8, "original"),
+        pytest.param(12, 12, "original", marks=pytest.mark.slow),
+        pytest.param(12, 12, "qk-post-norm", marks=pytest.mark.slow),
+    ],
+    ids=["small-en", "base-en", "base-code"],
+)
 @pytest.mark.parametrize(("dtype", "cosine"), [("float16", 0.99999), ("bfloat16", 0.9999)])
-def test_half_precision_at_the_published_shape(tmp_path: Path, dtype: str, cosine: float) -> None:
-    published_shape(tmp_path, "original", 4, 8, std=0.02)
+def test_half_precision_at_the_published_shapes(
+    tmp_path: Path, dtype: str, cosine: float, layers: int, heads: int, layout: str
+) -> None:
+    published_shape(tmp_path, layout, layers, heads, std=0.02)
     model = mlx_jina.load(tmp_path, dtype=dtype)
-    truth = expected(tmp_path, "original", TEXTS[:3], model.tokenize(TEXTS[:3]))
+    truth = expected(tmp_path, layout, TEXTS[:3], model.tokenize(TEXTS[:3]))
     assert (model.encode(TEXTS[:3]) * truth).sum(axis=-1).min() >= cosine
 
 
