@@ -1,0 +1,203 @@
+"""`mlx-jina encode`, also as `python -m mlx_jina.encode`: texts in, vectors out, as a stream."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mlx_jina import inputs
+from mlx_jina.errors import InputError, MlxJinaError
+
+if TYPE_CHECKING:
+    from mlx_jina.encoder import Encoder
+    from mlx_jina.inputs import Record
+    from mlx_jina.vectors import Vectors
+
+DEFAULT_MODEL = "pocket"
+
+# Of the options of `Encoder.encode`, those that change no vector and may differ when a job is resumed.
+_NOT_SHAPING = ("batch_tokens", "truncate", "allow_untrained_dim")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the texts are: in `texts`, or in `paths` ("-" is standard input), by `field` in .jsonl and .csv."""
+
+    texts: Sequence[str]
+    paths: Sequence[str]
+    field: str | None
+
+    def records(self) -> Iterator[Record]:
+        """The texts in order."""
+        return inputs.from_paths(self.paths, self.field) if self.paths else inputs.from_arguments(self.texts)
+
+    def count(self) -> int | None:
+        """How many texts, if known; reads the files once."""
+        return inputs.count(self.paths) if self.paths else len(self.texts)
+
+
+def run(
+    source: Source,
+    output: Path | None,
+    model: str | None,
+    loading: Mapping[str, Any],
+    options: Mapping[str, Any],
+    *,
+    resume: bool,
+    force: bool,
+) -> None:
+    """Encode `source` to `output`, or as JSON lines to standard output.
+
+    `loading` are options of `mlx_jina.load`, `options` those of `Encoder.encode`.
+    """
+    source = _checked(source)
+    if output is None:
+        if resume or force:
+            raise InputError(f"--{'resume' if resume else 'force'} needs a file to write: --output")
+        _to_stdout(source, open_model(model, loading), options)
+        return
+    from mlx_jina import partial
+
+    if partial.check(output, source.paths, resume=resume, force=force):
+        _to_file(source, output, open_model(model, loading), options, resume)
+    else:
+        tell(f"{output} is finished: nothing to resume")
+
+
+def open_model(model: str | None, loading: Mapping[str, Any]) -> Encoder:
+    """Load the model asked for, or else `pocket`, saying so."""
+    from mlx_jina import load
+
+    if model is None:
+        tell(
+            f"using {DEFAULT_MODEL!r}, the small English model inside this package; choose a Jina model with "
+            "--model, for example --model v2-small-en"
+        )
+    return load(model or DEFAULT_MODEL, **loading)
+
+
+def tell(words: str) -> None:
+    """A line for the person at the terminal; data alone goes to standard output."""
+    print(words, file=sys.stderr, flush=True)
+
+
+def _checked(source: Source) -> Source:
+    if source.texts and source.paths:
+        raise InputError("texts come either as arguments or from --input, not both")
+    paths = list(source.paths)
+    if list(source.texts) == [inputs.STDIN] or not (source.texts or paths):
+        paths = [inputs.STDIN]
+    if paths.count(inputs.STDIN) > 1:
+        raise InputError("standard input (-) can be read only once")
+    inputs.check(paths, source.field)
+    if inputs.STDIN in paths and sys.stdin.isatty():
+        tell("reading texts from the terminal, one a line; end with Ctrl-D")
+    if paths:
+        return Source((), paths, source.field)
+    if (path := next((text for text in source.texts if os.path.exists(text)), None)) is not None:
+        tell(f"hint: {path!r} is encoded as a text; to read the file, use --input {path}")
+    return source
+
+
+def _to_stdout(source: Source, encoder: Encoder, options: Mapping[str, Any]) -> None:
+    from mlx_jina.outputs import JsonLines
+
+    empty = encoder.encode([], **options)
+    lines = JsonLines(empty.shape[1], empty.dtype)
+    stdout = sys.stdout.buffer
+    written = 0
+    stream = _Stream(source.records())
+    for records, rows in stream.blocks(encoder, options, 0, source.count):
+        for chunk in lines.block(written, records, rows):
+            stdout.write(chunk)
+        stdout.flush()
+        written += len(records)
+    stream.end()
+
+
+def _to_file(source: Source, output: Path, encoder: Encoder, options: Mapping[str, Any], resume: bool) -> None:
+    from mlx_jina.partial import Partial
+
+    # Also checks the options, before there is a file.
+    empty = encoder.encode([], **options)
+    shaping = {key: value for key, value in options.items() if key not in _NOT_SHAPING}
+    shaping["truncate_dim"] = options["truncate_dim"] or encoder.dimension
+    shaping["max_length"] = options["max_length"] or encoder.max_length
+    made_with = {"model": encoder.fingerprint(options["task"]), "dtype": encoder.dtype, **shaping}
+    finished = False
+    with Partial(output, empty.shape[1], empty.dtype, made_with, resume=resume) as partial:
+        try:
+            records = source.records()
+            partial.skip_done(records)
+            stream = _Stream(records)
+            for done, rows in stream.blocks(encoder, options, partial.rows, source.count):
+                # A mistake in the input ends its window early. To be the same bytes as without the mistake,
+                # that window has to be made again, whole.
+                partial.append(done, rows, resumable=stream.failure is None)
+            stream.end()
+            partial.finish()
+            finished = True
+        finally:
+            if not finished and partial.rows:
+                tell(f"the first {partial.rows} vectors are in {partial.path}; --resume continues")
+
+
+class _Stream:
+    """Records through the encoder, in step with their vectors."""
+
+    def __init__(self, records: Iterator[Record]) -> None:
+        self._records = records
+        self._waiting: deque[Record] = deque()
+        self.failure: InputError | OSError | None = None
+
+    def blocks(
+        self, encoder: Encoder, options: Mapping[str, Any], start: int, count: Any
+    ) -> Iterator[tuple[list[Record], Vectors]]:
+        """Records and their vectors, block by block, with a progress bar if stderr is a terminal."""
+        from tqdm import tqdm
+
+        total = count() if sys.stderr.isatty() else None
+        taken = 0
+        # disable=None: only on a terminal.
+        with tqdm(initial=start, total=total, desc="Encoding", unit=" texts", disable=None) as bar:
+            try:
+                for rows in encoder.encode_stream(self._texts(), **options):
+                    taken += len(rows)
+                    yield [self._waiting.popleft() for _ in range(len(rows))], rows
+                    bar.update(len(rows))
+            except MlxJinaError as error:
+                raise self._located(error, taken, start) from error
+
+    def end(self) -> None:
+        """Raise what stopped the input, after all that came before it is written."""
+        if self.failure is not None:
+            raise self.failure
+
+    def _texts(self) -> Iterator[str]:
+        try:
+            for record in self._records:
+                self._waiting.append(record)
+                yield record.text
+        except (InputError, OSError) as error:
+            self.failure = error
+
+    def _located(self, error: MlxJinaError, taken: int, start: int) -> MlxJinaError:
+        """The encoder counts texts from where it started; a person looks for a file and a line."""
+        found = re.search(r"\btext (\d+)", str(error))
+        if found is None or not taken <= int(found[1]) < taken + len(self._waiting):
+            return error
+        record = self._waiting[int(found[1]) - taken]
+        words = f"{found.string[: found.start(1)]}{int(found[1]) + start}{found.string[found.end(1) :]}"
+        return type(error)(f"{record.origin}: {words}" if record.origin else words)
+
+
+if __name__ == "__main__":
+    from mlx_jina import cli
+
+    cli.main(command=cli.encode, name="python -m mlx_jina.encode")
