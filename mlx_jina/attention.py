@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import mlx.core as mx
@@ -69,6 +70,51 @@ def alibi(queries: mx.array, keys: mx.array, values: mx.array, bias: mx.array) -
         )
         if block < length:
             # Lazily, the scores of all blocks would exist side by side.
+            mx.eval(piece)
+        pieces.append(piece)
+    return pieces[0] if len(pieces) == 1 else mx.concatenate(pieces, axis=2)
+
+
+def _causal_blocks(texts: int, heads: int, count: int, length: int, width: int) -> list[tuple[int, int]]:
+    """Cut the last `count` of `length` positions so that scores are fused away or small.
+
+    A block up to position `stop` has scores against `stop` keys, so the first ones are the largest.
+    """
+    fused = device.on_gpu() and width in FUSED_WIDTHS
+    cells = memory.SCORE_BYTES // (texts * heads * 4)
+    blocks = []
+    start = length - count
+    while start < length:
+        # n queries from `start` have n * (start + n) scores.
+        size = memory.ROWS if fused else max(1, (math.isqrt(start * start + 4 * cells) - start) // 2)
+        stop = min(start + size, length)
+        blocks.append((start, stop))
+        start = stop
+    return blocks
+
+
+def causal(queries: mx.array, keys: mx.array, values: mx.array) -> mx.array:
+    """Attention of each query to its own position and the ones before.
+
+    Queries (b, H, n, d) are the last n of the L positions of keys and values (b, H', L, d); H' divides H.
+    """
+    texts, heads, count, width = queries.shape
+    length = keys.shape[2]
+    blocks = _causal_blocks(texts, heads, count, length, width)
+    if len(blocks) > 1:
+        # Every block reads them: MLX's CPU matmul would copy a view with gaps each time.
+        keys, values = mx.contiguous(keys), mx.contiguous(values)
+    pieces = []
+    for start, stop in blocks:
+        piece = mx.fast.scaled_dot_product_attention(
+            queries[:, :, start - length + count : stop - length + count],
+            # MLX aligns the last query with the last key, and later keys would be masked anyway.
+            keys[:, :, :stop],
+            values[:, :, :stop],
+            scale=width**-0.5,
+            mask="causal",
+        )
+        if len(blocks) > 1:
             mx.eval(piece)
         pieces.append(piece)
     return pieces[0] if len(pieces) == 1 else mx.concatenate(pieces, axis=2)

@@ -10,7 +10,9 @@ from dataclasses import dataclass, field
 class Entry:
     """One published model.
 
-    `repo` is its Hugging Face id; `truncate_dims` are the Matryoshka sizes it was trained for.
+    `repo` is its Hugging Face id; `truncate_dims` are the Matryoshka sizes it was trained for. With several
+    `tasks` it comes with an adapter for each; with one, that is merged into its weights. `prompts` stand in
+    where the checkpoint brings none.
     """
 
     repo: str
@@ -22,6 +24,12 @@ class Entry:
     truncate_dims: tuple[int, ...] = ()
     tasks: tuple[str, ...] = ()
     prompts: Mapping[str, str] = field(default_factory=dict)
+    default_prompt_name: str | None = None
+
+    @property
+    def non_commercial(self) -> bool:
+        """Whether the licence forbids commercial use."""
+        return "-nc-" in self.license.lower()
 
 
 def _v2(name: str, dimension: int, languages: str) -> Entry:
@@ -35,6 +43,32 @@ def _v2(name: str, dimension: int, languages: str) -> Entry:
     )
 
 
+_V5_TASKS = ("retrieval", "text-matching", "clustering", "classification")
+
+
+def _v5(name: str, dimension: int, max_length: int, truncate_dims: tuple[int, ...]) -> tuple[Entry, ...]:
+    """The repository with all adapters and the ones with one task merged, each also in Jina's MLX copy."""
+    rows = []
+    for tasks in (_V5_TASKS, *((task,) for task in _V5_TASKS)):
+        for ending in ("", "-mlx"):
+            suffix = ("" if tasks == _V5_TASKS else f"-{tasks[0]}") + ending
+            rows.append(
+                Entry(
+                    repo=f"jinaai/jina-embeddings-v5-text-{name}{suffix}",
+                    aliases=(f"v5-{name}{suffix}", f"jina-embeddings-v5-text-{name}{suffix}"),
+                    dimension=dimension,
+                    max_length=max_length,
+                    license="cc-by-nc-4.0",
+                    languages="multilingual",
+                    truncate_dims=truncate_dims,
+                    tasks=tasks,
+                    prompts={"query": "Query: ", "document": "Document: "},
+                    default_prompt_name="document",
+                )
+            )
+    return tuple(rows)
+
+
 ENTRIES = (
     Entry("pocket", (), 256, 8192, "apache-2.0", "English", truncate_dims=(64, 128, 256)),
     _v2("small-en", 512, "English"),
@@ -43,6 +77,7 @@ ENTRIES = (
     _v2("base-es", 768, "Spanish, English"),
     _v2("base-zh", 768, "Chinese, English"),
     _v2("base-code", 768, "English, 30 programming languages"),
+    *_v5("small", 1024, 32_768, (32, 64, 128, 256, 512, 768, 1024)),
 )
 
 _BY_NAME = {name.lower(): entry for entry in ENTRIES for name in (entry.repo, *entry.aliases)}
@@ -54,5 +89,9 @@ def find(name: str) -> Entry | None:
 
 
 def short_names() -> list[str]:
-    """The shortest name of every known model, for messages."""
-    return [min((entry.repo, *entry.aliases), key=len) for entry in ENTRIES]
+    """The shortest name of every known model, for messages; not those of copies and of merged tasks."""
+    return [min((entry.repo, *entry.aliases), key=len) for entry in ENTRIES if _is_main(entry)]
+
+
+def _is_main(entry: Entry) -> bool:
+    return len(entry.tasks) != 1 and not entry.repo.endswith("-mlx")

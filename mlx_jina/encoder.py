@@ -87,8 +87,8 @@ class Encoder:
 
     def __init__(self, loaded: Loaded, worker: Worker) -> None:
         files, entry = loaded.files, loaded.entry
-        model = next(iter(loaded.models.values()))
         self._models = loaded.models
+        self._model = model = next(iter(loaded.models.values()))
         self._default_prompt_name = loaded.default_prompt_name
         self._tokenizer = files.tokenizer
         self._worker = worker
@@ -254,7 +254,7 @@ class Encoder:
         """
         name, _ = prompts.choose_task(task, None, self.tasks, required=None not in self._models)
         if name not in self._fingerprints:
-            model = self._model(name)
+            model = self._model_for(name)
             assert isinstance(model, nn.Module)
             weights = self._worker.run(checkpoint.digest, model)
             parts = [weights, self._tokenizer.canonical(), model.pooling, self.prompts, "unit"]
@@ -264,7 +264,7 @@ class Encoder:
 
     # ---- from here on private
 
-    def _model(self, task: str | None) -> models.Model:
+    def _model_for(self, task: str | None) -> models.Model:
         return self._models[task if task in self._models else None]
 
     def _plan(
@@ -304,7 +304,7 @@ class Encoder:
             precision=checked,
             ranges=ranges,
             batch_tokens=batch_tokens or device.default_batch_tokens(),
-            model=self._model(name),
+            model=self._model_for(name),
         )
 
     def _check_dimension(self, truncate_dim: int | None, allow_untrained: bool) -> int:
@@ -382,7 +382,7 @@ class Encoder:
 
         try:
             for batch in (*batching.batches(ids, plan.batch_tokens), None):
-                queue.append(self._worker.submit(_step, plan.model, started, batch))
+                queue.append(self._worker.submit(self._step, plan.model, started, batch))
                 if len(queue) == QUEUED:
                     collect()
             while queue:
@@ -393,6 +393,17 @@ class Encoder:
         for index in np.flatnonzero(~_usable(pooled)).tolist():
             pooled[index] = self._worker.run(self._retry, plan.model, ids[index], positions[index])
         return pooled
+
+    def _step(
+        self, model: models.Model, started: list[tuple[Batch, mx.array]], batch: Batch | None
+    ) -> tuple[Batch, Floats] | None:
+        """On the worker: start a batch, then return the one started before, so that a GPU never waits."""
+        previous = started.pop() if started else None
+        if batch is not None:
+            pooled = model(mx.array(batch.ids), batch.runs)
+            mx.async_eval(pooled)
+            started.append((batch, pooled))
+        return None if previous is None else (previous[0], np.array(previous[1]))
 
     def _retry(self, model: models.Model, ids: Ids, position: int) -> Floats:
         """On the worker: one text alone in float32, for a vector that came out unusable."""
@@ -415,18 +426,6 @@ class Encoder:
     def _finish(self, pooled: Floats, plan: _Plan) -> Vectors:
         cut = pooled[:, : plan.dimension]
         return vectors.quantize(vectors.normalize(cut) if plan.normalize else cut, plan.precision, plan.ranges)
-
-
-def _step(
-    model: models.Model, started: list[tuple[Batch, mx.array]], batch: Batch | None
-) -> tuple[Batch, Floats] | None:
-    """On the worker: start a batch, then return the one started before, so that a GPU never waits."""
-    previous = started.pop() if started else None
-    if batch is not None:
-        pooled = model(mx.array(batch.ids), batch.runs)
-        mx.async_eval(pooled)
-        started.append((batch, pooled))
-    return None if previous is None else (previous[0], np.array(previous[1]))
 
 
 def _usable(pooled: Floats) -> npt.NDArray[np.bool_]:

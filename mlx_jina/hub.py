@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from mlx_jina import catalog
+from mlx_jina import catalog, prompts
 from mlx_jina.errors import ModelNotFoundError
 
 logger = logging.getLogger(__name__)
@@ -21,6 +21,12 @@ FILES = (
 )
 
 
+def wanted(task: str | None) -> list[str]:
+    """Patterns of the files to fetch: of the adapters all, or only the task's."""
+    name = "*" if task is None else prompts.split_task(task)[0]
+    return [*FILES, f"adapters/{name}/adapter_config.json", f"adapters/{name}/adapter_model.safetensors"]
+
+
 def embedded(name: str) -> Path:
     """The folder of a model that ships inside the package."""
     return Path(__file__).parent / name
@@ -31,6 +37,7 @@ def resolve(
     revision: str | None = None,
     local_files_only: bool = False,
     cache_dir: str | Path | None = None,
+    task: str | None = None,
 ) -> Path:
     """A folder that holds the model: the package's own, a local path, the Hugging Face cache, or a download.
 
@@ -47,7 +54,7 @@ def resolve(
             f"{name!r} is neither a folder, nor a Hugging Face id (owner/name), nor a known model "
             f"({', '.join(catalog.short_names())})"
         )
-    return _from_hub(entry.repo if entry else name, entry, revision, local_files_only, cache_dir)
+    return _from_hub(entry.repo if entry else name, entry, revision, local_files_only, cache_dir, task)
 
 
 def _from_hub(
@@ -56,6 +63,7 @@ def _from_hub(
     revision: str | None,
     local_files_only: bool,
     cache_dir: str | Path | None,
+    task: str | None,
 ) -> Path:
     # Imported here: it costs a third of a second, and `pocket` and local folders do without.
     import huggingface_hub
@@ -71,14 +79,15 @@ def _from_hub(
                 revision=revision,
                 cache_dir=cache_dir,
                 local_files_only=offline,
-                allow_patterns=list(FILES),
+                allow_patterns=wanted(task),
             )
         )
 
+    merged = entry is not None and len(entry.tasks) == 1
     where = Path(cache_dir or constants.HF_HUB_CACHE).expanduser()
     try:
         cached = snapshot(offline=True)
-        if not missing_files(cached):
+        if not missing_files(cached, task, merged):
             return cached
     except LocalEntryNotFoundError:
         pass

@@ -15,13 +15,14 @@ SCORE_BYTES = 32 << 20
 ROWS = 4096
 
 
-def by_rows(function: Callable[[mx.array], mx.array], x: mx.array) -> mx.array:
-    """Apply a function of single tokens to (T, D), `ROWS` tokens at a time."""
-    if x.shape[0] <= ROWS:
-        return function(x)
+def by_rows(function: Callable[..., mx.array], *rows: mx.array) -> mx.array:
+    """Apply a function of single tokens to (T, ...) arrays, `ROWS` tokens at a time."""
+    total = rows[0].shape[0]
+    if total <= ROWS:
+        return function(*rows)
     pieces = []
-    for start in range(0, x.shape[0], ROWS):
-        pieces.append(function(x[start : start + ROWS]))
+    for start in range(0, total, ROWS):
+        pieces.append(function(*(x[start : start + ROWS] for x in rows)))
         mx.eval(pieces[-1])
     return mx.concatenate(pieces)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import mlx.core as mx
+import numpy as np
 
 from mlx_jina.batching import Run
 
@@ -18,3 +19,8 @@ def mean(hidden: mx.array, runs: Sequence[Run]) -> mx.array:
             for run in runs
         ]
     )
+
+
+def last_rows(runs: Sequence[Run]) -> mx.array:
+    """Where in the flat row each text's last token stands: (B,)."""
+    return mx.array(np.concatenate([run.start + run.length * np.arange(1, run.texts + 1) - 1 for run in runs]))

@@ -6,6 +6,11 @@ from collections.abc import Mapping, Sequence
 
 from mlx_jina.errors import InputError
 
+QUERY, DOCUMENTS = "query", ("document", "passage")
+_SYNONYMS = {"document": "passage", "passage": "document"}
+# Both sides of these get the same prompt, the default one: only retrieval tells queries from documents.
+_SYMMETRIC = ("text-matching", "clustering", "classification", "separation")
+
 
 def prefix(prompts: Mapping[str, str], default: str | None, prompt_name: str | None, prompt: str | None) -> str:
     """The prefix of every text: `prompt` itself if given, else the one named, else the default one."""
@@ -15,13 +20,39 @@ def prefix(prompts: Mapping[str, str], default: str | None, prompt_name: str | N
     if name is None:
         return ""
     if name not in prompts:
+        name = _SYNONYMS.get(name, name)
+    if name not in prompts:
         known = ", ".join(prompts) or "none: this model was trained without prompts"
-        raise InputError(f"prompt_name={name!r} is unknown to this model (known: {known})")
+        raise InputError(f"prompt_name={prompt_name or default!r} is unknown to this model (known: {known})")
     return prompts[name]
 
 
-def check_task(task: str | None, tasks: Sequence[str]) -> None:
-    """Raise for a task the model was not trained for."""
-    if task is not None and task not in tasks:
-        known = ", ".join(tasks) or "none: this model has one vector space for every task"
+def split_task(task: str) -> tuple[str, str | None]:
+    """The Jina API's names hold the side as well: "retrieval.query" is `retrieval` with the prompt `query`."""
+    name, _, side = task.rpartition(".")
+    return (name, side) if name and side in (QUERY, *DOCUMENTS) else (task, None)
+
+
+def choose_task(
+    task: str | None, prompt_name: str | None, tasks: Sequence[str], required: bool = False
+) -> tuple[str | None, str | None]:
+    """The task, one of `tasks`, and the prompt that its name implies, checked against the one named."""
+    known = ", ".join(tasks) or "none: this model has one vector space for every task"
+    if task is None:
+        if required:
+            raise InputError(f"this model needs a task, here or in load(..., task=): {known}")
+        return None, prompt_name
+    name, side = (task, None) if task in tasks else split_task(task)
+    if name not in tasks or (side is not None and name in _SYMMETRIC):
         raise InputError(f"task={task!r} is unknown to this model (known: {known})")
+    if side is not None and prompt_name not in (None, side, _SYNONYMS.get(side)):
+        raise InputError(f"task={task!r} and prompt_name={prompt_name!r} contradict each other; give one of them")
+    return name, prompt_name or side
+
+
+def of_side(
+    names: Sequence[str], prompts: Mapping[str, str], task: str | None, tasks: Sequence[str]
+) -> str | None:
+    """The first of a side's prompt names that the model has; None for a task that has no sides."""
+    own = task or (tasks[0] if len(tasks) == 1 else None)
+    return None if own in _SYMMETRIC else next((name for name in names if name in prompts), None)

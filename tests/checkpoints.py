@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import mlx.core as mx
 import numpy as np
 import numpy.typing as npt
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 Weights = dict[str, npt.NDArray[np.float32]]
 
@@ -165,3 +166,213 @@ def tiny_jina_bert(
     config = jina_bert_config(layout, hidden=16 * heads, layers=layers, heads=heads, intermediate=96, vocab=320)
     weights = jina_bert_weights(layout, config, seed)
     return write_folder(folder, config, weights, wordpiece_tokenizer(config["vocab_size"]), dtype)
+
+
+# What Qwen's tokenizer splits text at.
+QWEN_SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
+    r"|\s+(?!\S)|\s+"
+)
+QWEN_SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+V5_TASKS = ("retrieval", "text-matching", "clustering", "classification")
+V5_TARGETS = ["o_proj", "q_proj", "down_proj", "v_proj", "up_proj", "k_proj", "gate_proj"]
+
+
+def qwen_tokenizer() -> Tokenizer:
+    """Byte-level BPE as Qwen's: NFC, its split, nothing appended; special tokens after the vocabulary."""
+    tokenizer = Tokenizer(models.BPE(byte_fallback=False))
+    tokenizer.normalizer = normalizers.NFC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(QWEN_SPLIT), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.post_processor = processors.ByteLevel(trim_offsets=False, use_regex=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=380, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+    )
+    tokenizer.train_from_iterator([f"Query: {' '.join(WORDS)} Document:"] * 2, trainer)
+    tokenizer.add_special_tokens(QWEN_SPECIALS)
+    return tokenizer
+
+
+def v5_small_config(
+    *, hidden: int, layers: int, heads: int, kv_heads: int, head_dim: int, intermediate: int, vocab: int
+) -> dict[str, Any]:
+    """config.json as jina-embeddings-v5-text-small has it."""
+    return {
+        "auto_map": {
+            "AutoConfig": "configuration_jina_embeddings_v5.JinaEmbeddingsV5Config",
+            "AutoModel": "modeling_jina_embeddings_v5.JinaEmbeddingsV5Model",
+        },
+        "architectures": ["JinaEmbeddingsV5Model"],
+        "task_names": list(V5_TASKS),
+        "attention_bias": False,
+        "attention_dropout": 0.0,
+        "bos_token_id": 151643,
+        "eos_token_id": 151645,
+        "head_dim": head_dim,
+        "hidden_act": "silu",
+        "hidden_size": hidden,
+        "initializer_range": 0.02,
+        "intermediate_size": intermediate,
+        "max_position_embeddings": 32768,
+        "max_window_layers": layers,
+        "model_type": "jina_embeddings_v5",
+        "num_attention_heads": heads,
+        "num_hidden_layers": layers,
+        "num_key_value_heads": kv_heads,
+        "rms_norm_eps": 1e-06,
+        "rope_scaling": None,
+        "rope_theta": 3500000,
+        "sliding_window": None,
+        "tie_word_embeddings": True,
+        "torch_dtype": "bfloat16",
+        "transformers_version": "4.51.0",
+        "use_cache": True,
+        "use_sliding_window": False,
+        "vocab_size": vocab,
+    }
+
+
+V5_SMALL = {
+    "hidden": 1024,
+    "layers": 28,
+    "heads": 16,
+    "kv_heads": 8,
+    "head_dim": 128,
+    "intermediate": 3072,
+    "vocab": 151936,
+}
+V5_TINY = {"hidden": 64, "layers": 3, "heads": 4, "kv_heads": 2, "head_dim": 32, "intermediate": 96, "vocab": 512}
+
+
+def _v5_linears(config: dict[str, Any]) -> dict[str, tuple[int, int]]:
+    """(out, in) of every linear layer, by module name."""
+    hidden, ffn, width = config["hidden_size"], config["intermediate_size"], config["head_dim"]
+    q, kv = config["num_attention_heads"] * width, config["num_key_value_heads"] * width
+    shapes = {
+        "self_attn.q_proj": (q, hidden),
+        "self_attn.k_proj": (kv, hidden),
+        "self_attn.v_proj": (kv, hidden),
+        "self_attn.o_proj": (hidden, q),
+        "mlp.gate_proj": (ffn, hidden),
+        "mlp.up_proj": (ffn, hidden),
+        "mlp.down_proj": (hidden, ffn),
+    }
+    return {
+        f"layers.{i}.{name}": shape for i in range(config["num_hidden_layers"]) for name, shape in shapes.items()
+    }
+
+
+def v5_small_weights(config: dict[str, Any], seed: int = 0) -> Weights:
+    """Random tensors under the published names: no prefix, no head. Sharp attention, so that positions matter."""
+    rng = np.random.default_rng(seed)
+    weights: Weights = {}
+
+    def norm(name: str, size: int, centre: float = 1.0) -> None:
+        weights[f"{name}.weight"] = rng.normal(centre, 0.1, size).astype(np.float32)
+
+    weights["embed_tokens.weight"] = rng.standard_normal(
+        (config["vocab_size"], config["hidden_size"]), dtype=np.float32
+    )
+    norm("norm", config["hidden_size"])
+    for i in range(config["num_hidden_layers"]):
+        norm(f"layers.{i}.input_layernorm", config["hidden_size"])
+        norm(f"layers.{i}.post_attention_layernorm", config["hidden_size"])
+        norm(f"layers.{i}.self_attn.q_norm", config["head_dim"], 1.5)
+        norm(f"layers.{i}.self_attn.k_norm", config["head_dim"], 1.5)
+    for name, (rows, columns) in _v5_linears(config).items():
+        weights[f"{name}.weight"] = rng.standard_normal((rows, columns), dtype=np.float32) * np.float32(
+            columns**-0.5
+        )
+    return weights
+
+
+def v5_adapter_config(rank: int, **changes: Any) -> dict[str, Any]:
+    """adapter_config.json as v5-small's retrieval adapter has it, at another rank."""
+    return {
+        "alpha_pattern": {},
+        "auto_mapping": None,
+        "base_model_name_or_path": "jinaai/jina-embeddings-v5-text-small",
+        "bias": "none",
+        "corda_config": None,
+        "eva_config": None,
+        "exclude_modules": None,
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+        "init_lora_weights": "gaussian",
+        "layer_replication": None,
+        "layers_pattern": None,
+        "layers_to_transform": None,
+        "loftq_config": {},
+        "lora_alpha": rank,
+        "lora_bias": False,
+        "lora_dropout": 0.1,
+        "megatron_config": None,
+        "megatron_core": "megatron.core",
+        "modules_to_save": None,
+        "peft_type": "LORA",
+        "r": rank,
+        "rank_pattern": {},
+        "revision": None,
+        "target_modules": list(V5_TARGETS),
+        "task_type": "FEATURE_EXTRACTION",
+        "trainable_token_indices": None,
+        "use_dora": False,
+        "use_rslora": False,
+        **changes,
+    }
+
+
+def v5_adapter_weights(config: dict[str, Any], rank: int, seed: int) -> Weights:
+    """A and B of every linear layer under PEFT's names, large enough to turn every vector."""
+    rng = np.random.default_rng(seed)
+    weights: Weights = {}
+    for name, (rows, columns) in _v5_linears(config).items():
+        prefix = f"base_model.model.{name}"
+        weights[f"{prefix}.lora_A.weight"] = rng.normal(0, columns**-0.5, (rank, columns)).astype(np.float32)
+        weights[f"{prefix}.lora_B.weight"] = rng.normal(0, 0.5 * rank**-0.5, (rows, rank)).astype(np.float32)
+    return weights
+
+
+def write_adapter(
+    folder: Path, adapter_config: dict[str, Any], weights: Weights, dtype: mx.Dtype = mx.float32
+) -> None:
+    """Write adapter_config.json and adapter_model.safetensors."""
+    write_json(folder / "adapter_config.json", adapter_config)
+    tensors = {name: mx.array(value).astype(dtype) for name, value in weights.items()}
+    mx.save_safetensors(str(folder / "adapter_model.safetensors"), tensors, metadata={"format": "pt"})
+
+
+def v5_small(
+    folder: Path,
+    shape: dict[str, int] = V5_TINY,
+    *,
+    rank: int = 4,
+    tasks: Sequence[str] = V5_TASKS,
+    dtype: mx.Dtype = mx.float32,
+) -> Path:
+    """A jina-embeddings-v5-text-small repository, tiny by default: base weights, adapters, prompts."""
+    config = v5_small_config(**shape)
+    write_folder(folder, config, v5_small_weights(config), qwen_tokenizer(), dtype)
+    for seed, task in enumerate(tasks, 1):
+        weights = v5_adapter_weights(config, rank, seed)
+        write_adapter(folder / "adapters" / task, v5_adapter_config(rank), weights, dtype)
+    write_json(
+        folder / "config_sentence_transformers.json",
+        {
+            "__version__": {"sentence_transformers": "5.1.2", "transformers": "4.57.0", "pytorch": "2.8.0"},
+            "prompts": {"query": "Query: ", "document": "Document: "},
+            "default_prompt_name": "document",
+            "similarity_fn_name": "cosine",
+        },
+    )
+    return folder
+
+
+def read_json(path: Path) -> Any:
+    """One JSON file."""
+    return json.loads(path.read_text(encoding="utf-8"))

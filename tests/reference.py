@@ -86,3 +86,72 @@ def jina_bert(weights: dict[str, Any], config: dict[str, Any], layout: str, ids:
 def unit(x: Array) -> Array:
     """Rows of unit length."""
     return x / np.linalg.norm(x, axis=-1, keepdims=True)
+
+
+def rms_norm(x: Array, weight: Array, eps: float) -> Array:
+    """Over the last axis."""
+    return x / np.sqrt((x**2).mean(axis=-1, keepdims=True) + eps) * weight
+
+
+def silu(x: Array) -> Array:
+    """x times its logistic function, which overflows nowhere as a tanh."""
+    return x * 0.5 * (1 + np.tanh(x / 2))
+
+
+def rotary(x: Array, theta: float) -> Array:
+    """(H, L, d) with each head's halves turned by position times theta^(-2i/d), as in GPT-NeoX."""
+    length, half = x.shape[1], x.shape[2] // 2
+    angles = np.arange(length)[:, None] * theta ** (-np.arange(half) / half)
+    first, second = x[..., :half], x[..., half:]
+    return np.concatenate(
+        [first * np.cos(angles) - second * np.sin(angles), second * np.cos(angles) + first * np.sin(angles)],
+        axis=-1,
+    )
+
+
+def qwen3(weights: dict[str, Any], config: dict[str, Any], ids: npt.NDArray[Any], causal: bool = True) -> Array:
+    """Hidden states (L, D) of one text after the last norm."""
+    w = {name: np.asarray(value, dtype=np.float64) for name, value in weights.items()}
+    heads, kv_heads = config["num_attention_heads"], config["num_key_value_heads"]
+    eps, theta, length = config["rms_norm_eps"], config["rope_theta"], len(ids)
+
+    def linear(name: str, x: Array) -> Array:
+        return x @ w[f"{name}.weight"].T
+
+    def norm(name: str, x: Array) -> Array:
+        return rms_norm(x, w[f"{name}.weight"], eps)
+
+    def split(x: Array, count: int) -> Array:
+        return x.reshape(length, count, -1).transpose(1, 0, 2)
+
+    future = np.triu(np.full((length, length), -np.inf), 1) if causal else 0.0
+    x = w["embed_tokens.weight"][ids]
+    for i in range(config["num_hidden_layers"]):
+        layer = f"layers.{i}"
+        h = norm(f"{layer}.input_layernorm", x)
+        q, k, v = (
+            split(linear(f"{layer}.self_attn.{part}_proj", h), count)
+            for part, count in (("q", heads), ("k", kv_heads), ("v", kv_heads))
+        )
+        q = rotary(norm(f"{layer}.self_attn.q_norm", q), theta)
+        k = rotary(norm(f"{layer}.self_attn.k_norm", k), theta)
+        # Query head h reads key head h // (heads / kv_heads).
+        k, v = (np.repeat(part, heads // kv_heads, axis=0) for part in (k, v))
+        scores = q @ k.transpose(0, 2, 1) / math.sqrt(q.shape[-1]) + future
+        context = (softmax(scores) @ v).transpose(1, 0, 2).reshape(length, -1)
+        x = x + linear(f"{layer}.self_attn.o_proj", context)
+        h = norm(f"{layer}.post_attention_layernorm", x)
+        gate = linear(f"{layer}.mlp.gate_proj", h)
+        x = x + linear(f"{layer}.mlp.down_proj", silu(gate) * linear(f"{layer}.mlp.up_proj", h))
+    return norm("norm", x)
+
+
+def with_adapter(weights: dict[str, Any], adapter: dict[str, Any], scale: float) -> dict[str, Array]:
+    """W + scale B A for every pair in PEFT's names."""
+    fused = {name: np.asarray(value, dtype=np.float64) for name, value in weights.items()}
+    for name, a in adapter.items():
+        if name.endswith(".lora_A.weight"):
+            module = name.removeprefix("base_model.model.").removesuffix(".lora_A.weight")
+            b = np.asarray(adapter[name.replace("lora_A", "lora_B")], dtype=np.float64)
+            fused[f"{module}.weight"] = fused[f"{module}.weight"] + scale * (b @ np.asarray(a, dtype=np.float64))
+    return fused

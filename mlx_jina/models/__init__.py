@@ -9,7 +9,7 @@ import mlx.core as mx
 
 from mlx_jina.batching import Run
 from mlx_jina.errors import CheckpointError
-from mlx_jina.models import jina_bert
+from mlx_jina.models import jina_bert, qwen3
 
 
 class Model(Protocol):
@@ -18,6 +18,8 @@ class Model(Protocol):
     dimension: int
     max_length: int
     pooling: str
+    # Whether activations stay within float16's range.
+    float16: bool
     # Prefixes of tensor names that belong to other heads and are left unread.
     unused: tuple[str, ...]
 
@@ -28,7 +30,7 @@ class Model(Protocol):
         """One pooled vector per text in float32: ids (T,) to (B, D). Not normalised."""
 
 
-_ARCHITECTURES = (jina_bert,)
+_ARCHITECTURES = (jina_bert, qwen3)
 
 
 def build(config: Mapping[str, Any], names: Collection[str]) -> Model:

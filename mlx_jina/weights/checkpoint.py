@@ -14,6 +14,7 @@ from mlx.utils import tree_flatten
 
 from mlx_jina.errors import CheckpointError
 from mlx_jina.tokens import Tokenizer
+from mlx_jina.weights.lora import Adapter
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,8 @@ class Checkpoint:
     tokenizer: Tokenizer
     prompts: Mapping[str, str] = field(default_factory=dict)
     default_prompt_name: str | None = None
+    # By task; empty for a model with one vector space, or with its task merged.
+    adapters: Mapping[str, Adapter] = field(default_factory=dict)
 
 
 def stored_dtype(tensors: Iterable[mx.array]) -> mx.Dtype:

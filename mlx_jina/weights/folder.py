@@ -8,8 +8,10 @@ from typing import Any, cast
 
 import mlx.core as mx
 
+from mlx_jina import prompts
 from mlx_jina.errors import CheckpointError
 from mlx_jina.tokens import Tokenizer
+from mlx_jina.weights import lora
 from mlx_jina.weights.checkpoint import Checkpoint
 
 
@@ -35,14 +37,43 @@ def weight_files(folder: Path) -> list[Path]:
     return [folder / "model.safetensors"]
 
 
-def missing_files(folder: Path) -> list[str]:
-    """What a folder lacks to be loaded, by name."""
+def read_config(folder: Path) -> dict[str, Any]:
+    """config.json; of a model that also sees or hears, what it says of the text model goes first."""
+    config = read_json(folder / "config.json")
+    return {**config, **config.get("text_config", {})}
+
+
+def adapter_tasks(folder: Path, merged: bool = False) -> list[str]:
+    """Tasks that have, or by config.json should have, an adapter beside the base weights."""
+    if merged:
+        return []
+    config = read_config(folder)
+    if config.get("model_type") == "jina_embeddings_v5" and config.get("task_names"):
+        return list(config["task_names"])
+    return sorted(path.parent.name for path in folder.glob(f"adapters/*/{lora.CONFIG_FILE}"))
+
+
+def _choose(tasks: list[str], task: str | None) -> list[str]:
+    """The adapters to read: all, or the one of `task`."""
+    if not tasks or task is None:
+        return tasks
+    name, _ = prompts.choose_task(task, None, tasks)
+    return [] if name is None else [name]
+
+
+def missing_files(folder: Path, task: str | None = None, merged: bool = False) -> list[str]:
+    """What a folder lacks to be loaded (for one task), by name."""
     needed = [folder / "config.json", folder / "tokenizer.json", *weight_files(folder)]
-    return [path.name for path in needed if not path.is_file()]
+    if needed[0].is_file():
+        # Without its adapter a model would answer all the same, from the base weights.
+        for name in _choose(adapter_tasks(folder, merged), task):
+            needed += [folder / "adapters" / name / file for file in (lora.CONFIG_FILE, lora.WEIGHTS_FILE)]
+    return [path.relative_to(folder).as_posix() for path in needed if not path.is_file()]
 
 
 # Under which name a model with a head keeps the encoder.
 BASE_MODEL_PREFIXES = ("bert.", "model.")
+LANGUAGE_MODEL = "language_model."
 
 
 def _without_prefix(name: str) -> str:
@@ -50,9 +81,22 @@ def _without_prefix(name: str) -> str:
     return name.removeprefix(prefix)
 
 
-def read(folder: Path) -> Checkpoint:
-    """Read a folder; nothing in it is ever executed."""
-    if missing := missing_files(folder):
+def _text_model(tensors: dict[str, mx.array]) -> dict[str, mx.array]:
+    """Encoder names; of a model that also sees or hears, its language model."""
+    language = {
+        name.removeprefix(LANGUAGE_MODEL): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(LANGUAGE_MODEL)
+    }
+    return {_without_prefix(name): tensor for name, tensor in (language or tensors).items()}
+
+
+def read(folder: Path, task: str | None = None, merged: bool = False) -> Checkpoint:
+    """Read a folder; nothing in it is ever executed. Of the adapters all are read, or the one of `task`.
+
+    `merged`: there are no adapters, though config.json may list tasks.
+    """
+    if missing := missing_files(folder, task, merged):
         found = ", ".join(sorted(path.name for path in folder.iterdir())) or "nothing"
         raise CheckpointError(f"{folder} lacks {', '.join(missing)} (it has: {found})")
     tensors: dict[str, mx.array] = {}
@@ -62,12 +106,15 @@ def read(folder: Path) -> Checkpoint:
         except RuntimeError as error:
             raise CheckpointError(f"{path} cannot be read as safetensors: {error}") from None
     prompts_file = folder / "config_sentence_transformers.json"
-    prompts = read_json(prompts_file) if prompts_file.is_file() else {}
+    own = read_json(prompts_file) if prompts_file.is_file() else {}
     return Checkpoint(
         path=folder,
-        config=read_json(folder / "config.json"),
-        tensors={_without_prefix(name): tensor for name, tensor in tensors.items()},
+        config=read_config(folder),
+        tensors=_text_model(tensors),
         tokenizer=Tokenizer.from_file(folder / "tokenizer.json"),
-        prompts=prompts.get("prompts") or {},
-        default_prompt_name=prompts.get("default_prompt_name"),
+        prompts=own.get("prompts") or {},
+        default_prompt_name=own.get("default_prompt_name"),
+        adapters={
+            name: lora.read(folder / "adapters" / name) for name in _choose(adapter_tasks(folder, merged), task)
+        },
     )

@@ -1,0 +1,122 @@
+"""A folder to a model that is ready to run: the catalog's word, dtype, quantisation, adapters."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from mlx_jina import catalog, device, models, prompts
+from mlx_jina.catalog import Entry
+from mlx_jina.errors import InputError
+from mlx_jina.weights import checkpoint, folder, lora, quantize
+from mlx_jina.weights.checkpoint import Checkpoint
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What an encoder needs to know.
+
+    `models` has one for each task, or one for all under None; they share their weights, and nothing is ever
+    switched. `files` no longer holds tensors.
+    """
+
+    files: Checkpoint
+    entry: Entry | None
+    models: Mapping[str | None, models.Model]
+    dtype: mx.Dtype
+    tasks: tuple[str, ...]
+    prompts: Mapping[str, str]
+    default_prompt_name: str | None
+
+
+@cache
+def _say_licence(repo: str, name: str) -> None:
+    logger.warning("%s is licensed %s: no commercial use", repo, name.upper())
+
+
+def _tasks(files: Checkpoint, entry: Entry | None, task: str | None) -> tuple[str, ...]:
+    """Those that can be asked for."""
+    known: tuple[str, ...]
+    if files.adapters:
+        known = tuple(files.adapters)
+    elif entry is not None or task is None:
+        known = entry.tasks if entry else ()
+    else:
+        # A folder with one task merged: only its user knows which of them.
+        name = prompts.split_task(task)[0]
+        known = (name,) if name in (files.config.get("task_names") or ()) else ()
+    prompts.choose_task(task, None, known)
+    return known
+
+
+def _dtype(model: models.Model, stored: mx.Dtype, wanted: str | None) -> mx.Dtype:
+    chosen = device.compute_dtype(stored, wanted)
+    if chosen != mx.float16 or model.float16:
+        return chosen
+    if wanted is not None:
+        raise InputError(
+            f"dtype={wanted!r}: this architecture's activations exceed float16's largest number, 65504; "
+            "use 'bfloat16', which takes as little memory, or 'float32'"
+        )
+    return mx.bfloat16
+
+
+def _cast(model: nn.Module, dtype: mx.Dtype) -> None:
+    model.apply(lambda x: x.astype(dtype) if mx.issubdtype(x.dtype, mx.floating) else x)
+    mx.eval(model.parameters())
+
+
+def load(path: Path, name: str, task: str | None, dtype: str | None) -> Loaded:
+    """Read a folder for one task or for all; `name` is what the user called it."""
+    entry = catalog.find(name) or catalog.find(path.name)
+    files = folder.read(path, task, merged=entry is not None and len(entry.tasks) == 1)
+    entry = entry or next((catalog.find(adapter.base) for adapter in files.adapters.values()), None)
+    if entry is not None and entry.non_commercial:
+        _say_licence(entry.repo, entry.license)
+    tasks = _tasks(files, entry, task)
+    own_default = files.default_prompt_name or (entry.default_prompt_name if entry else None)
+
+    model = models.build(files.config, files.tensors)
+    assert isinstance(model, nn.Module)
+    tensors = {key: value for key, value in files.tensors.items() if not key.startswith(model.unused)}
+    chosen = _dtype(model, checkpoint.stored_dtype(tensors.values()), dtype)
+    packed = quantize.is_quantized(files.config) and device.on_gpu()
+    if packed:
+        quantize.quantize_model(model, tensors, files.config)
+    elif quantize.is_quantized(files.config):
+        tensors = quantize.dequantize(tensors, files.config, chosen)
+    # Packed weights cannot be fused without quantising them once more.
+    fused = task is not None and not packed
+    if fused:
+        for adapter in files.adapters.values():
+            tensors = lora.fuse(tensors, adapter)
+    checkpoint.assign(model, tensors, path)
+    _cast(model, chosen)
+    by_task: dict[str | None, models.Model] = {}
+    for key, adapter in ({} if fused else files.adapters).items():
+        by_task[key if task is None else None] = view = models.build(files.config, files.tensors)
+        assert isinstance(view, nn.Module)
+        if packed:
+            quantize.quantize_model(view, tensors, files.config)
+        view.update(model.parameters())
+        lora.attach(view, adapter, chosen)
+        mx.eval(view.parameters())
+    device.limit_cache()
+    return Loaded(
+        # The tensors are the model's now; a second reference would keep unconverted copies alive.
+        files=replace(files, tensors={}, adapters={}),
+        entry=entry,
+        models=by_task or {None: model},
+        dtype=chosen,
+        tasks=tasks,
+        prompts=files.prompts or (entry.prompts if entry else {}),
+        default_prompt_name=prompts.split_task(task)[1] or own_default if task else own_default,
+    )

@@ -1,0 +1,189 @@
+"""LoRA adapters in PEFT's layout: read and checked, then fused into the weights or run beside them.
+
+Hu et al. 2021 (arXiv 2106.09685): W + (alpha/r) B A, with A (r, in) and B (out, r). A model loaded for one
+task is fused. A model that keeps several tasks runs B (A x) beside W x and never touches W. At v5-small's
+real size, on two CPU cores: switching costs nothing against 0.4 s or more for fusing 196 matrices anew, which
+also needs the pristine weights in memory a second time; a forward pass takes 5 to 8 % longer.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_unflatten
+
+from mlx_jina.errors import CheckpointError
+
+CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
+
+# Settings of training, of bookkeeping, and those checked by name below.
+_NEUTRAL = {
+    *("auto_mapping", "base_model_name_or_path", "inference_mode", "lora_dropout", "megatron_core"),
+    *("peft_version", "revision", "task_type"),
+    *("alpha_pattern", "bias", "init_lora_weights", "lora_alpha", "peft_type", "r", "rank_pattern"),
+    "target_modules",
+}
+# Others (pissa, loftq, olora ...) also changed the base weights.
+_PLAIN_STARTS = (None, True, False, "gaussian")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """What one linear layer gets: `scale` B A."""
+
+    a: mx.array
+    b: mx.array
+    scale: float
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """One task's adapter, by module name of the base model."""
+
+    path: Path
+    base: str
+    pairs: Mapping[str, Pair]
+
+
+def _refuse(path: Path, reason: str) -> CheckpointError:
+    return CheckpointError(f"{path}: {reason}; this adapter would not run exactly")
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{path.parent} has no {path.name}: the adapter is incomplete") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path} is not valid JSON: {error}") from None
+    if not isinstance(config, dict) or config.get("peft_type") != "LORA":
+        raise _refuse(path, "'peft_type' is not 'LORA'")
+    if config.get("bias", "none") != "none":
+        raise _refuse(path, f"'bias' is {config['bias']!r}, only 'none' is implemented")
+    if config.get("init_lora_weights", True) not in _PLAIN_STARTS:
+        raise _refuse(path, f"'init_lora_weights' is {config['init_lora_weights']!r}")
+    for key, value in config.items():
+        # Everything else that PEFT knows is off when empty: rslora, dora, layer choices, saved modules ...
+        if key not in _NEUTRAL and not key.startswith("megatron") and value:
+            raise _refuse(path, f"{key!r} is {value!r}, which is not implemented")
+    targets = config.get("target_modules")
+    if not isinstance(targets, list) or not targets or not all(isinstance(name, str) for name in targets):
+        raise _refuse(path, f"'target_modules' is {targets!r}, only a list of names is implemented")
+    return config
+
+
+def _by_pattern(config: Mapping[str, Any], patterns: str, key: str, module: str, path: Path) -> float:
+    """`r` or `lora_alpha` of one module: the first pattern that matches its name's end, as in PEFT."""
+    value = config.get(key)
+    for pattern, own in (config.get(patterns) or {}).items():
+        if re.match(rf"(.*\.)?({pattern})$", module):
+            value = own
+            break
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or value <= 0:
+        raise _refuse(path, f"{key!r} of {module} is {value!r}")
+    return value
+
+
+def read(folder: Path) -> Adapter:
+    """Read `adapter_config.json` and `adapter_model.safetensors`; whatever would change the result is refused."""
+    config_path, weights_path = folder / CONFIG_FILE, folder / WEIGHTS_FILE
+    config = _read_config(config_path)
+    try:
+        tensors = cast("dict[str, mx.array]", mx.load(str(weights_path)))
+    except (RuntimeError, FileNotFoundError) as error:
+        raise CheckpointError(f"{weights_path} cannot be read as safetensors: {error}") from None
+    halves: dict[str, dict[str, mx.array]] = {}
+    for name, tensor in tensors.items():
+        match = re.fullmatch(r"base_model\.model\.(?:model\.)?(.+)\.lora_([AB])\.weight", name)
+        if match is None or tensor.ndim != 2:
+            raise _refuse(weights_path, f"{name} {tensor.shape} is not the A or B of a linear layer")
+        halves.setdefault(match[1], {})[match[2]] = tensor
+    pairs = {}
+    for module, half in sorted(halves.items()):
+        if half.keys() != {"A", "B"}:
+            raise _refuse(weights_path, f"{module} has only its lora_{next(iter(half))}")
+        rank = _by_pattern(config, "rank_pattern", "r", module, config_path)
+        if half["A"].shape[0] != rank or half["B"].shape[1] != rank:
+            raise _refuse(
+                weights_path,
+                f"{module} has A {half['A'].shape} and B {half['B'].shape}, but its rank is {rank}",
+            )
+        alpha = _by_pattern(config, "alpha_pattern", "lora_alpha", module, config_path)
+        pairs[module] = Pair(half["A"], half["B"], alpha / rank)
+    adapter = Adapter(folder, str(config.get("base_model_name_or_path") or ""), pairs)
+    if strange := {_leaf(module) for module in pairs} - set(config["target_modules"]):
+        raise _refuse(weights_path, f"it adapts {', '.join(sorted(strange))}, not in 'target_modules'")
+    if idle := set(config["target_modules"]) - {_leaf(module) for module in pairs}:
+        raise _refuse(weights_path, f"it has nothing for {', '.join(sorted(idle))} of 'target_modules'")
+    return adapter
+
+
+def _leaf(module: str) -> str:
+    return module.rpartition(".")[2]
+
+
+def _check(adapter: Adapter, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Every adapted module exists and fits, and every module of an adapted kind is adapted."""
+    for module, pair in adapter.pairs.items():
+        wanted = (pair.b.shape[0], pair.a.shape[1])
+        if shapes.get(module) != wanted:
+            found = f"has shape {shapes[module]}" if module in shapes else "does not exist"
+            raise _refuse(adapter.path, f"it changes {module} as {wanted}, which {found} in the base model")
+    targets = {_leaf(module) for module in adapter.pairs}
+    left = sorted(module for module in shapes.keys() - adapter.pairs.keys() if _leaf(module) in targets)
+    if left:
+        raise _refuse(adapter.path, f"it has nothing for {left[0]} ({len(left)} such modules of the base model)")
+
+
+def fuse(tensors: Mapping[str, mx.array], adapter: Adapter) -> dict[str, mx.array]:
+    """Base tensors with the adapter in them: computed in float32, rounded once to each tensor's own dtype."""
+    weights = {name.removesuffix(".weight"): x.shape for name, x in tensors.items() if name.endswith(".weight")}
+    _check(adapter, weights)
+    fused = dict(tensors)
+    for module, pair in adapter.pairs.items():
+        weight = tensors[f"{module}.weight"]
+        product = pair.b.astype(mx.float32) @ pair.a.astype(mx.float32)
+        fused[f"{module}.weight"] = (weight.astype(mx.float32) + pair.scale * product).astype(weight.dtype)
+        # One matrix at a time: lazily, float32 copies of all would exist side by side.
+        mx.eval(fused[f"{module}.weight"])
+    return fused
+
+
+class LoRALinear(nn.Module):
+    """A linear layer, packed or not, with one adapter beside it."""
+
+    def __init__(self, linear: nn.Module, pair: Pair, dtype: mx.Dtype) -> None:
+        super().__init__()
+        self.linear = linear
+        self.lora_a = pair.a.astype(dtype)
+        self.lora_b = pair.b.astype(dtype)
+        self._scale = pair.scale
+
+    def __call__(self, x: mx.array) -> mx.array:
+        beside = (x @ self.lora_a.T) @ self.lora_b.T
+        if isinstance(self.linear, nn.Linear) and "bias" not in self.linear:
+            # The large product is rounded together with the sum, which halves the error of half precision.
+            return mx.addmm(beside, x, self.linear.weight.T, beta=self._scale)
+        return self.linear(x) + self._scale * beside
+
+
+def _width(linear: nn.Linear | nn.QuantizedLinear) -> tuple[int, int]:
+    rows, columns = linear.weight.shape
+    return (rows, columns * 32 // linear.bits if isinstance(linear, nn.QuantizedLinear) else columns)
+
+
+def attach(model: nn.Module, adapter: Adapter, dtype: mx.Dtype) -> None:
+    """Put the adapter beside the model's linear layers; what it computes changes, its weights do not."""
+    linears: Iterable[tuple[str, nn.Module]] = model.named_modules()
+    found = {name: module for name, module in linears if isinstance(module, (nn.Linear, nn.QuantizedLinear))}
+    _check(adapter, {name: _width(module) for name, module in found.items()})
+    model.update_modules(
+        tree_unflatten([(name, LoRALinear(found[name], pair, dtype)) for name, pair in adapter.pairs.items()])
+    )
