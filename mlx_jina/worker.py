@@ -18,7 +18,8 @@ T = TypeVar("T")
 
 _Jobs = SimpleQueue[tuple["Future[Any]", Callable[..., Any], tuple[Any, ...]]]
 
-# Queues whose threads wait for the next model.
+# The queue of every thread there is, and of those among them that wait for the next model.
+_all: list[_Jobs] = []
 _parked: list[_Jobs] = []
 
 
@@ -34,19 +35,23 @@ class Worker:
             self._jobs = _parked.pop()
         except IndexError:
             self._jobs = SimpleQueue()
+            _all.append(self._jobs)
             threading.Thread(target=_serve, args=(self._jobs,), name="mlx-jina", daemon=True).start()
         weakref.finalize(self, _parked.append, self._jobs).atexit = False
-        _alive.add(self)
 
     def submit(self, function: Callable[..., T], *arguments: Any) -> Future[T]:
         """Queue a job; its result or exception is the future's."""
-        future: Future[T] = Future()
-        self._jobs.put((future, function, arguments))
-        return future
+        return _submit(self._jobs, function, *arguments)
 
     def run(self, function: Callable[..., T], *arguments: Any) -> T:
         """Queue a job and wait for its result."""
         return self.submit(function, *arguments).result()
+
+
+def _submit(jobs: _Jobs, function: Callable[..., T], *arguments: Any) -> Future[T]:
+    future: Future[T] = Future()
+    jobs.put((future, function, arguments))
+    return future
 
 
 def _serve(jobs: _Jobs) -> None:
@@ -61,11 +66,11 @@ def _serve(jobs: _Jobs) -> None:
         del future, function, arguments
 
 
-_alive: weakref.WeakSet[Worker] = weakref.WeakSet()
-
-
 @atexit.register
 def _finish() -> None:
-    """A job that is cut off inside MLX would abort the process as well: let what is queued end."""
-    for worker in list(_alive):
-        worker.run(int)
+    """A job that is cut off inside MLX would abort the process as well: let what is queued end.
+
+    Also that of a model which is gone already, as after Ctrl-C.
+    """
+    for jobs in _all:
+        _submit(jobs, int).result()
