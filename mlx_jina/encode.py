@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import sys
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from mlx_jina import inputs
@@ -115,10 +118,28 @@ def _to_stdout(source: Source, encoder: Encoder, options: Mapping[str, Any]) -> 
     stream = _Stream(source.records())
     for records, rows in stream.blocks(encoder, options, 0, source.count):
         for chunk in lines.block(written, records, rows):
-            stdout.write(chunk)
-        stdout.flush()
+            with _uninterrupted():
+                stdout.write(chunk)
+                stdout.flush()
         written += len(records)
     stream.end()
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Put off Ctrl-C and SIGTERM until whole lines are written."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    late: list[tuple[int, FrameType | None]] = []
+    for number, handler in handlers.items():
+        if callable(handler):
+            signal.signal(number, lambda *arrived: late.append(arrived))
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    for arrived, _ in late:
+        signal.raise_signal(arrived)
 
 
 def _to_file(source: Source, output: Path, encoder: Encoder, options: Mapping[str, Any], resume: bool) -> None:
