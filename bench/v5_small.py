@@ -132,7 +132,7 @@ def corpora() -> dict[str, Texts]:
     def ids(lengths: Sequence[int] | npt.NDArray[Any]) -> Texts:
         return [rng.integers(0, VOCAB, int(n)).astype(np.int32) for n in lengths]
 
-    mixed = np.clip(np.exp(rng.normal(np.log(80), 0.9, 48)), 5, 2048)
+    mixed = np.clip(np.exp(rng.normal(np.log(80), 0.9, 24)), 5, 1024)
     return {
         "mixed log-normal": ids(mixed),
         "64 short texts": ids(rng.integers(4, 24, 64)),

@@ -10,10 +10,11 @@ from mlx_jina.errors import (
     MlxJinaError,
     ModelNotFoundError,
     NumericalError,
+    TruncationWarning,
 )
 
 if TYPE_CHECKING:
-    from mlx_jina.encoder import Encoder, TruncationWarning, load
+    from mlx_jina.encoder import Encoder, load
 
 __version__ = "0.1.0"
 
@@ -32,7 +33,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     # MLX is imported on first use: `mlx-jina --help` does without, and the BLAS must be opened before it.
-    if name not in ("Encoder", "TruncationWarning", "load"):
+    if name not in ("Encoder", "load"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from mlx_jina import device
 

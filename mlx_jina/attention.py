@@ -13,6 +13,8 @@ from mlx_jina.batching import Run
 # Head widths of MLX's fused attention, for short and long queries alike, from `has_fused_kernel` in
 # mlx/backend/metal/scaled_dot_product_attention.cpp.
 FUSED_WIDTHS = (64, 96, 128)
+# Queries of an unfused causal block: fewer compute fewer scores in vain, more make better matrix products.
+CAUSAL_BLOCK = 64
 
 
 def alibi_slopes(heads: int) -> list[float]:
@@ -75,19 +77,18 @@ def alibi(queries: mx.array, keys: mx.array, values: mx.array, bias: mx.array) -
     return pieces[0] if len(pieces) == 1 else mx.concatenate(pieces, axis=2)
 
 
-def _causal_blocks(texts: int, heads: int, count: int, length: int, width: int) -> list[tuple[int, int]]:
-    """Cut the last `count` of `length` positions so that scores are fused away or small.
+def _causal_blocks(texts: int, heads: int, count: int, length: int) -> list[tuple[int, int]]:
+    """Cut the last `count` of `length` positions so that unfused scores are small, and few of them masked.
 
-    A block up to position `stop` has scores against `stop` keys, so the first ones are the largest.
+    A block up to position `stop` has scores against `stop` keys, so the first ones may have more queries.
     """
-    fused = device.on_gpu() and width in FUSED_WIDTHS
     cells = memory.SCORE_BYTES // (texts * heads * 4)
     blocks = []
     start = length - count
     while start < length:
         # n queries from `start` have n * (start + n) scores.
-        size = memory.ROWS if fused else max(1, (math.isqrt(start * start + 4 * cells) - start) // 2)
-        stop = min(start + size, length)
+        fitting = (math.isqrt(start * start + 4 * cells) - start) // 2
+        stop = min(start + max(1, min(fitting, max(CAUSAL_BLOCK, count // 8))), length)
         blocks.append((start, stop))
         start = stop
     return blocks
@@ -100,10 +101,14 @@ def causal(queries: mx.array, keys: mx.array, values: mx.array) -> mx.array:
     """
     texts, heads, count, width = queries.shape
     length = keys.shape[2]
-    blocks = _causal_blocks(texts, heads, count, length, width)
-    if len(blocks) > 1:
-        # Every block reads them: MLX's CPU matmul would copy a view with gaps each time.
-        keys, values = mx.contiguous(keys), mx.contiguous(values)
+    if device.on_gpu() and width in FUSED_WIDTHS:
+        blocks = [(i, min(i + memory.ROWS, length)) for i in range(length - count, length, memory.ROWS)]
+        one_by_one = len(blocks) > 1
+    else:
+        blocks = _causal_blocks(texts, heads, count, length)
+        one_by_one = texts * heads * count * length * 4 > memory.SCORE_BYTES
+        # MLX's CPU matmul would copy views with gaps, for every block again.
+        queries, keys, values = (mx.contiguous(x) for x in (queries, keys, values))
     pieces = []
     for start, stop in blocks:
         piece = mx.fast.scaled_dot_product_attention(
@@ -114,7 +119,7 @@ def causal(queries: mx.array, keys: mx.array, values: mx.array) -> mx.array:
             scale=width**-0.5,
             mask="causal",
         )
-        if len(blocks) > 1:
+        if one_by_one:
             mx.eval(piece)
         pieces.append(piece)
     return pieces[0] if len(pieces) == 1 else mx.concatenate(pieces, axis=2)

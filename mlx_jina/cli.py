@@ -13,6 +13,7 @@ from typing import Any, NoReturn, TypeVar
 import click
 
 from mlx_jina import __version__, catalog
+from mlx_jina.convert_cli import convert
 from mlx_jina.errors import MlxJinaError
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -145,6 +146,9 @@ def info(model: str | None, **options: Any) -> None:
     from mlx_jina.info import run
 
     run(model, options)
+
+
+commands.add_command(convert)
 
 
 class _Terminated(KeyboardInterrupt):

@@ -188,10 +188,9 @@ class _Stream:
         # disable=None: only on a terminal.
         with tqdm(initial=start, total=total, desc="Encoding", unit=" texts", disable=None) as bar:
             try:
-                for rows in encoder.encode_stream(self._texts(), **options):
+                for rows in encoder.encode_stream(self._texts(), advance=bar.update, **options):
                     taken += len(rows)
                     yield [self._waiting.popleft() for _ in range(len(rows))], rows
-                    bar.update(len(rows))
             except MlxJinaError as error:
                 raise self._located(error, taken, start) from error
 

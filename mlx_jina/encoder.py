@@ -4,56 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-import warnings
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
-from mlx_jina import batching, device, hub, loading, models, prompts, vectors
-from mlx_jina.batching import Batch
-from mlx_jina.errors import CheckpointError, InputError, NumericalError
+from mlx_jina import device, hub, loading, models, prompts, vectors
+from mlx_jina.errors import InputError
 from mlx_jina.loading import Loaded
-from mlx_jina.tokens import Ids
-from mlx_jina.vectors import Floats, Precision, Vectors
+from mlx_jina.pipeline import Pipeline, Plan
+from mlx_jina.vectors import Floats, Vectors
 from mlx_jina.weights import checkpoint
 from mlx_jina.worker import Worker
-
-T = TypeVar("T")
-
-# Texts that are tokenised, sorted and encoded together; the next ones are tokenised meanwhile.
-WINDOW_TEXTS = 4096
-# A window also closes at this many characters, so that a million long documents stream as well.
-WINDOW_CHARACTERS = 4 << 20
-# Forward passes queued on the worker: one runs, one waits.
-QUEUED = 2
-
-
-class TruncationWarning(UserWarning):
-    """Some texts were longer than the model's limit and were cut."""
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """One call's options, checked once."""
-
-    prefix: str
-    max_length: int
-    truncate: bool
-    dimension: int
-    normalize: bool
-    precision: Precision
-    ranges: npt.ArrayLike | None
-    batch_tokens: int
-    model: models.Model
 
 
 def load(
@@ -65,7 +31,7 @@ def load(
     dtype: str | None = None,
     cache_dir: str | Path | None = None,
 ) -> Encoder:
-    """Load a model by name ("v2-small-en"), Hugging Face id, or folder; "pocket" is inside the package.
+    """Load a model by name ("v2-small-en"), Hugging Face id, folder or .gguf; "pocket" is inside the package.
 
     A snapshot that is complete in the Hugging Face cache is used without any network call. Code in a
     repository is never executed. `task` fuses that task's adapter into the weights, which is fastest and
@@ -76,8 +42,6 @@ def load(
     Raises ModelNotFoundError for a name that leads nowhere, CheckpointError for files that do not fit.
     """
     path = hub.resolve(str(name), revision, local_files_only, cache_dir, task)
-    if not path.is_dir():
-        raise CheckpointError(f"{path} is a file; a model is a folder with config.json and model.safetensors")
     worker = Worker()
     return Encoder(worker.run(loading.load, path, str(name), task, dtype), worker)
 
@@ -92,6 +56,7 @@ class Encoder:
         self._default_prompt_name = loaded.default_prompt_name
         self._tokenizer = files.tokenizer
         self._worker = worker
+        self._pipeline = Pipeline(files.tokenizer, worker)
         self._fingerprints: dict[str | None, str] = {}
         self.dtype: str = str(loaded.dtype).removeprefix("mlx.core.")
         self.dimension: int = model.dimension
@@ -189,7 +154,7 @@ class Encoder:
             delay=2 if show_progress_bar is None else 0,
             disable=None if show_progress_bar is None else not show_progress_bar,
         ) as bar:
-            for positions, rows in self._encode_windows(((i, items[i]) for i in order), plan, bar.update):
+            for positions, rows in self._pipeline.windows(((i, items[i]) for i in order), plan, bar.update):
                 out[positions] = rows
         return out[0] if single else out
 
@@ -208,13 +173,16 @@ class Encoder:
             options["prompt_name"] = prompts.of_side(names, self.prompts, options.get("task"), self.tasks)
         return self.encode(texts, **options)
 
-    def encode_stream(self, texts: Iterable[str], **options: Any) -> Iterator[Vectors]:
+    def encode_stream(
+        self, texts: Iterable[str], *, advance: Callable[[int], object] = int, **options: Any
+    ) -> Iterator[Vectors]:
         """Encode texts from any iterable, in order, holding no more than two windows of them.
 
-        Yields blocks (n, D) whose rows together are the texts in input order. Options as in `encode`.
+        Yields blocks (n, D) whose rows together are the texts in input order. `advance` is told how many texts
+        are done after each forward pass, which is long before their block is full. Options as in `encode`.
         """
         plan = self._plan(**options)
-        for _, rows in self._encode_windows(enumerate(texts), plan, lambda _: None):
+        for _, rows in self._pipeline.windows(enumerate(texts), plan, advance):
             yield rows
 
     def similarity(self, a: npt.ArrayLike, b: npt.ArrayLike) -> Floats:
@@ -281,7 +249,7 @@ class Encoder:
         batch_tokens: int | None = None,
         ranges: npt.ArrayLike | None = None,
         allow_untrained_dim: bool = False,
-    ) -> _Plan:
+    ) -> Plan:
         name, prompt_name = prompts.choose_task(task, prompt_name, self.tasks, required=None not in self._models)
         dimension = self._check_dimension(truncate_dim, allow_untrained_dim)
         checked = vectors.check_precision(precision)
@@ -295,7 +263,7 @@ class Encoder:
             )
         if batch_tokens is not None and batch_tokens < 1:
             raise InputError(f"batch_tokens={batch_tokens} must be at least 1")
-        return _Plan(
+        return Plan(
             prefix=prompts.prefix(self.prompts, self._default_prompt_name, prompt_name, prompt),
             max_length=limit,
             truncate=truncate,
@@ -320,130 +288,3 @@ class Encoder:
                 "allow_untrained_dim=True cuts anyway"
             )
         return truncate_dim
-
-    def _encode_windows(
-        self, items: Iterable[tuple[int, str]], plan: _Plan, advance: Callable[[int], object]
-    ) -> Iterator[tuple[list[int], Vectors]]:
-        """Positions and finished vectors, window by window; the next is tokenised while one computes."""
-        cut = 0
-        waiting: deque[tuple[list[int], Future[list[Ids]]]] = deque()
-
-        def finish() -> tuple[list[int], Vectors]:
-            nonlocal cut
-            positions, tokenized = waiting.popleft()
-            ids = tokenized.result()
-            cut += sum(len(text) > plan.max_length for text in ids)
-            ids = [self._tokenizer.truncate(text, plan.max_length) for text in ids]
-            return positions, self._finish(self._forward(ids, positions, plan, advance), plan)
-
-        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="mlx-jina-tokens") as ahead:
-            for window in _windows(items):
-                positions = [position for position, _ in window]
-                waiting.append((positions, ahead.submit(self._tokenize, window, plan)))
-                if len(waiting) > 1:
-                    yield finish()
-            while waiting:
-                yield finish()
-        if cut:
-            noun = "text was" if cut == 1 else "texts were"
-            warnings.warn(
-                f"{cut} {noun} longer than {plan.max_length} tokens and cut; truncate=False makes it an error",
-                TruncationWarning,
-                stacklevel=3,
-            )
-
-    def _tokenize(self, window: Sequence[tuple[int, str]], plan: _Plan) -> list[Ids]:
-        positions = [position for position, _ in window]
-        texts = [plan.prefix + text if isinstance(text, str) else text for _, text in window]
-        ids = self._tokenizer.encode(texts, positions)
-        for position, text in zip(positions, ids, strict=True):
-            if not len(text):
-                raise InputError(f"text {position} is empty, and this model adds no token of its own")
-            if len(text) > plan.max_length and not plan.truncate:
-                raise InputError(
-                    f"text {position} has {len(text)} tokens, more than max_length={plan.max_length}; "
-                    "truncate=True cuts it"
-                )
-        return ids
-
-    def _forward(
-        self, ids: Sequence[Ids], positions: Sequence[int], plan: _Plan, advance: Callable[[int], object]
-    ) -> Floats:
-        """Pooled vectors (N, D) of one window, checked: NaN, infinity and zero never leave."""
-        pooled = np.empty((len(ids), self.dimension), dtype=np.float32)
-        started: list[tuple[Batch, mx.array]] = []
-        queue: deque[Future[tuple[Batch, Floats] | None]] = deque()
-
-        def collect() -> None:
-            if (done := queue.popleft().result()) is not None:
-                batch, rows = done
-                pooled[batch.order] = rows
-                advance(len(rows))
-
-        try:
-            for batch in (*batching.batches(ids, plan.batch_tokens), None):
-                queue.append(self._worker.submit(self._step, plan.model, started, batch))
-                if len(queue) == QUEUED:
-                    collect()
-            while queue:
-                collect()
-        finally:
-            for future in queue:
-                future.cancel()
-        for index in np.flatnonzero(~_usable(pooled)).tolist():
-            pooled[index] = self._worker.run(self._retry, plan.model, ids[index], positions[index])
-        return pooled
-
-    def _step(
-        self, model: models.Model, started: list[tuple[Batch, mx.array]], batch: Batch | None
-    ) -> tuple[Batch, Floats] | None:
-        """On the worker: start a batch, then return the one started before, so that a GPU never waits."""
-        previous = started.pop() if started else None
-        if batch is not None:
-            pooled = model(mx.array(batch.ids), batch.runs)
-            mx.async_eval(pooled)
-            started.append((batch, pooled))
-        return None if previous is None else (previous[0], np.array(previous[1]))
-
-    def _retry(self, model: models.Model, ids: Ids, position: int) -> Floats:
-        """On the worker: one text alone in float32, for a vector that came out unusable."""
-        assert isinstance(model, nn.Module)
-        if self.dtype != "float32":
-            stored = model.parameters()
-            model.apply(lambda x: x.astype(mx.float32) if mx.issubdtype(x.dtype, mx.floating) else x)
-            try:
-                batch = batching.flatten([ids], np.zeros(1, dtype=np.intp))
-                pooled: Floats = np.array(model(mx.array(batch.ids), batch.runs))
-            finally:
-                model.update(stored)
-            if _usable(pooled)[0]:
-                return pooled[0]
-        raise NumericalError(
-            f"the vector of text {position} came out as NaN, infinite or zero, also in float32; the weights in "
-            f"{self.path} are probably damaged"
-        )
-
-    def _finish(self, pooled: Floats, plan: _Plan) -> Vectors:
-        cut = pooled[:, : plan.dimension]
-        return vectors.quantize(vectors.normalize(cut) if plan.normalize else cut, plan.precision, plan.ranges)
-
-
-def _usable(pooled: Floats) -> npt.NDArray[np.bool_]:
-    """Which rows are finite and not zero."""
-    norms = np.linalg.norm(pooled, axis=-1)
-    good: npt.NDArray[np.bool_] = np.isfinite(norms) & (norms > 0)
-    return good
-
-
-def _windows(items: Iterable[tuple[int, str]]) -> Iterator[list[tuple[int, str]]]:
-    """Cut positions and texts into windows of bounded count and size."""
-    window: list[tuple[int, str]] = []
-    characters = 0
-    for item in items:
-        window.append(item)
-        characters += len(item[1]) if isinstance(item[1], str) else 0
-        if len(window) == WINDOW_TEXTS or characters >= WINDOW_CHARACTERS:
-            yield window
-            window, characters = [], 0
-    if window:
-        yield window

@@ -6,6 +6,8 @@
     ├── CheckpointError      (ValueError)       files that are not a model which runs here exactly
     └── NumericalError       (ArithmeticError)  a vector came out as NaN, infinite or zero
 
+    TruncationWarning        (UserWarning)      texts were longer than the limit and were cut
+
 The message says what was wrong, where, and what to do.
 """
 
@@ -28,3 +30,7 @@ class CheckpointError(MlxJinaError, ValueError):
 
 class NumericalError(MlxJinaError, ArithmeticError):
     """A vector came out as NaN, infinite or zero, also in float32."""
+
+
+class TruncationWarning(UserWarning):
+    """Some texts were longer than the limit and were cut."""

@@ -77,7 +77,13 @@ def _cast(model: nn.Module, dtype: mx.Dtype) -> None:
 def load(path: Path, name: str, task: str | None, dtype: str | None) -> Loaded:
     """Read a folder for one task or for all; `name` is what the user called it."""
     entry = catalog.find(name) or catalog.find(path.name)
-    files = folder.read(path, task, merged=entry is not None and len(entry.tasks) == 1)
+    if path.is_file():
+        # Imported here: the gguf package takes a quarter of a second.
+        from mlx_jina.weights import gguf_model
+
+        files = gguf_model.read(path, packed=False)
+    else:
+        files = folder.read(path, task, merged=entry is not None and len(entry.tasks) == 1)
     entry = entry or next((catalog.find(adapter.base) for adapter in files.adapters.values()), None)
     if entry is not None and entry.non_commercial:
         _say_licence(entry.repo, entry.license)

@@ -11,8 +11,8 @@ from pathlib import Path
 SMALL_WINDOWS = """
 import mlx_jina
 mlx_jina.load
-from mlx_jina import cli, encoder
-encoder.WINDOW_TEXTS = 64
+from mlx_jina import cli, pipeline
+pipeline.WINDOW_TEXTS = 64
 cli.main()
 """
 SMALL = (sys.executable, "-W", "error", "-c", SMALL_WINDOWS)

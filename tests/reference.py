@@ -94,7 +94,7 @@ def rms_norm(x: Array, weight: Array, eps: float) -> Array:
 
 
 def silu(x: Array) -> Array:
-    """x times its logistic function, which overflows nowhere as a tanh."""
+    """Swish: x times its logistic function, which overflows nowhere as a tanh."""
     return x * 0.5 * (1 + np.tanh(x / 2))
 
 

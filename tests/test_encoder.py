@@ -108,7 +108,7 @@ class TestOptions:
         np.testing.assert_array_equal(model.encode("fox", prompt="the "), model.encode("the fox"))
 
     def test_stream_gives_the_same_rows_in_order(self, model: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("mlx_jina.encoder.WINDOW_TEXTS", 4)
+        monkeypatch.setattr("mlx_jina.pipeline.WINDOW_TEXTS", 4)
         texts = [" ".join(["fox"] * (n % 7 + 1)) for n in range(19)]
         blocks = list(model.encode_stream(iter(texts)))
         assert [len(block) for block in blocks] == [4, 4, 4, 4, 3]

@@ -17,11 +17,16 @@ LEVELS = (
     ("prompts", "tokens", "batching", "memory", "attention", "pooling", "vectors", "device", "worker"),
     ("hub",),
     ("models", "weights"),
+    ("loading", "pipeline"),
     ("encoder",),
+    ("encode", "similarity", "info", "compare", "inputs", "outputs", "partial"),
+    ("convert_cli",),
+    ("cli",),
 )
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
-# The hub asks the folder reader, once it is about to need it, whether a snapshot is complete.
-ALLOWED = {("hub", "weights")}
+# The hub asks the folder reader, once it is about to need it, whether a snapshot is complete; and
+# `python -m mlx_jina.encode` hands over to the parsers.
+ALLOWED = {("hub", "weights"), ("encode", "cli")}
 
 
 def imported(path: Path) -> set[str]:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
 import pytest
 
 import mlx_jina
-from mlx_jina import attention, batching, memory
-from mlx_jina.encoder import Encoder
+from mlx_jina import attention, batching, memory, pipeline
 from mlx_jina.models.jina_bert import Config, JinaBert
 from tests import checkpoints
 
@@ -100,17 +100,17 @@ def test_rows_computed_in_pieces_are_the_same(monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize("count", [2_000, pytest.param(20_000, marks=pytest.mark.slow)])
 def test_memory_stays_flat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int) -> None:
     """Every length from 1 to 600 meets every neighbour: nothing may pile up per shape."""
-    monkeypatch.setattr("mlx_jina.encoder.WINDOW_TEXTS", 256)
-    model: Encoder = mlx_jina.load(checkpoints.tiny_jina_bert(tmp_path, heads=2, layers=1))
+    monkeypatch.setattr("mlx_jina.pipeline.WINDOW_TEXTS", 256)
+    model = mlx_jina.load(checkpoints.tiny_jina_bert(tmp_path, heads=2, layers=1))
     used: list[int] = []
-    step = Encoder._step
+    step = pipeline.step
 
-    def measured(self: Encoder, *arguments: object) -> object:
-        result = step(self, *arguments)  # type: ignore[arg-type]
+    def measured(*arguments: Any) -> object:
+        result = step(*arguments)
         used.append(mx.get_active_memory() + mx.get_cache_memory())
         return result
 
-    monkeypatch.setattr(Encoder, "_step", measured)
+    monkeypatch.setattr(pipeline, "step", measured)
     lengths = np.random.default_rng(0).integers(1, 600, count)
     words = " ".join(["fox"] * 600)
     for _ in model.encode_stream(words[: 4 * n - 1] for n in lengths.tolist()):

@@ -344,10 +344,10 @@ def test_stopped_between_the_last_row_and_the_new_name(suffix: str, tmp_path: Pa
 
 
 def test_no_more_texts_are_held_than_two_windows(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from mlx_jina import encoder as module
+    from mlx_jina import pipeline
     from mlx_jina.encode import _Stream
 
-    monkeypatch.setattr(module, "WINDOW_TEXTS", 64)
+    monkeypatch.setattr(pipeline, "WINDOW_TEXTS", 64)
     taken = 0
 
     def records() -> Iterator[Record]:

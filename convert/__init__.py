@@ -1,0 +1,1 @@
+"""Programs that run from a checkout; installed, they are `mlx-jina convert`."""

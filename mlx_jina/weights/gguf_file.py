@@ -1,0 +1,327 @@
+"""The GGUF container: header, metadata and tensor table, read by memory map and written one tensor at a time.
+
+Reading is our own: `gguf.GGUFReader` takes seconds for a large vocabulary, and MLX's reader corrupts Q4_K,
+narrows BF16 to F16 and drops tensors of types it does not know.
+"""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+import struct
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import numpy.typing as npt
+from gguf import GGMLQuantizationType as Type
+from gguf import GGUFValueType as Value
+
+from mlx_jina.errors import CheckpointError, InputError
+
+Bytes = npt.NDArray[np.uint8]
+
+MAGIC = b"GGUF"
+VERSIONS = (2, 3)
+MAX_DIMENSIONS = 4
+MAX_ALIGNMENT = 1 << 20
+_SCALARS = {
+    Value.UINT8: "B",
+    Value.INT8: "b",
+    Value.UINT16: "H",
+    Value.INT16: "h",
+    Value.UINT32: "I",
+    Value.INT32: "i",
+    Value.FLOAT32: "f",
+    Value.UINT64: "Q",
+    Value.INT64: "q",
+    Value.FLOAT64: "d",
+}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One row of the tensor table. `shape` is in the order of PyTorch, `offset` counts from the file's start."""
+
+    name: str
+    type: Type
+    shape: tuple[int, ...]
+    offset: int
+    nbytes: int
+
+
+def nbytes(kind: Type, shape: Sequence[int]) -> int | None:
+    """Size of a tensor, or None if its rows are not whole blocks."""
+    block, size = gguf.GGML_QUANT_SIZES[kind]
+    if not shape or shape[-1] % block:
+        return None
+    return prod(shape) // block * int(size)
+
+
+class _Cursor:
+    """Reads forward through the map; whatever would leave the file is an error that names the field."""
+
+    def __init__(self, data: mmap.mmap, path: Path) -> None:
+        self.data, self.path, self.at, self.size = data, path, 0, len(data)
+
+    def refuse(self, reason: str) -> CheckpointError:
+        return CheckpointError(f"{self.path}: {reason}; the file is damaged or not a GGUF model")
+
+    def _need(self, count: int, what: str) -> int:
+        start = self.at
+        if count > self.size - start:
+            raise self.refuse(f"it ends inside {what} (byte {start} of {self.size})")
+        self.at = start + count
+        return start
+
+    def scalar(self, code: str, what: str) -> Any:
+        start = self._need(struct.calcsize(f"<{code}"), what)
+        return struct.unpack_from(f"<{code}", self.data, start)[0]
+
+    def text(self, what: str) -> str:
+        length = self.scalar("Q", what)
+        start = self._need(length, what)
+        try:
+            return self.data[start : start + length].decode("utf-8")
+        except UnicodeDecodeError:
+            raise self.refuse(f"{what} is not valid UTF-8") from None
+
+    def texts(self, count: int, what: str) -> list[str]:
+        # Unrolled, because a vocabulary has hundreds of thousands of strings.
+        if count > (self.size - self.at) // 8:
+            raise self.refuse(f"{what} claims {count} strings")
+        data, at, size, unpack = self.data, self.at, self.size, struct.Struct("<Q").unpack_from
+        out: list[str] = []
+        try:
+            for _ in range(count):
+                start = at + 8
+                at = start + unpack(data, at)[0]
+                if at > size:
+                    raise self.refuse(f"it ends inside {what}")
+                out.append(data[start:at].decode("utf-8"))
+        except UnicodeDecodeError:
+            raise self.refuse(f"{what} holds a string that is not valid UTF-8") from None
+        except struct.error:
+            raise self.refuse(f"it ends inside {what}") from None
+        self.at = at
+        return out
+
+    def kind(self, what: str) -> Value:
+        number = self.scalar("I", what)
+        try:
+            return Value(number)
+        except ValueError:
+            raise self.refuse(f"{what} has the unknown type {number}") from None
+
+    def value(self, kind: Value, what: str) -> Any:
+        if kind is Value.STRING:
+            return self.text(what)
+        if kind is Value.BOOL:
+            return self.scalar("B", what) != 0
+        if kind is not Value.ARRAY:
+            return self.scalar(_SCALARS[kind], what)
+        inner, count = self.kind(what), self.scalar("Q", what)
+        if inner is Value.STRING:
+            return self.texts(count, what)
+        if inner is Value.ARRAY:
+            raise self.refuse(f"{what} is an array of arrays, which no model uses")
+        code = "B" if inner is Value.BOOL else _SCALARS[inner]
+        start = self._need(count * struct.calcsize(f"<{code}"), what)
+        return np.frombuffer(self.data, np.dtype(f"<{code}" if code not in "Bb" else code), count, start).tolist()
+
+
+class GGUF:
+    """An open .gguf: `metadata` by key, `entries` by tensor name, raw bytes on request. Never written to."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with path.open("rb") as file:
+            self.size = os.fstat(file.fileno()).st_size
+            if not self.size:
+                raise CheckpointError(f"{path} is empty")
+            self._data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        cursor = _Cursor(self._data, path)
+        tensors, pairs = self._header(cursor)
+        self.metadata: dict[str, Any] = {}
+        for _ in range(pairs):
+            key = cursor.text("a metadata key")
+            what = f"metadata {key!r}"
+            if key in self.metadata:
+                raise cursor.refuse(f"{what} is there twice")
+            self.metadata[key] = cursor.value(cursor.kind(what), what)
+        self.entries: dict[str, Entry] = self._table(cursor, tensors)
+
+    def _header(self, cursor: _Cursor) -> tuple[int, int]:
+        if self._data[:4] != MAGIC:
+            raise CheckpointError(f"{self.path} is not a GGUF file: it starts with {self._data[:4]!r}")
+        cursor.at = 4
+        version = cursor.scalar("I", "the version")
+        if version not in VERSIONS:
+            raise CheckpointError(f"{self.path}: GGUF version {version} is not one of 2, 3 (little endian)")
+        tensors, pairs = cursor.scalar("Q", "the tensor count"), cursor.scalar("Q", "the metadata count")
+        # The shortest possible entries: 24 bytes for a tensor, 13 for a pair.
+        if tensors > cursor.size // 24 or pairs > cursor.size // 13:
+            raise cursor.refuse(f"its header claims {tensors} tensors and {pairs} metadata keys")
+        return tensors, pairs
+
+    def _table(self, cursor: _Cursor, count: int) -> dict[str, Entry]:
+        alignment = self.metadata.get("general.alignment", gguf.GGUF_DEFAULT_ALIGNMENT)
+        if not isinstance(alignment, int) or not 0 < alignment <= MAX_ALIGNMENT or alignment % 8:
+            raise cursor.refuse(f"metadata 'general.alignment' is {alignment!r}")
+        rows: list[tuple[str, Type, tuple[int, ...], int, int]] = []
+        names: set[str] = set()
+        for _ in range(count):
+            name = cursor.text("a tensor name")
+            what = f"tensor {name!r}"
+            if name in names:
+                raise cursor.refuse(f"{what} is there twice")
+            names.add(name)
+            dimensions = cursor.scalar("I", what)
+            if not 0 < dimensions <= MAX_DIMENSIONS:
+                raise cursor.refuse(f"{what} has {dimensions} dimensions")
+            shape = tuple(cursor.scalar("Q", what) for _ in range(dimensions))[::-1]
+            number, offset = cursor.scalar("I", what), cursor.scalar("Q", what)
+            try:
+                kind = Type(number)
+            except ValueError:
+                raise CheckpointError(
+                    f"{self.path}: {what} has the tensor type {number}, which the installed gguf package does not "
+                    "know; a newer one may (pip install -U gguf)"
+                ) from None
+            size = nbytes(kind, shape)
+            if size is None or not size:
+                raise cursor.refuse(f"{what} of type {kind.name} cannot have the shape {shape}")
+            if offset % alignment:
+                raise cursor.refuse(f"{what} starts at {offset}, which is not a multiple of {alignment}")
+            rows.append((name, kind, shape, offset, size))
+        start = -(-cursor.at // alignment) * alignment
+        entries = {row[0]: Entry(*row[:3], start + row[3], row[4]) for row in rows}
+        end = 0
+        for entry in sorted(entries.values(), key=lambda entry: entry.offset):
+            if entry.offset + entry.nbytes > self.size:
+                raise cursor.refuse(
+                    f"tensor {entry.name!r} needs bytes up to {entry.offset + entry.nbytes}, but the file ends at "
+                    f"{self.size}"
+                )
+            if entry.offset < end:
+                raise cursor.refuse(f"tensor {entry.name!r} overlaps another one")
+            end = entry.offset + entry.nbytes
+        return entries
+
+    def raw(self, name: str) -> Bytes:
+        """A tensor's bytes as they lie in the file, (rows, bytes of a row), not copied."""
+        entry = self.entries[name]
+        flat = np.frombuffer(self._data, np.uint8, entry.nbytes, entry.offset)
+        return flat.reshape(prod(entry.shape[:-1]), -1)
+
+    def get(self, key: str, kind: type | tuple[type, ...], default: Any = None) -> Any:
+        """Metadata of a checked type; without a default it must be there."""
+        value = self.metadata.get(key, default)
+        if value is None and default is None:
+            raise CheckpointError(f"{self.path} lacks the metadata {key!r}")
+        wrong_bool = isinstance(value, bool) and kind is not bool
+        if value is not default and (wrong_bool or not isinstance(value, kind)):
+            raise CheckpointError(f"{self.path}: metadata {key!r} is {str(value)[:60]!r}, of the wrong type")
+        return value
+
+
+@dataclass(frozen=True)
+class Output:
+    """One tensor to write: `make` gives its bytes when their turn comes, so that only one is in memory."""
+
+    name: str
+    type: Type
+    shape: tuple[int, ...]
+    make: Callable[[], npt.NDArray[Any]]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in the file, without padding."""
+        size = nbytes(self.type, self.shape)
+        assert size is not None
+        return size
+
+
+@contextmanager
+def replacing(target: Path, force: bool) -> Iterator[Path]:
+    """A path beside `target` to write to, which becomes `target` at the end, or is removed on any error."""
+    if target.exists() and not force:
+        raise InputError(f"{target} exists already; --force replaces it")
+    if not target.parent.is_dir():
+        raise InputError(f"the folder {target.parent} does not exist")
+    beside = target.with_name(f"{target.name}.partial")
+    try:
+        yield beside
+        with beside.open("rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(beside, target)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+
+
+def _add(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
+    if isinstance(value, bool):
+        writer.add_bool(key, value)
+    elif isinstance(value, int):
+        writer.add_uint32(key, value)
+    elif isinstance(value, float):
+        writer.add_float32(key, value)
+    elif isinstance(value, str):
+        writer.add_string(key, value)
+    elif value:
+        writer.add_array(key, list(value))
+
+
+def write(
+    target: Path,
+    architecture: str,
+    metadata: Mapping[str, Any],
+    outputs: Sequence[Output],
+    *,
+    force: bool = False,
+    advance: Callable[[int], object] = lambda _: None,
+) -> None:
+    """Write a .gguf, tensor after tensor. `advance` is told the bytes of each."""
+    with replacing(target, force) as beside:
+        writer = gguf.GGUFWriter(None, architecture)
+        for key, value in metadata.items():
+            if key != "general.architecture":
+                _add(writer, key, value)
+        for output in outputs:
+            # The writer infers dtypes of arrays; a raw type with the true shape needs no guess.
+            writer.add_tensor_info(
+                output.name, output.shape, np.dtype(np.float32), output.nbytes, raw_dtype=output.type
+            )
+        try:
+            writer.write_header_to_file(beside)
+            writer.write_kv_data_to_file()
+            writer.write_ti_data_to_file()
+            for output in outputs:
+                data = output.make()
+                if data.nbytes != output.nbytes:
+                    raise CheckpointError(f"{output.name} came out as {data.nbytes} bytes, not {output.nbytes}")
+                # GGUFWriter.write_tensor_data goes through ndarray.tofile, whose error has no errno.
+                writer.write_tensor_data(np.ascontiguousarray(data))
+                advance(output.nbytes)
+            writer.flush()
+        except OSError as error:
+            code = error.errno or errno.ENOSPC
+            raise OSError(code, os.strerror(code), str(target)) from error
+        finally:
+            _close(writer)
+
+
+def _close(writer: gguf.GGUFWriter) -> None:
+    # After a full disk closing flushes, and fails, once more; the first error is the one to report.
+    for file in writer.fout or ():
+        try:
+            file.close()
+        except OSError:
+            continue

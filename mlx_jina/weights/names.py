@@ -1,0 +1,251 @@
+"""Tensor and hyper-parameter names of each architecture: Hugging Face's <-> GGUF's, one table entry each."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+from mlx_jina.errors import CheckpointError
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Part `index` of `of` equal parts of a tensor's rows."""
+
+    name: str
+    index: int = 0
+    of: int = 1
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Some rows of a tensor, or all."""
+
+    name: str
+    start: int = 0
+    stop: int | None = None
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What GGUF calls one of our models.
+
+    `keys` maps config.json to metadata below the architecture's prefix; `fixed` is what GGUF takes for granted.
+    `modules` maps module names, `N` standing for a layer's number; a value with several names means that our
+    tensor holds those rows one after another.
+    """
+
+    name: str
+    pooling: int
+    keys: Mapping[str, str]
+    fixed: Mapping[str, Any]
+    modules: Mapping[str, tuple[str, ...]]
+    layer: tuple[str, str]
+    # Written with the model, besides `keys`.
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    # Names of other heads, which GGUF has no place for.
+    unused: tuple[str, ...] = ()
+    # Given the GGUF names, which modules of the table this file is about, and what that says in config.json.
+    choose: Callable[[Collection[str], int], tuple[Collection[str], dict[str, Any]]] | None = None
+
+
+_BERT_LAYER = {
+    "attention.self.query": ("attn_q",),
+    "attention.self.key": ("attn_k",),
+    "attention.self.value": ("attn_v",),
+    "attention.self.layer_norm_q": ("attn_q_norm",),
+    "attention.self.layer_norm_k": ("attn_k_norm",),
+    "attention.output.dense": ("attn_output",),
+    "attention.output.LayerNorm": ("attn_output_norm",),
+}
+# By layout. llama.cpp puts the GELU of a fused feed-forward always on the first half, so it is always split.
+_GATED = {
+    "mlp.gated_layers": ("ffn_gate", "ffn_up"),
+    "mlp.wo": ("ffn_down",),
+    "mlp.layernorm": ("layer_output_norm",),
+}
+_POST_NORM = {
+    "layer_norm_1": ("attn_norm_2",),
+    "mlp.up_gated_layer": ("ffn_up", "ffn_gate"),
+    "mlp.down_layer": ("ffn_down",),
+    "layer_norm_2": ("layer_output_norm",),
+}
+_PLAIN = {
+    "intermediate.dense": ("ffn_up",),
+    "output.dense": ("ffn_down",),
+    "output.LayerNorm": ("layer_output_norm",),
+}
+_LAYOUTS = (_GATED, _POST_NORM, _PLAIN)
+
+
+def _bert_layout(names: Collection[str], up_halves: int) -> tuple[Collection[str], dict[str, Any]]:
+    if "blk.0.attn_norm_2.weight" in names:
+        return _POST_NORM, {"feed_forward_type": "geglu"}
+    if "blk.0.ffn_gate.weight" in names or up_halves == 2:
+        return _GATED, {"feed_forward_type": "geglu"}
+    return _PLAIN, {"feed_forward_type": "original"}
+
+
+_COMMON = {
+    "max_position_embeddings": "context_length",
+    "hidden_size": "embedding_length",
+    "intermediate_size": "feed_forward_length",
+    "num_hidden_layers": "block_count",
+    "num_attention_heads": "attention.head_count",
+}
+
+JINA_BERT = Architecture(
+    name="jina-bert-v2",
+    pooling=1,
+    keys={**_COMMON, "layer_norm_eps": "attention.layer_norm_epsilon"},
+    fixed={
+        "model_type": "bert",
+        "architectures": ["JinaBertForMaskedLM"],
+        "hidden_act": "gelu",
+        "position_embedding_type": "alibi",
+        "emb_pooler": "mean",
+    },
+    modules={
+        "embeddings.word_embeddings": ("token_embd",),
+        "embeddings.token_type_embeddings": ("token_types",),
+        "embeddings.LayerNorm": ("token_embd_norm",),
+        **{f"encoder.layer.N.{ours}": theirs for ours, theirs in _BERT_LAYER.items()},
+        **{f"encoder.layer.N.{ours}": theirs for part in _LAYOUTS for ours, theirs in part.items()},
+    },
+    layer=("encoder.layer.N.", "blk.N."),
+    extra={"attention.causal": False},
+    unused=("pooler.", "cls.", "classifier.", "embeddings.position_ids"),
+    choose=_bert_layout,
+)
+
+QWEN3 = Architecture(
+    name="qwen3",
+    pooling=3,
+    keys={
+        **_COMMON,
+        "num_key_value_heads": "attention.head_count_kv",
+        "head_dim": "attention.key_length",
+        "rms_norm_eps": "attention.layer_norm_rms_epsilon",
+        "rope_theta": "rope.freq_base",
+    },
+    fixed={
+        "model_type": "qwen3",
+        "architectures": ["Qwen3Model"],
+        "hidden_act": "silu",
+        "attention_bias": False,
+        "rope_scaling": None,
+        "tie_word_embeddings": True,
+    },
+    modules={
+        "embed_tokens": ("token_embd",),
+        "norm": ("output_norm",),
+        "layers.N.input_layernorm": ("attn_norm",),
+        "layers.N.self_attn.q_proj": ("attn_q",),
+        "layers.N.self_attn.k_proj": ("attn_k",),
+        "layers.N.self_attn.v_proj": ("attn_v",),
+        "layers.N.self_attn.o_proj": ("attn_output",),
+        "layers.N.self_attn.q_norm": ("attn_q_norm",),
+        "layers.N.self_attn.k_norm": ("attn_k_norm",),
+        "layers.N.post_attention_layernorm": ("ffn_norm",),
+        "layers.N.mlp.gate_proj": ("ffn_gate",),
+        "layers.N.mlp.up_proj": ("ffn_up",),
+        "layers.N.mlp.down_proj": ("ffn_down",),
+    },
+    layer=("layers.N.", "blk.N."),
+    unused=("lm_head.",),
+)
+
+ARCHITECTURES = (JINA_BERT, QWEN3)
+_BY_NAME = {architecture.name: architecture for architecture in ARCHITECTURES}
+
+
+def of_gguf(name: Any) -> Architecture:
+    """The table for a file's `general.architecture`."""
+    if name not in _BY_NAME:
+        raise CheckpointError(f"GGUF architecture {name!r} is not one of {', '.join(_BY_NAME)}")
+    return _BY_NAME[name]
+
+
+def of_config(config: Mapping[str, Any]) -> Architecture:
+    """The table for a config.json."""
+    kind = str(config.get("model_type"))
+    if kind == "bert":
+        return JINA_BERT
+    if kind == "qwen3" or (kind.startswith("jina_embeddings_v5") and config.get("is_decoder") is not False):
+        return QWEN3
+    raise CheckpointError(f"model_type {kind!r} has no GGUF architecture that is written here")
+
+
+def _split(name: str) -> tuple[str, str, str]:
+    """Module with `N` for its layer, the layer's number, and the leaf."""
+    module, _, leaf = name.rpartition(".")
+    match = re.fullmatch(r"(.*?\.?)(layer|layers|blk)\.(\d+)\.(.*)", module)
+    return (f"{match[1]}{match[2]}.N.{match[4]}", match[3], leaf) if match else (module, "", leaf)
+
+
+def to_gguf(architecture: Architecture, names: Collection[str]) -> dict[str, Piece]:
+    """GGUF names, each with the part of our tensor that it is. A tensor without a place is an error."""
+    pieces: dict[str, Piece] = {}
+    for name in names:
+        if name.startswith(architecture.unused):
+            continue
+        module, number, leaf = _split(name)
+        theirs = architecture.modules.get(module)
+        if theirs is None or leaf not in ("weight", "bias"):
+            raise CheckpointError(f"tensor {name} has no place in a GGUF file of {architecture.name}")
+        prefix = architecture.layer[1].replace(".N.", f".{number}.") if number else ""
+        for index, target in enumerate(theirs):
+            pieces[f"{prefix}{target}.{leaf}"] = Piece(name, index, len(theirs))
+    return pieces
+
+
+def from_gguf(
+    architecture: Architecture, names: Collection[str], qkv: tuple[int, int, int], up_halves: int
+) -> tuple[dict[str, list[Rows]], dict[str, Any]]:
+    """Our names, each with the GGUF rows that make it up, and what the layout says for config.json.
+
+    `qkv` are the rows of a fused attn_qkv; `up_halves` is how many times feed_forward_length `ffn_up` is tall.
+    """
+    modules = dict(architecture.modules)
+    found: dict[str, Any] = {}
+    if architecture.choose is not None:
+        chosen, found = architecture.choose(names, up_halves)
+        layouts = {f"{architecture.layer[0]}{ours}" for layout in _LAYOUTS for ours in layout}
+        kept = {f"{architecture.layer[0]}{ours}" for ours in chosen}
+        modules = {ours: theirs for ours, theirs in modules.items() if ours not in layouts - kept}
+    inverse: dict[str, tuple[str, int, int]] = {}
+    for ours, theirs in modules.items():
+        place = architecture.layer[1] if ours.startswith(architecture.layer[0]) else ""
+        for index, target in enumerate(theirs):
+            inverse[f"{place}{target}"] = (ours, index, len(theirs))
+    ends = (0, qkv[0], qkv[0] + qkv[1], sum(qkv))
+    parts: dict[str, dict[int, Rows]] = {}
+    wanted: dict[str, int] = {}
+    for name in names:
+        module, number, leaf = _split(name)
+        if name in ("rope_freqs.weight", "output.weight") or module.startswith("cls"):
+            continue
+        if module == "blk.N.attn_qkv":
+            sources = [
+                (inverse[f"blk.N.attn_{part}"], Rows(name, *span))
+                for part, span in zip("qkv", pairwise(ends), strict=True)
+            ]
+        elif module == "blk.N.ffn_up" and up_halves == 2:
+            # A fused tensor is ours as it stands: converters that fuse copy it verbatim.
+            sources = [((inverse[module][0], 0, 1), Rows(name))]
+        elif module in inverse:
+            sources = [(inverse[module], Rows(name))]
+        else:
+            raise CheckpointError(f"tensor {name!r} is not one that {architecture.name} has")
+        for (ours, index, of), rows in sources:
+            target = f"{ours.replace('.N.', f'.{number}.')}.{leaf}"
+            parts.setdefault(target, {})[index] = rows
+            wanted[target] = of
+    for target, have in parts.items():
+        if len(have) != wanted[target]:
+            only = ", ".join(rows.name for rows in have.values())
+            raise CheckpointError(f"tensors that make up {target} are missing: there is only {only}")
+    return {target: [have[i] for i in sorted(have)] for target, have in parts.items()}, found
