@@ -37,9 +37,7 @@ def main() -> None:
 
 @main.command()
 @work_option
-@click.option(
-    "--captions", default=60_000, show_default=True, help="Caption families; other kinds in proportion."
-)
+@click.option("--captions", default=60_000, show_default=True, help="Caption families; other kinds in proportion.")
 def collect(work: Path, captions: int) -> None:
     """Fetch the Debian packages and write corpus.jsonl: a family of related texts per line."""
     from convert.pocket import corpus, teacher, texts

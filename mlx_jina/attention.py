@@ -77,6 +77,24 @@ def alibi(queries: mx.array, keys: mx.array, values: mx.array, bias: mx.array) -
     return pieces[0] if len(pieces) == 1 else mx.concatenate(pieces, axis=2)
 
 
+def bidirectional(queries: mx.array, keys: mx.array, values: mx.array) -> mx.array:
+    """Attention of each query to every position: (b, H, n, d) to keys and values (b, H', L, d); H' divides H."""
+    texts, heads, count, width = queries.shape
+    block = _query_block(texts, heads, keys.shape[2], width)
+    if not (device.on_gpu() and width in FUSED_WIDTHS):
+        # MLX's CPU matmul would copy views with gaps, for every block again.
+        queries, keys, values = (mx.contiguous(x) for x in (queries, keys, values))
+    pieces = []
+    for start in range(0, count, block):
+        piece = mx.fast.scaled_dot_product_attention(
+            queries[:, :, start : start + block], keys, values, scale=width**-0.5
+        )
+        if block < count:
+            mx.eval(piece)
+        pieces.append(piece)
+    return pieces[0] if len(pieces) == 1 else mx.concatenate(pieces, axis=2)
+
+
 def _causal_blocks(texts: int, heads: int, count: int, length: int) -> list[tuple[int, int]]:
     """Cut the last `count` of `length` positions so that unfused scores are small, and few of them masked.
 

@@ -11,8 +11,8 @@ class Entry:
     """One published model.
 
     `repo` is its Hugging Face id; `truncate_dims` are the Matryoshka sizes it was trained for. With several
-    `tasks` it comes with an adapter for each; with one, that is merged into its weights. `prompts` stand in
-    where the checkpoint brings none.
+    `tasks` it comes with an adapter or with prompts for each; with one, that is merged into its weights. `prompts`
+    stand in where the checkpoint brings none.
     """
 
     repo: str
@@ -69,6 +69,40 @@ def _v5(name: str, dimension: int, max_length: int, truncate_dims: tuple[int, ..
     return tuple(rows)
 
 
+# Kryvosheieva et al. 2025 (arXiv 2508.21290), table 1; the names are those of the repositories' own files.
+_CODE_PROMPTS = {
+    "nl2code_query": "Find the most relevant code snippet given the following query:\n",
+    "nl2code_document": "Candidate code snippet:\n",
+    "qa_query": "Find the most relevant answer given the following question:\n",
+    "qa_document": "Candidate answer:\n",
+    "code2code_query": "Find an equivalent code snippet given the following code snippet:\n",
+    "code2code_document": "Candidate code snippet:\n",
+    "code2nl_query": "Find the most relevant comment given the following code snippet:\n",
+    "code2nl_document": "Candidate comment:\n",
+    "code2completion_query": "Find the most relevant completion given the following start of code snippet:\n",
+    "code2completion_document": "Candidate completion:\n",
+}
+
+
+def _code(size: str, dimension: int, truncate_dims: tuple[int, ...]) -> tuple[Entry, ...]:
+    """One set of weights for all tasks, which only prompts tell apart; also in Jina's MLX copy."""
+    return tuple(
+        Entry(
+            repo=f"jinaai/jina-code-embeddings-{size}{ending}",
+            aliases=(f"code-{size}{ending}", f"jina-code-embeddings-{size}{ending}"),
+            dimension=dimension,
+            max_length=32_768,
+            license="cc-by-nc-4.0",
+            languages="English, programming languages",
+            truncate_dims=truncate_dims,
+            tasks=("nl2code", "qa", "code2code", "code2nl", "code2completion"),
+            prompts=_CODE_PROMPTS,
+            default_prompt_name="query",
+        )
+        for ending in ("", "-mlx")
+    )
+
+
 ENTRIES = (
     Entry("pocket", (), 256, 8192, "apache-2.0", "English", truncate_dims=(64, 128, 256)),
     _v2("small-en", 512, "English"),
@@ -78,6 +112,9 @@ ENTRIES = (
     _v2("base-zh", 768, "Chinese, English"),
     _v2("base-code", 768, "English, 30 programming languages"),
     *_v5("small", 1024, 32_768, (32, 64, 128, 256, 512, 768, 1024)),
+    *_v5("nano", 768, 8192, (32, 64, 128, 256, 512, 768)),
+    *_code("0.5b", 896, (64, 128, 256, 512, 896)),
+    *_code("1.5b", 1536, (128, 256, 512, 1024, 1536)),
 )
 
 _BY_NAME = {name.lower(): entry for entry in ENTRIES for name in (entry.repo, *entry.aliases)}

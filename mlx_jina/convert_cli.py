@@ -9,7 +9,8 @@ import click
 
 from mlx_jina.errors import InputError
 
-TYPES = ("F32", "F16", "BF16", "Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0")
+# Those of gguf_types.py, which imports too much for a parser.
+TYPES = tuple("F32 F16 BF16 Q8_0 Q6_K Q5_K_M Q5_K_S Q5_1 Q5_0 Q4_K_M Q4_K_S Q4_1 Q4_0".split())
 DTYPES = ("float32", "float16", "bfloat16")
 THRESHOLD = 0.99
 _HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 100}

@@ -264,7 +264,7 @@ class Encoder:
         if batch_tokens is not None and batch_tokens < 1:
             raise InputError(f"batch_tokens={batch_tokens} must be at least 1")
         return Plan(
-            prefix=prompts.prefix(self.prompts, self._default_prompt_name, prompt_name, prompt),
+            prefix=prompts.prefix(self.prompts, self._default_prompt_name, prompt_name, prompt, name, self.tasks),
             max_length=limit,
             truncate=truncate,
             dimension=dimension,

@@ -13,7 +13,7 @@ import mlx.nn as nn
 
 from mlx_jina import catalog, device, models, prompts
 from mlx_jina.catalog import Entry
-from mlx_jina.errors import InputError
+from mlx_jina.errors import CheckpointError, InputError
 from mlx_jina.weights import checkpoint, folder, lora, quantize
 from mlx_jina.weights.checkpoint import Checkpoint
 
@@ -47,18 +47,21 @@ def _tasks(files: Checkpoint, entry: Entry | None, task: str | None) -> tuple[st
     known: tuple[str, ...]
     if files.adapters:
         known = tuple(files.adapters)
-    elif entry is not None or task is None:
-        known = entry.tasks if entry else ()
+    elif entry is not None:
+        known = entry.tasks
+    elif task is None or prompts.tasks_with_prompts(files.prompts):
+        known = prompts.tasks_with_prompts(files.prompts)
     else:
         # A folder with one task merged: only its user knows which of them.
         name = prompts.split_task(task)[0]
         known = (name,) if name in (files.config.get("task_names") or ()) else ()
-    prompts.choose_task(task, None, known)
-    return known
+    chosen, _ = prompts.choose_task(task, None, known)
+    return known if chosen is None else (chosen,)
 
 
-def _dtype(model: models.Model, stored: mx.Dtype, wanted: str | None) -> mx.Dtype:
-    chosen = device.compute_dtype(stored, wanted)
+def _dtype(model: models.Model, stored: mx.Dtype, exact: mx.Dtype | None, wanted: str | None) -> mx.Dtype:
+    """What to compute in. `exact` is what packed weights need to keep their values."""
+    chosen = device.compute_dtype(exact or stored, wanted)
     if chosen != mx.float16 or model.float16:
         return chosen
     if wanted is not None:
@@ -66,7 +69,8 @@ def _dtype(model: models.Model, stored: mx.Dtype, wanted: str | None) -> mx.Dtyp
             f"dtype={wanted!r}: this architecture's activations exceed float16's largest number, 65504; "
             "use 'bfloat16', which takes as little memory, or 'float32'"
         )
-    return mx.bfloat16
+    # Scales in float16 would be rounded by bfloat16, each by up to 0.4 % of its group.
+    return mx.float32 if exact is not None else mx.bfloat16
 
 
 def _cast(model: nn.Module, dtype: mx.Dtype) -> None:
@@ -81,7 +85,7 @@ def load(path: Path, name: str, task: str | None, dtype: str | None) -> Loaded:
         # Imported here: the gguf package takes a quarter of a second.
         from mlx_jina.weights import gguf_model
 
-        files = gguf_model.read(path, packed=False)
+        files = gguf_model.read(path, packed=device.on_gpu())
     else:
         files = folder.read(path, task, merged=entry is not None and len(entry.tasks) == 1)
     entry = entry or next((catalog.find(adapter.base) for adapter in files.adapters.values()), None)
@@ -89,11 +93,16 @@ def load(path: Path, name: str, task: str | None, dtype: str | None) -> Loaded:
         _say_licence(entry.repo, entry.license)
     tasks = _tasks(files, entry, task)
     own_default = files.default_prompt_name or (entry.default_prompt_name if entry else None)
+    if own_default is None and prompts.tasks_with_prompts(files.prompts):
+        own_default = prompts.QUERY
 
-    model = models.build(files.config, files.tensors)
+    try:
+        model = models.build(files.config, files.tensors)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from None
     assert isinstance(model, nn.Module)
     tensors = {key: value for key, value in files.tensors.items() if not key.startswith(model.unused)}
-    chosen = _dtype(model, checkpoint.stored_dtype(tensors.values()), dtype)
+    chosen = _dtype(model, checkpoint.stored_dtype(tensors.values()), files.exact_dtype, dtype)
     packed = quantize.is_quantized(files.config) and device.on_gpu()
     if packed:
         quantize.quantize_model(model, tensors, files.config)

@@ -12,19 +12,41 @@ _SYNONYMS = {"document": "passage", "passage": "document"}
 _SYMMETRIC = ("text-matching", "clustering", "classification", "separation")
 
 
-def prefix(prompts: Mapping[str, str], default: str | None, prompt_name: str | None, prompt: str | None) -> str:
-    """The prefix of every text: `prompt` itself if given, else the one named, else the default one."""
+def _key(prompts: Mapping[str, str], name: str, task: str | None) -> str | None:
+    """What the model itself calls a prompt: some have a query's and a document's for each task."""
+    names = (name, _SYNONYMS.get(name, name))
+    return next((key for own in names for key in (f"{task}_{own}", own) if key in prompts), None)
+
+
+def prefix(
+    prompts: Mapping[str, str],
+    default: str | None,
+    prompt_name: str | None,
+    prompt: str | None,
+    task: str | None = None,
+    tasks: Sequence[str] = (),
+) -> str:
+    """The prefix of every text: `prompt` itself if given, else the one named, else the default one.
+
+    Where each of `tasks` has its own, those of `task` are meant, or of the first.
+    """
     if prompt is not None:
         return prompt
     name = prompt_name if prompt_name is not None else default
     if name is None:
         return ""
-    if name not in prompts:
-        name = _SYNONYMS.get(name, name)
-    if name not in prompts:
+    key = _key(prompts, name, task or next(iter(tasks), None))
+    if key is None:
         known = ", ".join(prompts) or "none: this model was trained without prompts"
         raise InputError(f"prompt_name={prompt_name or default!r} is unknown to this model (known: {known})")
-    return prompts[name]
+    if f"{task}_{QUERY}" in prompts and not key.startswith(f"{task}_"):
+        raise InputError(f"task={task!r} and prompt_name={prompt_name!r} contradict each other; give one of them")
+    return prompts[key]
+
+
+def tasks_with_prompts(prompts: Mapping[str, str]) -> tuple[str, ...]:
+    """Tasks that have a query's prompt of their own, by the names that sentence-transformers' files give them."""
+    return tuple(name.removesuffix(f"_{QUERY}") for name in prompts if name.endswith(f"_{QUERY}"))
 
 
 def split_task(task: str) -> tuple[str, str | None]:
@@ -55,4 +77,7 @@ def of_side(
 ) -> str | None:
     """The first of a side's prompt names that the model has; None for a task that has no sides."""
     own = task or (tasks[0] if len(tasks) == 1 else None)
-    return None if own in _SYMMETRIC else next((name for name in names if name in prompts), None)
+    if own in _SYMMETRIC:
+        return None
+    scope = split_task(task)[0] if task else next(iter(tasks), None)
+    return next((name for name in names if _key(prompts, name, scope)), None)

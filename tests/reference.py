@@ -110,13 +110,13 @@ def rotary(x: Array, theta: float) -> Array:
 
 
 def qwen3(weights: dict[str, Any], config: dict[str, Any], ids: npt.NDArray[Any], causal: bool = True) -> Array:
-    """Hidden states (L, D) of one text after the last norm."""
+    """Hidden states (L, D) of one text after the last norm; without norms on queries EuroBERT's or Qwen2's."""
     w = {name: np.asarray(value, dtype=np.float64) for name, value in weights.items()}
     heads, kv_heads = config["num_attention_heads"], config["num_key_value_heads"]
     eps, theta, length = config["rms_norm_eps"], config["rope_theta"], len(ids)
 
     def linear(name: str, x: Array) -> Array:
-        return x @ w[f"{name}.weight"].T
+        return x @ w[f"{name}.weight"].T + w.get(f"{name}.bias", 0.0)
 
     def norm(name: str, x: Array) -> Array:
         return rms_norm(x, w[f"{name}.weight"], eps)
@@ -133,8 +133,9 @@ def qwen3(weights: dict[str, Any], config: dict[str, Any], ids: npt.NDArray[Any]
             split(linear(f"{layer}.self_attn.{part}_proj", h), count)
             for part, count in (("q", heads), ("k", kv_heads), ("v", kv_heads))
         )
-        q = rotary(norm(f"{layer}.self_attn.q_norm", q), theta)
-        k = rotary(norm(f"{layer}.self_attn.k_norm", k), theta)
+        if f"{layer}.self_attn.q_norm.weight" in w:
+            q, k = norm(f"{layer}.self_attn.q_norm", q), norm(f"{layer}.self_attn.k_norm", k)
+        q, k = rotary(q, theta), rotary(k, theta)
         # Query head h reads key head h // (heads / kv_heads).
         k, v = (np.repeat(part, heads // kv_heads, axis=0) for part in (k, v))
         scores = q @ k.transpose(0, 2, 1) / math.sqrt(q.shape[-1]) + future

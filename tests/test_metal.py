@@ -14,7 +14,8 @@ import pytest
 from mlx_jina import attention, batching, device, memory, models
 from mlx_jina.models.jina_bert import JinaBert
 from mlx_jina.weights import checkpoint
-from tests import checkpoints
+from tests import checkpoints, decoder_checkpoints
+from tests.models import bare
 
 # Primitives with an `eval_gpu` in mlx/backend/metal or mlx/backend/gpu (MLX 0.31 and 0.32) that an encoder
 # may need. Those that throw there (SVD, Load, Cholesky, ...) are the ones to keep out.
@@ -61,6 +62,31 @@ def test_every_primitive_has_a_metal_kernel(layout: str) -> None:
     assert used <= METAL
 
 
+DECODERS = ("qwen3", "eurobert", "qwen2")
+
+
+def decoder(name: str, dtype: mx.Dtype = mx.float32) -> models.Model:
+    """Two layers with heads of 64, the width that v5-nano and code-0.5b have."""
+    shape = {"hidden": 128, "layers": 2, "heads": 2, "intermediate": 96, "vocab": 128}
+    if name == "eurobert":
+        config = decoder_checkpoints.nano_config(**shape)
+        return bare.build(config, decoder_checkpoints.nano_weights(config), dtype)
+    if name == "qwen2":
+        config = decoder_checkpoints.code_config(**shape, kv_heads=1)
+        return bare.build(config, decoder_checkpoints.code_weights(config), dtype)
+    config = checkpoints.v5_small_config(**shape, kv_heads=1, head_dim=64)
+    return bare.build(config, checkpoints.v5_small_weights(config), dtype)
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_every_primitive_of_a_decoder_has_a_metal_kernel(name: str) -> None:
+    texts = [np.arange(length, dtype=np.int32) for length in (9, 9, 4)]
+    batch = batching.flatten(texts, np.arange(3))
+    used = primitives(decoder(name)(mx.array(batch.ids), batch.runs))
+    assert {"Matmul", "Softmax", "Gather"} <= used
+    assert used <= METAL
+
+
 def test_the_check_can_fail() -> None:
     assert not primitives(mx.linalg.cholesky(mx.eye(2), stream=mx.cpu)) <= METAL
 
@@ -102,7 +128,26 @@ class TestFusedAttention:
             if dtype != mx.bfloat16:  # which Python's buffers cannot express
                 assert strides(mask)[-1] == mask.itemsize
 
-    @pytest.mark.parametrize(("hidden", "heads"), [(512, 8), (768, 12), (256, 4)])
+    @pytest.mark.parametrize("dtype", [mx.bfloat16, mx.float32])
+    @pytest.mark.parametrize("name", DECODERS)
+    def test_decoders(self, calls: list[dict[str, Any]], name: str, dtype: mx.Dtype) -> None:
+        texts = [np.arange(length, dtype=np.int32) for length in (100, 9, 3)]
+        batch = batching.flatten(texts, np.arange(3))
+        mx.eval(decoder(name, dtype)(mx.array(batch.ids), batch.runs))
+        # The first layer in two blocks for 100 tokens, the last with one query for each text.
+        assert len(calls) == (2 + 1 + 1) + 3
+        for call in calls:
+            q, k, v = (call[part] for part in ("q", "k", "v"))
+            assert q.shape[-1] == k.shape[-1] == v.shape[-1] == 64
+            assert q.shape[2] <= k.shape[2]
+            assert {part.dtype for part in (q, k, v)} == {dtype}
+            # No mask is ever written out.
+            assert call.get("mask") == (None if name == "eurobert" else "causal")
+        assert [call["q"].shape[2] for call in calls[-3:]] == [1, 1, 1]
+
+    @pytest.mark.parametrize(
+        ("hidden", "heads"), [(512, 8), (768, 12), (256, 4), (2048, 16), (896, 14), (1536, 12)]
+    )
     def test_published_head_widths_are_fused(self, hidden: int, heads: int) -> None:
         assert hidden // heads in attention.FUSED_WIDTHS
 

@@ -1,4 +1,4 @@
-"""Published vectors of the real v5-small: `pytest -m network` on a machine that can reach the hub."""
+"""Published vectors of the real v5 models: `pytest -m network` on a machine that can reach the hub."""
 
 from __future__ import annotations
 
@@ -195,3 +195,127 @@ def test_vectors(model: mlx_jina.Encoder, prompt_name: str, text: str) -> None:
 @pytest.mark.parametrize(("text", "_ids", "cosine"), FIXTURES)
 def test_cosines(model: mlx_jina.Encoder, text: str, _ids: list[int], cosine: float) -> None:
     assert float(model.encode_query(text) @ model.encode_document(text)) == pytest.approx(cosine, abs=2e-3)
+
+
+# hanxiao/omni-macos, Fixtures/golden_v5_nano.json (Apache-2.0): jina-embeddings-v5-text-nano, as above; the first
+# two ids become [7676, 25] for documents.
+NANO_FIXTURES = [
+    ("What is the capital of France?", [2929, 25, 3639, 374, 279, 6864, 315, 9822, 30, 128001], 0.8801),
+    (
+        "Die Hauptstadt von Deutschland ist Berlin.",
+        [2929, 25, 8574, 91031, 45378, 6675, 46079, 6127, 20437, 13, 128001],
+        0.8641,
+    ),
+    (
+        "def cosine(a, b):\n    return sum(x*y for x, y in zip(a, b))",
+        [
+            2929,
+            25,
+            711,
+            76359,
+            2948,
+            11,
+            293,
+            997,
+            262,
+            471,
+            2694,
+            2120,
+            34347,
+            369,
+            865,
+            11,
+            379,
+            304,
+            10521,
+            2948,
+            11,
+            293,
+            595,
+            128001,
+        ],
+        0.9338,
+    ),
+    ("a", [2929, 25, 264, 128001], 0.7453),
+]
+
+# The first 16 components, by prompt and text.
+NANO_FIRST_16 = {
+    ("query", "What is the capital of France?"): [
+        -0.06515,
+        0.028427,
+        0.03505,
+        -0.002399,
+        -0.027109,
+        0.031031,
+        0.008354,
+        0.028327,
+        -0.083952,
+        0.016872,
+        0.014494,
+        0.003361,
+        -0.098788,
+        -0.000924,
+        0.014385,
+        0.013554,
+    ],
+    ("passage", "What is the capital of France?"): [
+        -0.039698,
+        0.027909,
+        0.025775,
+        0.011448,
+        -0.018045,
+        0.012108,
+        0.010377,
+        0.036954,
+        -0.077632,
+        -0.001703,
+        0.015064,
+        -0.027758,
+        -0.094691,
+        0.004801,
+        0.02677,
+        0.021691,
+    ],
+    ("query", "def cosine(a, b):\n    return sum(x*y for x, y in zip(a, b))"): [
+        -0.067027,
+        0.018623,
+        0.048871,
+        0.009509,
+        0.030391,
+        0.03275,
+        0.018102,
+        -0.015197,
+        -0.074331,
+        -0.001567,
+        0.035476,
+        0.004555,
+        -0.085246,
+        -0.079467,
+        -0.003308,
+        0.017093,
+    ],
+}
+
+
+@pytest.fixture(scope="module")
+def nano() -> mlx_jina.Encoder:
+    return mlx_jina.load("v5-nano", task="retrieval", dtype="float32")
+
+
+@pytest.mark.parametrize(("text", "ids", "_cosine"), NANO_FIXTURES)
+def test_nano_token_ids(nano: mlx_jina.Encoder, text: str, ids: list[int], _cosine: float) -> None:
+    assert nano.tokenize(["Query: " + text, "Document: " + text]) == [ids, [7676, *ids[1:]]]
+
+
+@pytest.mark.parametrize(("prompt_name", "text"), NANO_FIRST_16)
+def test_nano_vectors(nano: mlx_jina.Encoder, prompt_name: str, text: str) -> None:
+    published = np.array(NANO_FIRST_16[prompt_name, text])
+    found = nano.encode(text, prompt_name=prompt_name)[:16]
+    assert found @ published / np.linalg.norm(found) / np.linalg.norm(published) >= 0.9999
+    assert np.linalg.norm(found) == pytest.approx(np.linalg.norm(published), rel=1e-2)
+
+
+@pytest.mark.parametrize(("text", "_ids", "cosine"), NANO_FIXTURES)
+def test_nano_cosines(nano: mlx_jina.Encoder, text: str, _ids: list[int], cosine: float) -> None:
+    assert float(nano.encode_query(text) @ nano.encode_document(text)) == pytest.approx(cosine, abs=2e-3)

@@ -35,6 +35,20 @@ def _their_warnings() -> Iterator[None]:
 
 def qwen3(folder: Path, task: str | None = None, dtype: str = "float32") -> Any:
     """`Qwen3Model` with the folder's base weights and, through peft, one adapter."""
+    return _decoder("Qwen3", folder, task, dtype)
+
+
+def eurobert(folder: Path, task: str | None = None, dtype: str = "float32") -> Any:
+    """`EuroBertModel` with the folder's base weights and, through peft, one adapter."""
+    return _decoder("EuroBert", folder, task, dtype)
+
+
+def qwen2(folder: Path, dtype: str = "float32") -> Any:
+    """`Qwen2Model` with the folder's weights."""
+    return _decoder("Qwen2", folder, None, dtype)
+
+
+def _decoder(name: str, folder: Path, task: str | None, dtype: str) -> Any:
     with _their_warnings():
         torch = pytest.importorskip("torch", reason=REASON)
         transformers = pytest.importorskip("transformers", reason=REASON)
@@ -42,10 +56,12 @@ def qwen3(folder: Path, task: str | None = None, dtype: str = "float32") -> Any:
         load_file = pytest.importorskip("safetensors.torch", reason=REASON).load_file
         config = read_json(folder / "config.json")
         names = ("model_type", "architectures", "auto_map", "torch_dtype", "transformers_version", "task_names")
-        settings = transformers.Qwen3Config(**{key: value for key, value in config.items() if key not in names})
+        settings = getattr(transformers, f"{name}Config")(
+            **{key: value for key, value in config.items() if key not in names}
+        )
         assert settings.rope_parameters["rope_theta"] == config["rope_theta"]
         with torch.device("meta"):
-            model = transformers.Qwen3Model(settings)
+            model = getattr(transformers, f"{name}Model")(settings)
         model.rotary_emb = type(model.rotary_emb)(settings)
         tensors = {
             name: x.to(getattr(torch, dtype)) for name, x in load_file(folder / "model.safetensors").items()

@@ -54,9 +54,7 @@ TOKENIZER = {
 }
 MODULES = [
     {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
-    for i, (path, kind) in enumerate(
-        (("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize"))
-    )
+    for i, (path, kind) in enumerate((("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize")))
 ]
 POOLING = {
     "word_embedding_dimension": student.HIDDEN,
@@ -81,9 +79,7 @@ def write_weights(weights: Path, out: Path) -> None:
         half = value.astype(mx.float16)
         if quantised(name, value.shape):
             stem = name.removesuffix(".weight")
-            tensors[name], tensors[f"{stem}.scales"], tensors[f"{stem}.biases"] = mx.quantize(
-                half, GROUP, BITS
-            )
+            tensors[name], tensors[f"{stem}.scales"], tensors[f"{stem}.biases"] = mx.quantize(half, GROUP, BITS)
         else:
             tensors[name] = half
     mx.save_safetensors(str(out), tensors, metadata={"format": "mlx"})

@@ -69,9 +69,7 @@ class Lexicon:
             if key := self.first.get(f"{word}.{pos}"):
                 parents = self.synsets[key].hypernyms
                 keys = [c for p in parents for c in self.children[p] if c != key]
-                out += [
-                    w for c in keys for w in self.synsets[c].lemmas if self.count.get(f"{w}.{pos}", 0) > 1
-                ]
+                out += [w for c in keys for w in self.synsets[c].lemmas if self.count.get(f"{w}.{pos}", 0) > 1]
                 if out:
                     break
         return out

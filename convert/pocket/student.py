@@ -154,9 +154,9 @@ class Student(nn.Module):
         inside = torch.arange(shape[1]) < lengths[:, None]
         places = inside.flatten().nonzero().squeeze(1)
         emb: Any = self.embeddings
-        x = emb["LayerNorm"](
-            emb["word_embeddings"](torch.cat(ids)) + emb["token_type_embeddings"].weight[0]
-        ).to(dtype)
+        x = emb["LayerNorm"](emb["word_embeddings"](torch.cat(ids)) + emb["token_type_embeddings"].weight[0]).to(
+            dtype
+        )
         bias = alibi(shape[1], HEADS, dtype).masked_fill(~inside[:, None, None, :], -torch.inf)
         layers: Any = self.encoder["layer"]
         for layer in layers:

@@ -133,9 +133,7 @@ class Synthesiser:
             verb2, _, kind2 = self.rng.choice(w.LEAD_VERBS)
             targets = w.LEAD_OBJECTS.get(kind, self.countries)
             role, what = self.pick(w.ROLES), self.pick(targets)
-            who = self.pick(
-                [f"{place}'s {role}", f"{place} {role}", place, f"{role} {self.pick(self.names)}"]
-            )
+            who = self.pick([f"{place}'s {role}", f"{place} {role}", place, f"{role} {self.pick(self.names)}"])
             return [
                 phrase(who, verb, what),
                 phrase(who, same, what) + self.maybe(f" in {self.pick(self.cities)}", 0.3),

@@ -61,9 +61,7 @@ SOURCES: dict[str, str] = {
     "iso-codes": "LGPL-2.1+",
 }
 
-STOP = frozenset(
-    "the of and to a in is it that for with as be on by this are or from an at not you can".split()
-)
+STOP = frozenset("the of and to a in is it that for with as be on by this are or from an at not you can".split())
 TAG = re.compile(r"<[^>]+>")
 BLOCK = re.compile(
     r"<(p|li|dd|dt|h1|h2|h3|title|td|item|div)\b[^>]*>(.*?)(?=</\1>|<(?:p|li|dd|dt|h[1-6]|ul|ol|table|pre|div)\b)",
@@ -125,9 +123,7 @@ def of_man(text: str) -> list[str]:
 
 
 def of_pod(text: str) -> list[str]:
-    paragraphs = [
-        p for p in re.split(r"\n\s*\n", text) if not p.startswith((" ", "\t", "=cut", "=over", "=back"))
-    ]
+    paragraphs = [p for p in re.split(r"\n\s*\n", text) if not p.startswith((" ", "\t", "=cut", "=over", "=back"))]
     paragraphs = [re.sub(r"^=\w+\s*", "", p) for p in paragraphs]
     return [squeeze(re.sub(r"[A-Z]<+\s*([^<>]*?)\s*>+", r"\1", p)) for p in paragraphs]
 

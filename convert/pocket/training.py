@@ -147,9 +147,7 @@ def train(
             if step % 100 == 0:
                 mean, sums = sums / 100, np.zeros(2)
                 pace = tokens / (time.time() - begin)
-                print(
-                    f"{step} {progress:.3f} cos {mean[0]:.4f} sim {mean[1]:.5f} {pace:.0f} tok/s", flush=True
-                )
+                print(f"{step} {progress:.3f} cos {mean[0]:.4f} sim {mean[1]:.5f} {pace:.0f} tok/s", flush=True)
             if time.time() - saved > 600:
                 saved = time.time()
                 save(model, {"steps": step, "tokens": tokens, "texts": texts, "epochs": epoch})

@@ -37,8 +37,7 @@ def choose(vocab: dict[str, int], counts: Counter[str], size: int) -> list[str]:
     candidates = [t for t in vocab if t.isascii() and not t.startswith("[unused") and not essential(t)]
     # Pieces of words can be spelt with shorter pieces; whole words have only their own vector.
     rank = {
-        t: min(vocab[t] * (1.6 if t.startswith("##") else 1.0), by_count.get(t, 10**6) * 1.2)
-        for t in candidates
+        t: min(vocab[t] * (1.6 if t.startswith("##") else 1.0), by_count.get(t, 10**6) * 1.2) for t in candidates
     }
     kept = {t for t in vocab if essential(t)}
     kept.update(sorted(candidates, key=lambda t: rank[t])[: size - len(kept)])

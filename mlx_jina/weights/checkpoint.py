@@ -29,6 +29,8 @@ class Checkpoint:
     default_prompt_name: str | None = None
     # By task; empty for a model with one vector space, or with its task merged.
     adapters: Mapping[str, Adapter] = field(default_factory=dict)
+    # The smallest dtype that holds the scales of packed weights without rounding, where a reader knows it.
+    exact_dtype: mx.Dtype | None = None
 
 
 def stored_dtype(tensors: Iterable[mx.array]) -> mx.Dtype:
@@ -74,7 +76,8 @@ def digest(model: nn.Module) -> str:
                 continue
             scales, biases = (module[part].astype(mx.float32) for part in ("scales", "biases"))
             tensor = mx.dequantize(tensor, scales, biases, module.group_size, module.bits)
-        values = tensor.astype(mx.float32)
+        # A zero may be negative in one format and not in another.
+        values = tensor.astype(mx.float32) + 0
         mx.eval(values)
         sha.update(f"{name}{values.shape}".encode())
         sha.update(memoryview(values))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,21 +16,18 @@ import mlx.core as mx
 from gguf import GGMLQuantizationType as Type
 from tqdm import tqdm
 
-from mlx_jina import catalog, hub
-from mlx_jina.errors import CheckpointError, InputError
-from mlx_jina.tokens import Tokenizer
+from mlx_jina.errors import InputError
 from mlx_jina.weights import (
-    folder,
     gguf_blocks,
     gguf_file,
     gguf_model,
     gguf_tokenizer,
-    lora,
+    gguf_types,
     names,
-    quantize,
     safetensors_file,
 )
-from mlx_jina.weights.gguf_file import GGUF
+from mlx_jina.weights.safetensors_file import Layout, Output
+from mlx_jina.weights.source import Source, Weight, open_source
 
 DTYPES = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16}
 BITS, GROUP_SIZES = (4, 6, 8), (32, 64, 128)
@@ -37,157 +35,23 @@ BITS, GROUP_SIZES = (4, 6, 8), (32, 64, 128)
 _NEVER_QUANTIZED = ("embeddings.token_type_embeddings",)
 
 
-@dataclass(frozen=True)
-class Weight:
-    """One tensor that can be made when needed, and is then kept by nobody."""
-
-    shape: tuple[int, ...]
-    dtype: mx.Dtype
-    make: Callable[[], mx.array]
-
-
-@dataclass(frozen=True)
-class Source:
-    """A checkpoint opened for conversion."""
-
-    path: Path
-    config: dict[str, Any]
-    weights: dict[str, Weight]
-    tokenizer: Tokenizer
-    tokenizer_json: str
-    prompts: Mapping[str, str]
-    default_prompt_name: str | None
-    general: dict[str, Any]
-    # Modules of a .gguf whose blocks MLX can hold as they are.
-    packed: gguf_model.Tensors | None = field(default=None)
-
-
-def _from_gguf(path: Path, task: str | None) -> Source:
-    if task is not None:
-        raise InputError(f"{path} is one file without adapters; --task needs a folder that has them")
-    file = GGUF(path)
-    config, tensors = gguf_model.open_tensors(file, packed=True)
-    tokenizer, raw = gguf_tokenizer.read(file)
-    stored = gguf_model._json(file, gguf_model.PROMPTS)
-
-    def weight(name: str) -> Weight:
-        return Weight(tensors.shape(name), tensors.dtype(name), lambda: tensors[name])
-
-    return Source(
-        path=path,
-        config=config,
-        weights={name: weight(name) for name in tensors},
-        tokenizer=tokenizer,
-        tokenizer_json=raw,
-        prompts=stored.get("prompts") or {},
-        default_prompt_name=stored.get("default_prompt_name"),
-        general={
-            key.removeprefix("general."): value
-            for key, value in file.metadata.items()
-            if key.startswith("general.")
-            and key.removeprefix("general.") not in ("architecture", "type", "file_type", "quantization_version")
-            and key != "general.alignment"
-        },
-        packed=tensors,
-    )
-
-
-def _plain(config: Mapping[str, Any], tensors: dict[str, mx.array]) -> dict[str, Weight]:
-    """Full weights of a folder's tensors; quantised ones are expanded. Takes the tensors out of the dictionary."""
-
-    def weight(name: str) -> Weight:
-        held = tensors[name]
-        module = name.removesuffix(".weight")
-        if f"{module}.scales" not in tensors or not name.endswith(".weight"):
-            # Once read, an array keeps its data: the last reference has to go with it.
-            shape, dtype = held.shape, held.dtype
-            return Weight(shape, dtype, lambda: tensors.pop(name))
-        parts = {f"{module}.{part}": tensors[f"{module}.{part}"] for part in ("weight", "scales", "biases")}
-        scales = parts[f"{module}.scales"]
-        columns = scales.shape[-1] * quantize._parameters(config, module)["group_size"]
-
-        def expand() -> mx.array:
-            mine = {key: tensors.pop(key) for key in parts}
-            return quantize.dequantize(mine, config, mx.float32)[name]
-
-        shape = (*scales.shape[:-1], columns)
-        parts = dict.fromkeys(parts, mx.array(0))
-        return Weight(shape, mx.float32, expand)
-
-    return {
-        name: weight(name)
-        for name in tensors
-        if not (name.endswith((".scales", ".biases")) and f"{name.rpartition('.')[0]}.weight" in tensors)
-    }
-
-
-def _with_adapter(weights: dict[str, Weight], adapter: lora.Adapter) -> dict[str, Weight]:
-    """Weights with an adapter fused in when their turn comes."""
-    for module in adapter.pairs:
-        if f"{module}.weight" not in weights:
-            raise CheckpointError(f"{adapter.path}: it changes {module}, which does not exist in the base model")
-
-    def fused(name: str, plain: Weight) -> Weight:
-        module = name.removesuffix(".weight")
-        if module not in adapter.pairs or not name.endswith(".weight"):
-            return plain
-        own = lora.Adapter(adapter.path, adapter.base, {module: adapter.pairs[module]})
-        return Weight(plain.shape, plain.dtype, lambda: lora.fuse({name: plain.make()}, own)[name])
-
-    return {name: fused(name, plain) for name, plain in weights.items()}
-
-
-def _from_folder(path: Path, task: str | None, entry: catalog.Entry | None) -> Source:
-    merged = entry is not None and len(entry.tasks) == 1
-    files = folder.read(path, task, merged=merged)
-    if files.adapters and task is None:
-        raise InputError(
-            f"{path} has an adapter for each task; choose one with --task: {', '.join(files.adapters)}"
-        )
-    entry = entry or next((catalog.find(adapter.base) for adapter in files.adapters.values()), None)
-    config = dict(files.config)
-    weights = _plain(config, files.tensors)
-    for adapter in files.adapters.values():
-        weights = _with_adapter(weights, adapter)
-    general: dict[str, Any] = {"name": entry.repo.rpartition("/")[2] if entry else path.name}
-    if task is not None:
-        general["finetune"] = task
-        config["task_names"] = [task]
-        if config.get("model_type") == "jina_embeddings_v5":
-            # With its adapter fused it is an ordinary model, and no longer asks for files beside it.
-            config.update(model_type="qwen3", architectures=["Qwen3Model"])
-    if entry is not None:
-        general["license"] = entry.license
-        if "/" in entry.repo:
-            general["source.url"] = f"https://huggingface.co/{entry.repo}"
-    if path.parent.name == "snapshots":
-        general["source.revision"] = path.name
-    general.update(config.pop("gguf", {}))
-    return Source(
-        path=path,
-        config=config,
-        weights=weights,
-        tokenizer=files.tokenizer,
-        tokenizer_json=(path / "tokenizer.json").read_text(encoding="utf-8"),
-        prompts=files.prompts or (entry.prompts if entry else {}),
-        default_prompt_name=files.default_prompt_name or (entry.default_prompt_name if entry else None),
-        general=general,
-    )
-
-
-def open_source(name: str, task: str | None = None) -> Source:
-    """A model's name, folder or .gguf, opened without reading its weights."""
-    path = hub.resolve(name, task=task)
-    if not path.is_dir():
-        return _from_gguf(path, task)
-    return _from_folder(path, task, catalog.find(name) or catalog.find(path.name))
-
-
 @contextmanager
 def _progress(total: int, show: bool | None) -> Iterator[Callable[[int], object]]:
     disable = None if show is None else not show
     with tqdm(total=total, desc="Converting", unit="B", unit_scale=True, disable=disable) as bar:
         yield bar.update
+
+
+def _check_target(target: Path, force: bool) -> None:
+    if target.exists() and not force:
+        raise InputError(f"{target} exists already; --force replaces it")
+    if not target.parent.is_dir():
+        raise InputError(f"the folder {target.parent} does not exist")
+
+
+def _refuse_source(target: Path, source: Source) -> None:
+    if target.exists() and os.path.samefile(target, source.path):
+        raise InputError(f"{target} is also the source")
 
 
 def to_gguf(
@@ -200,59 +64,56 @@ def to_gguf(
     show_progress: bool | None = None,
 ) -> None:
     """Write a checkpoint as one .gguf that llama.cpp and `mlx_jina.load` take."""
-    if kind.upper() not in gguf_blocks.WRITABLE:
+    kind = kind.upper()
+    if kind not in gguf_types.FILE_TYPES:
         raise InputError(
-            f"type {kind!r} is not one of {', '.join(gguf_blocks.WRITABLE)}; llama.cpp's llama-quantize makes "
+            f"type {kind!r} is not one of {', '.join(gguf_types.FILE_TYPES)}; llama.cpp's llama-quantize makes "
             "others from an F32 or F16 file"
         )
-    if target.exists() and not force:
-        raise InputError(f"{target} exists already; --force replaces it")
-    wanted = Type[kind.upper()]
+    _check_target(target, force)
+    if target.is_dir():
+        raise InputError(f"{target} is a folder; a .gguf is one file")
     opened = open_source(source, task)
-    if target.exists() and opened.path.exists() and os.path.samefile(target, opened.path):
-        raise InputError(f"{target} is also the source")
-    architecture = names.of_config(opened.config)
-    pieces = names.to_gguf(architecture, opened.weights)
+    _refuse_source(target, opened)
+    architecture = names.of_config(opened.path, opened.config)
+    pieces = names.to_gguf(opened.path, architecture, opened.weights)
     # Parts of one tensor follow each other, so that it is read once.
     order = {name: i for i, name in enumerate(opened.weights)}
     rows = sorted(pieces.items(), key=lambda item: (order[item[1].name], item[1].index))
     held: dict[str, mx.array] = {}
 
-    def make(piece: names.Piece, chosen: Type, last: bool) -> Any:
+    def make(piece: names.Piece, chosen: Type) -> Any:
         full = held.pop(piece.name) if piece.name in held else opened.weights[piece.name].make()
-        if not last:
+        if piece.index + 1 < piece.of:
             held[piece.name] = full
         size = full.shape[0] // piece.of
         return gguf_blocks.quantize(full[piece.index * size : (piece.index + 1) * size], chosen)
 
+    layers = int(opened.config["num_hidden_layers"])
     outputs = []
-    for position, (name, piece) in enumerate(rows):
+    for name, piece in rows:
         full = opened.weights[piece.name].shape
         shape = (full[0] // piece.of, *full[1:])
-        chosen = gguf_model.choose_type(name, shape, wanted)
-        last = position + 1 == len(rows) or rows[position + 1][1].name != piece.name
-        outputs.append(
-            gguf_file.Output(name, chosen, shape, lambda p=piece, c=chosen, z=last: make(p, c, z))  # type: ignore[misc]
-        )
-    metadata = gguf_model.metadata(
-        architecture, opened.config, wanted, opened.general, opened.prompts, opened.default_prompt_name
-    )
+        chosen = gguf_types.choose(name, shape, kind, layers)
+        outputs.append(gguf_file.Output(name, chosen, shape, partial(make, piece, chosen)))
+    metadata = gguf_model.metadata(opened, architecture, kind)
     metadata |= gguf_tokenizer.metadata(
-        opened.tokenizer_json, opened.tokenizer, opened.config["vocab_size"], opened.config.get("type_vocab_size")
+        opened.tokenizer_json,
+        opened.tokenizer,
+        opened.config["vocab_size"],
+        opened.config.get("type_vocab_size"),
+        gguf_tokenizer.pre_of_v2(opened.names, opened.weights),
     )
     with _progress(sum(output.nbytes for output in outputs), show_progress) as advance:
-        gguf_file.write(target, architecture.name, metadata, outputs, force=force, advance=advance)
+        gguf_file.write(target, architecture.name, metadata, outputs, advance)
 
 
-def _packed_output(opened: Source, module: str) -> safetensors_file.Output:
-    tensors = opened.packed
-    assert tensors is not None
+def _packed_output(tensors: gguf_model.Tensors, module: str) -> Output:
     shape, bits = tensors.shape(f"{module}.weight"), tensors.bits[module]
     groups = (*shape[:-1], shape[-1] // gguf_blocks.GROUP)
     # Whether float16 can hold the scales exactly shows only in the blocks themselves.
-    held = tensors.pack(module)
-    scale_dtype = mx.float16 if held.scales.dtype == "float16" else mx.float32
-    layout = {
+    scale_dtype = mx.float16 if tensors.pack(module).scales.dtype == "float16" else mx.float32
+    layout: Layout = {
         f"{module}.weight": ((*shape[:-1], shape[-1] * bits // 32), mx.uint32),
         f"{module}.scales": (groups, scale_dtype),
         f"{module}.biases": (groups, scale_dtype),
@@ -262,48 +123,89 @@ def _packed_output(opened: Source, module: str) -> safetensors_file.Output:
         packed = tensors.pack(module)
         return dict(zip(layout, map(mx.array, (packed.weight, packed.scales, packed.biases)), strict=True))
 
-    return safetensors_file.Output(layout, make)
+    return Output(layout, make)
+
+
+def _plain_output(name: str, weight: Weight, dtype: mx.Dtype) -> Output:
+    return Output({name: (weight.shape, dtype)}, lambda: {name: weight.make().astype(dtype)})
+
+
+def _quantized_output(module: str, weight: Weight, dtype: mx.Dtype, bits: int, group: int) -> Output:
+    rows, columns = weight.shape
+    layout: Layout = {
+        f"{module}.weight": ((rows, columns * bits // 32), mx.uint32),
+        f"{module}.scales": ((rows, columns // group), dtype),
+        f"{module}.biases": ((rows, columns // group), dtype),
+    }
+
+    def make() -> dict[str, mx.array]:
+        return dict(zip(layout, mx.quantize(weight.make().astype(dtype), group, bits), strict=True))
+
+    return Output(layout, make)
+
+
+def _renamed(output: Output, prefix: str) -> Output:
+    layout = {f"{prefix}{name}": kind for name, kind in output.layout.items()}
+    return Output(layout, lambda: {f"{prefix}{name}": array for name, array in output.make().items()})
 
 
 def _outputs(
     opened: Source, dtype: mx.Dtype | None, bits: int | None, group: int
-) -> tuple[list[safetensors_file.Output], dict[str, Any] | None]:
+) -> tuple[list[Output], dict[str, Any] | None]:
     """What goes into model.safetensors, and config.json's quantization block."""
-    outputs: list[safetensors_file.Output] = []
-    keep = opened.packed if opened.packed is not None and dtype is None and bits is None else None
-    quantized = False
+    outputs: list[Output] = []
+    keep = opened.packed if dtype is None and bits is None else None
+    block: dict[str, Any] | None = None
     for name, weight in opened.weights.items():
-        module = name.removesuffix(".weight")
+        module, _, leaf = name.rpartition(".")
         kind = dtype or weight.dtype
-        if keep is not None and name.endswith(".weight") and module in keep.bits:
-            outputs.append(_packed_output(opened, module))
-        elif (
-            bits is not None
-            and name.endswith(".weight")
-            and len(weight.shape) == 2
-            and not weight.shape[-1] % group
-            and module not in _NEVER_QUANTIZED
-        ):
-            quantized = True
-            layout: dict[str, tuple[tuple[int, ...], mx.Dtype]] = {
-                name: ((weight.shape[0], weight.shape[1] * bits // 32), mx.uint32),
-                f"{module}.scales": ((weight.shape[0], weight.shape[1] // group), kind),
-                f"{module}.biases": ((weight.shape[0], weight.shape[1] // group), kind),
-            }
-
-            def pack(weight: Weight = weight, kind: mx.Dtype = kind, keys: list[str] = list(layout)) -> Any:  # noqa: B006
-                return dict(zip(keys, mx.quantize(weight.make().astype(kind), group, bits), strict=True))
-
-            outputs.append(safetensors_file.Output(layout, pack))
+        matrix = leaf == "weight" and len(weight.shape) == 2 and module not in _NEVER_QUANTIZED
+        if keep is not None and leaf == "weight" and module in keep.bits:
+            block = gguf_model.quantization(keep.bits)
+            outputs.append(_packed_output(keep, module))
+        elif bits is not None and matrix and not weight.shape[-1] % group:
+            block = {"group_size": group, "bits": bits}
+            outputs.append(_quantized_output(module, weight, kind, bits, group))
         else:
+            outputs.append(_plain_output(name, weight, kind))
+    return outputs, block
 
-            def cast(name: str = name, weight: Weight = weight, kind: mx.Dtype = kind) -> dict[str, mx.array]:
-                return {name: weight.make().astype(kind)}
 
-            outputs.append(safetensors_file.Output({name: (weight.shape, kind)}, cast))
-    if keep is not None and keep.bits:
-        return outputs, gguf_model.quantization(keep.bits)
-    return outputs, {"group_size": group, "bits": bits} if quantized else None
+@contextmanager
+def _replacing_folder(target: Path) -> Iterator[Path]:
+    """A new folder beside `target` that takes its place at the end, or is removed on any error.
+
+    The old one is moved aside until the new one is there, so that one of them is always whole.
+    """
+    beside, aside = (target.with_name(f"{target.name}.{word}") for word in ("partial", "replaced"))
+    shutil.rmtree(beside, ignore_errors=True)
+    try:
+        beside.mkdir()
+        yield beside
+        if target.exists():
+            _remove(aside)
+            os.replace(target, aside)
+        try:
+            os.replace(beside, target)
+        except OSError:
+            if aside.exists():
+                os.replace(aside, target)
+            raise
+    except OSError as error:
+        shutil.rmtree(beside, ignore_errors=True)
+        code = error.errno or errno.EIO
+        raise OSError(code, os.strerror(code), error.filename or str(target)) from error
+    except BaseException:
+        shutil.rmtree(beside, ignore_errors=True)
+        raise
+    _remove(aside)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def to_mlx(
@@ -327,26 +229,22 @@ def to_mlx(
         raise InputError(f"bits {bits} is not one of {', '.join(map(str, BITS))}")
     if group_size not in GROUP_SIZES:
         raise InputError(f"group size {group_size} is not one of {', '.join(map(str, GROUP_SIZES))}")
-    if target.exists() and not force:
-        raise InputError(f"{target} exists already; --force replaces it")
-    if not target.parent.is_dir():
-        raise InputError(f"the folder {target.parent} does not exist")
+    _check_target(target, force)
     opened = open_source(source, task)
-    if target.exists() and os.path.samefile(target, opened.path):
-        raise InputError(f"{target} is also the source")
-    unused = names.of_config(opened.config).unused
-    for name in [name for name in opened.weights if name.startswith(unused)]:
+    _refuse_source(target, opened)
+    architecture = names.of_config(opened.path, opened.config)
+    for name in [name for name in opened.weights if name.startswith(architecture.unused)]:
         del opened.weights[name]
     outputs, block = _outputs(opened, DTYPES[dtype] if dtype else None, bits, group_size)
     config = {key: value for key, value in opened.config.items() if key != "quantization"}
+    if (prefix := architecture.mlx_prefix) and block is not None:
+        block = {f"{prefix}{key}" if isinstance(own, dict) else key: own for key, own in block.items()}
+    outputs = [_renamed(output, prefix) for output in outputs] if prefix else outputs
     if block is not None:
         config["quantization"] = block
     if opened.general:
         config["gguf"] = opened.general
-    beside = target.with_name(f"{target.name}.partial")
-    shutil.rmtree(beside, ignore_errors=True)
-    try:
-        beside.mkdir()
+    with _replacing_folder(target) as beside:
         _write_json(beside / "config.json", config)
         (beside / "tokenizer.json").write_text(opened.tokenizer_json, encoding="utf-8")
         if opened.prompts:
@@ -354,14 +252,6 @@ def to_mlx(
             _write_json(beside / "config_sentence_transformers.json", own)
         with _progress(sum(output.nbytes for output in outputs), show_progress) as advance:
             safetensors_file.write(beside / "model.safetensors", outputs, advance)
-        if target.is_dir():
-            shutil.rmtree(target)
-        elif target.exists():
-            target.unlink()
-        os.replace(beside, target)
-    except BaseException:
-        shutil.rmtree(beside, ignore_errors=True)
-        raise
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:

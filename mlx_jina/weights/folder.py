@@ -11,7 +11,7 @@ import mlx.core as mx
 from mlx_jina import prompts
 from mlx_jina.errors import CheckpointError
 from mlx_jina.tokens import Tokenizer
-from mlx_jina.weights import lora
+from mlx_jina.weights import lora, safetensors_file
 from mlx_jina.weights.checkpoint import Checkpoint
 
 
@@ -101,6 +101,7 @@ def read(folder: Path, task: str | None = None, merged: bool = False) -> Checkpo
         raise CheckpointError(f"{folder} lacks {', '.join(missing)} (it has: {found})")
     tensors: dict[str, mx.array] = {}
     for path in weight_files(folder):
+        safetensors_file.check(path)
         try:
             tensors.update(cast("dict[str, mx.array]", mx.load(str(path))))
         except RuntimeError as error:

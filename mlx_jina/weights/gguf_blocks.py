@@ -11,15 +11,14 @@ import numpy.typing as npt
 from gguf import GGMLQuantizationType as Type
 from gguf import quants
 
-from mlx_jina.errors import CheckpointError
+from mlx_jina.weights import gguf_kquants
 
 Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 
 GROUP = 32
-# What the gguf package can produce; it reads many more.
-WRITABLE = ("F32", "F16", "BF16", "Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0")
-_PLAIN = {Type.F32: (np.float32, mx.float32), Type.F16: (np.float16, mx.float16)}
+_K_TYPES = (Type.Q4_K, Type.Q5_K, Type.Q6_K)
+_PLAIN = {Type.F32: np.float32, Type.F16: np.float16}
 # Rows are converted in pieces of this many weights: the arithmetic takes several times their size.
 PIECE = 1 << 22
 
@@ -108,7 +107,8 @@ _REPACK: dict[Type, tuple[int, int, Callable[[Bytes], Groups]]] = {
     Type.Q4_K: (4, 144, _q4_k),
     Type.Q5_K: (5, 176, _q5_k),
 }
-REPACKABLE = frozenset(_REPACK)
+# Bits of the packed form, by type.
+REPACKABLE = {kind: bits for kind, (bits, *_) in _REPACK.items()}
 
 
 def _pack(q: Bytes, bits: int) -> npt.NDArray[np.uint32]:
@@ -151,35 +151,44 @@ def repack(raw: Bytes, kind: Type, columns: int) -> Packed:
     return Packed(weight, scales, biases, bits)
 
 
-def dequantize(raw: Bytes, kind: Type, shape: tuple[int, ...], name: str) -> mx.array:
-    """Blocks as an array of `shape`: F32, F16 and BF16 as they are, the others exactly in float32."""
+def dequantize(raw: Bytes, kind: Type, shape: tuple[int, ...]) -> mx.array:
+    """Blocks as an array of `shape`: F32, F16 and BF16 as they are, the others exactly in float32.
+
+    Raises NotImplementedError for the few types that the gguf package cannot decode either.
+    """
     if kind in _PLAIN:
-        return mx.array(raw.view(_PLAIN[kind][0]).reshape(shape))
+        return mx.array(raw.view(_PLAIN[kind]).reshape(shape))
     if kind is Type.BF16:
         return mx.array(raw.view(np.uint16).reshape(shape)).view(mx.bfloat16)
     values = np.empty((len(raw), shape[-1]), dtype=np.float32)
     at = 0
-    try:
-        # Overflowing scales become infinities, which the encoder reports as damaged weights.
-        with np.errstate(all="ignore"):
-            for piece in _pieces(raw, shape[-1]):
-                values[at : at + len(piece)] = quants.dequantize(piece, kind)
-                at += len(piece)
-    except NotImplementedError:
-        raise CheckpointError(f"tensor {name!r} has the type {kind.name}, which cannot be decoded here") from None
+    # Overflowing scales become infinities, which the encoder reports as damaged weights.
+    with np.errstate(all="ignore"):
+        for piece in _pieces(raw, shape[-1]):
+            values[at : at + len(piece)] = quants.dequantize(piece, kind)
+            at += len(piece)
     return mx.array(values.reshape(shape))
 
 
 def quantize(values: mx.array, kind: Type) -> npt.NDArray[Any]:
-    """An array as the bytes of a type in WRITABLE."""
-    if kind is Type.BF16 and values.dtype == mx.bfloat16:
-        return np.array(values.view(mx.uint16))
-    if kind is Type.F16:
-        # From bfloat16 too: one rounding, and never through a type with fewer bits.
-        return np.array(values.astype(mx.float32).astype(mx.float16))
-    if kind is Type.F32:
-        return np.array(values.astype(mx.float32))
+    """An array as the bytes of a type: all of F32, F16, BF16, Q8_0, Q4_0 to Q5_1 and Q4_K to Q6_K."""
     rows = values.reshape(-1, values.shape[-1])
     step = max(1, PIECE // rows.shape[-1])
-    pieces = (np.array(rows[at : at + step].astype(mx.float32)) for at in range(0, len(rows), step))
-    return np.concatenate([quants.quantize(piece, kind) for piece in pieces])
+    out: npt.NDArray[Any] | None = None
+    for at in range(0, len(rows), step):
+        made = _encode(rows[at : at + step], kind)
+        if out is None:
+            out = np.empty((len(rows), made.shape[-1]), dtype=made.dtype)
+        out[at : at + step] = made
+    if out is None:
+        raise ValueError("a tensor without rows")
+    return out
+
+
+def _encode(rows: mx.array, kind: Type) -> npt.NDArray[Any]:
+    if kind is Type.BF16 and rows.dtype == mx.bfloat16:
+        return np.array(rows.view(mx.uint16))
+    full = rows.astype(mx.float32)
+    if kind is Type.F16:
+        return np.array(full.astype(mx.float16))
+    return (gguf_kquants.quantize if kind in _K_TYPES else quants.quantize)(np.array(full), kind)

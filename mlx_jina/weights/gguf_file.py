@@ -10,12 +10,12 @@ import errno
 import mmap
 import os
 import struct
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import gguf
 import numpy as np
@@ -23,7 +23,7 @@ import numpy.typing as npt
 from gguf import GGMLQuantizationType as Type
 from gguf import GGUFValueType as Value
 
-from mlx_jina.errors import CheckpointError, InputError
+from mlx_jina.errors import CheckpointError
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -220,13 +220,16 @@ class GGUF:
         flat = np.frombuffer(self._data, np.uint8, entry.nbytes, entry.offset)
         return flat.reshape(prod(entry.shape[:-1]), -1)
 
-    def get(self, key: str, kind: type | tuple[type, ...], default: Any = None) -> Any:
-        """Metadata of a checked type; without a default it must be there."""
-        value = self.metadata.get(key, default)
-        if value is None and default is None:
-            raise CheckpointError(f"{self.path} lacks the metadata {key!r}")
-        wrong_bool = isinstance(value, bool) and kind is not bool
-        if value is not default and (wrong_bool or not isinstance(value, kind)):
+    def get(
+        self, key: str, kind: type | tuple[type, ...], default: Any = None, *, required: bool | None = None
+    ) -> Any:
+        """Metadata of a checked type. It must be there if `required`, by default if it has no default."""
+        if key not in self.metadata:
+            if default is None if required is None else required:
+                raise CheckpointError(f"{self.path} lacks the metadata {key!r}")
+            return default
+        value = self.metadata[key]
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
             raise CheckpointError(f"{self.path}: metadata {key!r} is {str(value)[:60]!r}, of the wrong type")
         return value
 
@@ -244,33 +247,20 @@ class Output:
     def nbytes(self) -> int:
         """Bytes in the file, without padding."""
         size = nbytes(self.type, self.shape)
-        assert size is not None
+        if size is None:
+            raise CheckpointError(
+                f"tensor {self.name!r} of type {self.type.name} cannot have the shape {self.shape}"
+            )
         return size
-
-
-@contextmanager
-def replacing(target: Path, force: bool) -> Iterator[Path]:
-    """A path beside `target` to write to, which becomes `target` at the end, or is removed on any error."""
-    if target.exists() and not force:
-        raise InputError(f"{target} exists already; --force replaces it")
-    if not target.parent.is_dir():
-        raise InputError(f"the folder {target.parent} does not exist")
-    beside = target.with_name(f"{target.name}.partial")
-    try:
-        yield beside
-        with beside.open("rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(beside, target)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
 
 
 def _add(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
     if isinstance(value, bool):
         writer.add_bool(key, value)
     elif isinstance(value, int):
-        writer.add_uint32(key, value)
+        (writer.add_int32 if value < 0 else writer.add_uint32 if value < 1 << 32 else writer.add_uint64)(
+            key, value
+        )
     elif isinstance(value, float):
         writer.add_float32(key, value)
     elif isinstance(value, str):
@@ -284,44 +274,53 @@ def write(
     architecture: str,
     metadata: Mapping[str, Any],
     outputs: Sequence[Output],
-    *,
-    force: bool = False,
     advance: Callable[[int], object] = lambda _: None,
 ) -> None:
-    """Write a .gguf, tensor after tensor. `advance` is told the bytes of each."""
-    with replacing(target, force) as beside:
-        writer = gguf.GGUFWriter(None, architecture)
-        for key, value in metadata.items():
-            if key != "general.architecture":
-                _add(writer, key, value)
-        for output in outputs:
-            # The writer infers dtypes of arrays; a raw type with the true shape needs no guess.
-            writer.add_tensor_info(
-                output.name, output.shape, np.dtype(np.float32), output.nbytes, raw_dtype=output.type
-            )
-        try:
-            writer.write_header_to_file(beside)
-            writer.write_kv_data_to_file()
-            writer.write_ti_data_to_file()
-            for output in outputs:
-                data = output.make()
-                if data.nbytes != output.nbytes:
-                    raise CheckpointError(f"{output.name} came out as {data.nbytes} bytes, not {output.nbytes}")
-                # GGUFWriter.write_tensor_data goes through ndarray.tofile, whose error has no errno.
-                writer.write_tensor_data(np.ascontiguousarray(data))
-                advance(output.nbytes)
-            writer.flush()
-        except OSError as error:
-            code = error.errno or errno.ENOSPC
-            raise OSError(code, os.strerror(code), str(target)) from error
-        finally:
-            _close(writer)
-
-
-def _close(writer: gguf.GGUFWriter) -> None:
-    # After a full disk closing flushes, and fails, once more; the first error is the one to report.
-    for file in writer.fout or ():
-        try:
+    """Write a .gguf beside `target`, tensor after tensor, and put it there. `advance` is told each one's bytes."""
+    beside = target.with_name(f"{target.name}.partial")
+    writer = gguf.GGUFWriter(None, architecture)
+    for key, value in metadata.items():
+        if key != "general.architecture":
+            _add(writer, key, value)
+    for output in outputs:
+        # The writer infers dtypes of arrays; a raw type with the true shape needs no guess.
+        writer.add_tensor_info(
+            output.name, output.shape, np.dtype(np.float32), output.nbytes, raw_dtype=output.type
+        )
+    try:
+        writer.write_header_to_file(beside)
+        writer.write_kv_data_to_file()
+        writer.write_ti_data_to_file()
+        for file in writer.fout or ():
+            _write_tensors(file, outputs, advance)
+            os.fsync(file.fileno())
             file.close()
-        except OSError:
-            continue
+        os.replace(beside, target)
+    except OSError as error:
+        _abandon(writer, beside)
+        code = error.errno or errno.EIO
+        raise OSError(code, os.strerror(code), str(target)) from error
+    except BaseException:
+        _abandon(writer, beside)
+        raise
+
+
+def _write_tensors(file: BinaryIO, outputs: Sequence[Output], advance: Callable[[int], object]) -> None:
+    # Not by GGUFWriter, which goes through ndarray.tofile: that forgets errno.
+    for output in outputs:
+        file.write(bytes(-file.tell() % gguf.GGUF_DEFAULT_ALIGNMENT))
+        data = np.ascontiguousarray(output.make())
+        if data.nbytes != output.nbytes:
+            raise CheckpointError(f"{output.name} came out as {data.nbytes} bytes, not {output.nbytes}")
+        file.write(data.reshape(-1).view(np.uint8).data)
+        advance(output.nbytes)
+    file.write(bytes(-file.tell() % gguf.GGUF_DEFAULT_ALIGNMENT))
+    file.flush()
+
+
+def _abandon(writer: gguf.GGUFWriter, beside: Path) -> None:
+    for file in writer.fout or ():
+        # After a full disk closing flushes, and fails, once more; the first error is the one to report.
+        with suppress(OSError):
+            file.close()
+    beside.unlink(missing_ok=True)

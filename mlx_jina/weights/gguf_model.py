@@ -4,24 +4,31 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 import numpy as np
 from gguf import GGMLQuantizationType as Type
-from gguf import LlamaFileType
 
 from mlx_jina.errors import CheckpointError
-from mlx_jina.weights import gguf_blocks, gguf_tokenizer, names
+from mlx_jina.weights import gguf_blocks, gguf_tokenizer, gguf_types, names
 from mlx_jina.weights.checkpoint import Checkpoint
-from mlx_jina.weights.gguf_file import GGUF, nbytes
+from mlx_jina.weights.gguf_file import GGUF
 from mlx_jina.weights.names import Architecture, Rows
+
+if TYPE_CHECKING:
+    from mlx_jina.weights.source import Source
 
 CONFIG, PROMPTS = "mlx-jina.config", "mlx-jina.prompts"
 # Stored whole in CONFIG, except what the file itself says or what would be wrong about it.
 _NOT_KEPT = ("quantization", "quantization_config", "auto_map", "_name_or_path", "gguf")
+# Keys that some converters leave out where the value follows from others, as llama.cpp takes it to do.
+_LEFT_OUT: Mapping[str, Callable[[Mapping[str, Any]], int]] = {
+    "attention.head_count_kv": lambda config: int(config["num_attention_heads"]),
+    "attention.key_length": lambda config: int(config["hidden_size"] // config["num_attention_heads"]),
+}
 POOLING = {0: "none", 1: "mean", 2: "cls", 3: "last", 4: "rank"}
 
 
@@ -40,9 +47,10 @@ class Tensors(Mapping[str, mx.array]):
     def _bits(self, name: str) -> int | None:
         kinds = {self.file.entries[rows.name].type for rows in self._parts[name]}
         kind = next(iter(kinds))
-        if len(kinds) > 1 or kind not in gguf_blocks.REPACKABLE or not name.endswith(".weight"):
+        matrix = name.endswith(".weight") and len(self.file.entries[self._parts[name][0].name].shape) == 2
+        if len(kinds) > 1 or kind not in gguf_blocks.REPACKABLE or not matrix:
             return None
-        return 8 if kind is Type.Q8_0 else 5 if kind in (Type.Q5_0, Type.Q5_1, Type.Q5_K) else 4
+        return gguf_blocks.REPACKABLE[kind]
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of the decoded tensor."""
@@ -65,22 +73,24 @@ class Tensors(Mapping[str, mx.array]):
 
     def _raw(self, rows: Rows) -> gguf_blocks.Bytes:
         raw = self.file.raw(rows.name)
-        return (
-            raw
-            if rows.stop is None
-            else raw.reshape(self.file.entries[rows.name].shape[0], -1)[rows.start : rows.stop]
-        )
+        if rows.stop is None:
+            return raw
+        return raw.reshape(self.file.entries[rows.name].shape[0], -1)[rows.start : rows.stop]
 
     def __getitem__(self, name: str) -> mx.array:
         self.shape(name)
         dtype = self.dtype(name)
-        pieces = [
-            gguf_blocks.dequantize(
-                self._raw(rows), self.file.entries[rows.name].type, self._shape(rows), rows.name
-            ).astype(dtype)
-            for rows in self._parts[name]
-        ]
+        pieces = [self._decode(rows).astype(dtype) for rows in self._parts[name]]
         return pieces[0] if len(pieces) == 1 else mx.concatenate(pieces)
+
+    def _decode(self, rows: Rows) -> mx.array:
+        kind = self.file.entries[rows.name].type
+        try:
+            return gguf_blocks.dequantize(self._raw(rows), kind, self._shape(rows))
+        except NotImplementedError:
+            raise CheckpointError(
+                f"{self.file.path}: tensor {rows.name!r} has the type {kind.name}, which cannot be decoded here"
+            ) from None
 
     def pack(self, module: str) -> gguf_blocks.Packed:
         """A module of `bits` in MLX's packed form."""
@@ -96,34 +106,60 @@ class Tensors(Mapping[str, mx.array]):
         return len(self._parts)
 
 
-def _number(file: GGUF, key: str) -> Any:
-    value = file.get(key, (int, float))
-    if isinstance(value, float):
+def _is_real(key: str) -> bool:
+    return key == "rope.freq_base" or "epsilon" in key
+
+
+def _number(file: GGUF, architecture: Architecture, key: str) -> int | float:
+    full = f"{architecture.name}.{key}"
+    if _is_real(key):
         # 1e-12 was narrowed to float32 on its way into the file: its shortest spelling is the one meant.
-        return float(str(np.float32(value)))
+        return float(str(np.float32(file.get(full, (int, float)))))
+    value: int = file.get(full, int)
+    if value <= 0:
+        raise CheckpointError(f"{file.path}: metadata {full!r} is {value}, which is no size")
     return value
+
+
+def _check_sizes(file: GGUF, architecture: Architecture, config: Mapping[str, Any]) -> None:
+    """Metadata against the tensors, before anything is built after it."""
+    blocks = {name.split(".")[1] for name in file.entries if name.startswith("blk.")}
+    wanted = {"block_count": (config["num_hidden_layers"], len(blocks))}
+    wanted["embedding_length"] = (config["hidden_size"], file.entries["token_embd.weight"].shape[-1])
+    if (down := file.entries.get("blk.0.ffn_down.weight")) is not None:
+        wanted["feed_forward_length"] = (config["intermediate_size"], down.shape[-1])
+    for key, (said, found) in wanted.items():
+        if said != found:
+            raise CheckpointError(
+                f"{file.path}: metadata '{architecture.name}.{key}' is {said}, but the tensors say {found}"
+            )
 
 
 def _config(file: GGUF, architecture: Architecture, stored: Mapping[str, Any]) -> dict[str, Any]:
     config = {**stored, **architecture.fixed}
     for ours, theirs in architecture.keys.items():
-        config[ours] = _number(file, f"{architecture.name}.{theirs}")
+        if theirs in _LEFT_OUT and f"{architecture.name}.{theirs}" not in file.metadata:
+            config[ours] = _LEFT_OUT[theirs](config)
+        else:
+            config[ours] = _number(file, architecture, theirs)
     rows = file.entries.get("token_embd.weight")
     if rows is None:
         raise CheckpointError(f"{file.path} has no tensor 'token_embd.weight'")
     config["vocab_size"] = rows.shape[0]
     if (types := file.entries.get("token_types.weight")) is not None:
         config["type_vocab_size"] = types.shape[0]
-    wanted = file.metadata.get(f"{architecture.name}.pooling_type", architecture.pooling)
+    wanted = file.get(f"{architecture.name}.pooling_type", int, architecture.pooling)
     if wanted != architecture.pooling:
         raise CheckpointError(
             f"{file.path}: it asks for {POOLING.get(wanted, wanted)} pooling, but {architecture.name} models are "
             f"pooled by {POOLING[architecture.pooling]}"
         )
+    _check_sizes(file, architecture, config)
     return config
 
 
-def _json(file: GGUF, key: str) -> dict[str, Any]:
+def stored_json(file: GGUF, key: str) -> dict[str, Any]:
+    """What mlx-jina keeps under a key of its own; empty in other people's files."""
     try:
         content = json.loads(file.get(key, str, "{}"))
     except (ValueError, RecursionError):
@@ -137,20 +173,20 @@ def open_tensors(file: GGUF, *, packed: bool = False) -> tuple[dict[str, Any], T
     """config.json's content, and the tensors under our names."""
     if file.metadata.get("general.type", "model") != "model":
         raise CheckpointError(f"{file.path} is an {file.metadata['general.type']}, not a model")
-    architecture = names.of_gguf(file.metadata.get("general.architecture"))
-    config = _config(file, architecture, _json(file, CONFIG))
+    architecture = names.of_gguf(file.path, file.metadata.get("general.architecture"))
+    config = _config(file, architecture, stored_json(file, CONFIG))
     up = file.entries.get("blk.0.ffn_up.weight")
-    halves = up.shape[0] // config["intermediate_size"] if up is not None and config["intermediate_size"] else 1
+    halves = up.shape[0] // config["intermediate_size"] if up is not None else 1
     if halves == 2 and "blk.0.attn_norm_2.weight" in file.entries:
         warnings.warn(
             f"{file.path} has a fused ffn_up, which is read as up|gate, as its model has it; llama.cpp takes it "
             "for gate|up and computes other vectors from this file",
             stacklevel=2,
         )
-    width = config.get("head_dim", config["hidden_size"] // max(1, config["num_attention_heads"]))
+    width = config.get("head_dim", config["hidden_size"] // config["num_attention_heads"])
     q = config["num_attention_heads"] * width
     kv = config.get("num_key_value_heads", config["num_attention_heads"]) * width
-    parts, found = names.from_gguf(architecture, file.entries, (q, kv, kv), halves)
+    parts, found = names.from_gguf(file.path, architecture, file.entries, (q, kv, kv), halves)
     config.update(found)
     return config, Tensors(file, parts, packed=packed)
 
@@ -167,17 +203,20 @@ def read(path: Path, *, packed: bool = False) -> Checkpoint:
     file = GGUF(path)
     config, lazy = open_tensors(file, packed=packed)
     tensors: dict[str, mx.array] = {}
+    dtype = mx.float16 if lazy.bits else None
     for name in lazy:
         module = name.removesuffix(".weight")
         if module in lazy.bits and name.endswith(".weight"):
             held = lazy.pack(module)
             tensors[name] = mx.array(held.weight)
             tensors[f"{module}.scales"], tensors[f"{module}.biases"] = mx.array(held.scales), mx.array(held.biases)
+            if held.scales.dtype != np.float16:
+                dtype = mx.float32
         else:
             tensors[name] = lazy[name]
     if lazy.bits:
         config["quantization"] = quantization(lazy.bits)
-    stored = _json(file, PROMPTS)
+    stored = stored_json(file, PROMPTS)
     tokenizer, _ = gguf_tokenizer.read(file)
     return Checkpoint(
         path=path,
@@ -186,43 +225,24 @@ def read(path: Path, *, packed: bool = False) -> Checkpoint:
         tokenizer=tokenizer,
         prompts=stored.get("prompts") or {},
         default_prompt_name=stored.get("default_prompt_name"),
+        exact_dtype=dtype,
     )
 
 
-def choose_type(name: str, shape: tuple[int, ...], wanted: Type) -> Type:
-    """What a tensor is stored as, after llama.cpp: vectors, norms and token types stay in F32.
-
-    Token vectors of 4- and 5-bit files are Q8_0: llama.cpp's own choice, Q6_K, cannot be written here.
-    """
-    if len(shape) < 2 or name.endswith("_norm.weight") or name == "token_types.weight":
-        return Type.F32
-    if name == "token_embd.weight" and wanted in (Type.Q4_0, Type.Q4_1, Type.Q5_0, Type.Q5_1):
-        wanted = Type.Q8_0
-    # Rows that are not whole blocks.
-    return wanted if nbytes(wanted, shape) is not None else Type.F16
-
-
-def metadata(
-    architecture: Architecture,
-    config: Mapping[str, Any],
-    kind: Type,
-    general: Mapping[str, Any],
-    prompts: Mapping[str, str],
-    default_prompt_name: str | None,
-) -> dict[str, Any]:
+def metadata(source: Source, architecture: Architecture, file_type: str) -> dict[str, Any]:
     """Every key but the tokenizer's. llama.cpp silently assumes other values for several that are missing."""
-    keys: dict[str, Any] = {"general.type": "model", **{f"general.{key}": value for key, value in general.items()}}
-    file_type = {"F32": "ALL_F32"}.get(kind.name, f"MOSTLY_{kind.name}")
-    keys["general.file_type"] = int(LlamaFileType[file_type])
+    config = source.config
+    keys: dict[str, Any] = {"general.type": "model"}
+    keys |= {f"general.{key}": value for key, value in source.general.items()}
+    keys["general.file_type"] = gguf_types.number(file_type)
     keys["general.quantization_version"] = 2
     for ours, theirs in architecture.keys.items():
         value = config.get(ours)
         if ours == "rope_theta" and value is None:
             value = (config.get("rope_parameters") or {}).get("rope_theta")
         if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise CheckpointError(f"config.json: {ours!r} should be a number, found {value!r}")
-        real = theirs in ("rope.freq_base",) or "epsilon" in theirs
-        keys[f"{architecture.name}.{theirs}"] = float(value) if real else int(value)
+            raise CheckpointError(f"{source.path}: config.json: {ours!r} should be a number, found {value!r}")
+        keys[f"{architecture.name}.{theirs}"] = float(value) if _is_real(theirs) else int(value)
     if "head_dim" in architecture.keys:
         keys[f"{architecture.name}.attention.value_length"] = int(config["head_dim"])
     for key, value in architecture.extra.items():
@@ -231,6 +251,7 @@ def metadata(
     keys[f"{architecture.name}.vocab_size"] = int(config["vocab_size"])
     kept = {key: value for key, value in config.items() if key not in _NOT_KEPT}
     keys[CONFIG] = json.dumps(kept, sort_keys=True)
-    if prompts:
-        keys[PROMPTS] = json.dumps({"prompts": dict(prompts), "default_prompt_name": default_prompt_name})
+    if source.prompts:
+        own = {"prompts": dict(source.prompts), "default_prompt_name": source.default_prompt_name}
+        keys[PROMPTS] = json.dumps(own)
     return keys

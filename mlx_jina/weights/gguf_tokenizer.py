@@ -6,7 +6,8 @@ Files written here also hold the whole tokenizer.json, which reading prefers.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, processors
@@ -39,8 +40,22 @@ def _walk(node: Any) -> list[Mapping[str, Any]]:
     return [node, *(found for child in inner for found in _walk(child))]
 
 
-def _kind(content: Mapping[str, Any]) -> tuple[str, str]:
-    """`tokenizer.ggml.model` and `.pre` of a tokenizer.json."""
+def pre_of_v2(names: Iterable[str], tensors: Collection[str]) -> str:
+    """llama.cpp's name for a byte-level v2 tokenizer, which it splits alike for all of them.
+
+    Told by the model's `names` (as asked for, its folder's, those in config.json) where one ends in a language;
+    else by the layout, in which code and Spanish are alone.
+    """
+    for name in names:
+        if match := re.search(r"v2-(?:base-)?(es|de|code)\b", name.lower()):
+            return f"jina-v2-{match[1]}"
+    if any(name.endswith("mlp.up_gated_layer.weight") for name in tensors):
+        return "jina-v2-code"
+    return "jina-v2-es" if any(".layer_norm_q." in name for name in tensors) else "jina-v2-de"
+
+
+def _kind(content: Mapping[str, Any], v2: str) -> tuple[str, str]:
+    """`tokenizer.ggml.model` and `.pre` of a tokenizer.json; `v2` is the name of a byte-level v2 one."""
     model = content["model"]["type"]
     splitters = _walk(content.get("pre_tokenizer"))
     types = {splitter["type"] for splitter in splitters}
@@ -53,8 +68,7 @@ def _kind(content: Mapping[str, Any]) -> tuple[str, str]:
         if patterns == {QWEN_SPLIT}:
             return "gpt2", "qwen2"
         if not patterns:
-            # llama.cpp splits alike for all of Jina's byte-level v2 models.
-            return "gpt2", "jina-v2-es"
+            return "gpt2", v2
     if model == "BPE" and types and types <= {"Whitespace", "Sequence"}:
         return "whitespace", "whitespace"
     raise CheckpointError(
@@ -84,23 +98,32 @@ def _tokens(content: Mapping[str, Any], rows: int, phantom: bool) -> tuple[list[
     return tokens, [kinds.get(i, UNUSED) for i in range(rows)]
 
 
-def metadata(raw: str, tokenizer: Tokenizer, rows: int, token_types: int | None) -> dict[str, Any]:
-    """All tokenizer keys, in GGUF's names, for a tokenizer.json and a model with `rows` token vectors."""
+def metadata(
+    raw: str, tokenizer: Tokenizer, rows: int, token_types: int | None, v2: str = "jina-v2-de"
+) -> dict[str, Any]:
+    """All tokenizer keys, in GGUF's names, for a tokenizer.json and a model with `rows` token vectors.
+
+    `v2` names the byte-level tokenizer of a v2 model, see pre_of_v2.
+    """
     content = json.loads(raw)
-    model, pre = _kind(content)
+    model, pre = _kind(content, v2)
     tokens, kinds = _tokens(content, rows, phantom=model == "bert")
     ids = tokenizer.fast.encode("a")
     mask = ids.special_tokens_mask
     first = ids.ids[0] if mask[0] else None
     last = ids.ids[-1] if mask[-1] else None
+    if sum(mask) != (first is not None) + (last is not None):
+        raise CheckpointError(
+            f"the tokenizer puts {sum(mask)} special tokens around a text; GGUF has a place for one at each end"
+        )
     keys: dict[str, Any] = {"model": model, "pre": pre, "tokens": tokens, "token_type": kinds}
     if token_types is not None:
         keys["token_type_count"] = token_types
     if model != "bert":
         merges = content["model"]["merges"]
         keys["merges"] = [merge if isinstance(merge, str) else " ".join(merge) for merge in merges]
-    named = {
-        "bos": (first, "<s>", "<|begin_of_text|>"),
+    named: dict[str, tuple[Any, ...]] = {
+        "bos": (first, "<s>", "<|begin_of_text|>", "<|endoftext|>"),
         "eos": (last, "</s>", "<|im_end|>", "<|end_of_text|>", "<|endoftext|>"),
         "unknown": (None, "[UNK]", "<unk>"),
         "seperator": (last, "[SEP]", "</s>"),
@@ -109,13 +132,14 @@ def metadata(raw: str, tokenizer: Tokenizer, rows: int, token_types: int | None)
         "mask": (None, "[MASK]", "<mask>", "<|mask|>"),
     }
     for name, (known, *candidates) in named.items():
-        ids_of = (tokenizer.fast.token_to_id(str(candidate)) for candidate in candidates)
-        found = (i for i in ids_of if i is not None)
-        if (token := known if known is not None else next(found, None)) is not None:
+        found = (tokenizer.fast.token_to_id(candidate) for candidate in candidates)
+        if (token := known if known is not None else next((i for i in found if i is not None), None)) is not None:
             keys[f"{name}_token_id"] = token
     keys["add_bos_token"], keys["add_eos_token"] = first is not None, last is not None
-    # llama.cpp's word for a separator between pairs, not for the one that closes a text.
-    keys["add_sep_token"] = False
+    # The separator between the texts of a pair, which is not the one that closes a text.
+    keys["add_sep_token"] = pre == "jina-v2-code"
+    if model != "gpt2":
+        keys["normalizer.lowercase"] = False
     for node in _walk(content.get("normalizer")):
         if node["type"] in ("BertNormalizer", "Lowercase"):
             keys["normalizer.lowercase"] = bool(node.get("lowercase", True))
@@ -125,9 +149,11 @@ def metadata(raw: str, tokenizer: Tokenizer, rows: int, token_types: int | None)
 
 
 def _wordpiece(file: GGUF, tokens: Sequence[str], kinds: Sequence[int]) -> FastTokenizer:
+    # Old converters call every token normal, and write special ones as they are.
+    old = CONTROL not in kinds
+
     def original(token: str, kind: int) -> str:
-        # Old converters call special tokens normal and write them as they are.
-        if kind in (CONTROL, UNUSED, UNKNOWN) or (token.startswith("[") and token.endswith("]")):
+        if kind in (CONTROL, UNUSED, UNKNOWN, USER_DEFINED) or (old and re.fullmatch(r"\[.*\]", token)):
             return token
         return token[1:] if token.startswith(SPACE) else f"##{token}"
 
@@ -136,7 +162,7 @@ def _wordpiece(file: GGUF, tokens: Sequence[str], kinds: Sequence[int]) -> FastT
     fast = FastTokenizer(models.WordPiece(vocab, unk_token=unknown, max_input_chars_per_word=100))
     fast.normalizer = normalizers.BertNormalizer(
         lowercase=file.get(f"{PREFIX}.normalizer.lowercase", bool, True),
-        strip_accents=file.metadata.get(f"{PREFIX}.normalizer.strip_accents"),
+        strip_accents=file.get(f"{PREFIX}.normalizer.strip_accents", bool, None, required=False),
     )
     fast.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     fast.decoder = decoders.WordPiece()
@@ -145,7 +171,7 @@ def _wordpiece(file: GGUF, tokens: Sequence[str], kinds: Sequence[int]) -> FastT
 
 def _bpe(file: GGUF, tokens: Sequence[str], model: str) -> FastTokenizer:
     merges = file.get(f"{PREFIX}.merges", list)
-    pairs = [tuple(merge.split(" ", 1)) for merge in merges]
+    pairs = [(left, right) for left, _, right in (str(merge).partition(" ") for merge in merges)]
     vocab = {token: i for i, token in enumerate(tokens)}
     pre = file.metadata.get(f"{PREFIX}.pre", "default")
     whitespace = model == "whitespace"
@@ -158,7 +184,7 @@ def _bpe(file: GGUF, tokens: Sequence[str], model: str) -> FastTokenizer:
         )
     )
     if whitespace:
-        if file.get(f"{PREFIX}.normalizer.lowercase", bool, True):
+        if file.get(f"{PREFIX}.normalizer.lowercase", bool, False):
             fast.normalizer = normalizers.Lowercase()
         fast.pre_tokenizer = pre_tokenizers.Whitespace()
         return fast
@@ -192,11 +218,9 @@ def _special(file: GGUF, tokens: Sequence[str], name: str) -> str | None:
 
 def _template(file: GGUF, tokens: Sequence[str], model: str) -> processors.TemplateProcessing | None:
     """What is put around a text. Old files lack the flags: BERT's always had both."""
-    default = model in ("bert", "whitespace")
-    pre = file.metadata.get(f"{PREFIX}.pre", "")
-    default = default or str(pre).startswith(("jina-v1", "jina-v2"))
-    before = _special(file, tokens, "cls") or _special(file, tokens, "bos")
-    before = _special(file, tokens, "bos") or before
+    pre = str(file.metadata.get(f"{PREFIX}.pre", ""))
+    default = model in ("bert", "whitespace") or pre.startswith(("jina-v1", "jina-v2"))
+    before = _special(file, tokens, "bos") or _special(file, tokens, "cls")
     after = _special(file, tokens, "seperator") if model == "bert" else None
     after = after or _special(file, tokens, "eos")
     if not file.get(f"{PREFIX}.add_bos_token", bool, default):
@@ -214,40 +238,35 @@ def _template(file: GGUF, tokens: Sequence[str], model: str) -> processors.Templ
     )
 
 
-def read(file: GGUF) -> tuple[Tokenizer, str]:
-    """The tokenizer of a .gguf, and it as a tokenizer.json: the one inside, or rebuilt from the keys."""
-    if (whole := file.metadata.get(WHOLE)) is not None:
-        try:
-            return Tokenizer(FastTokenizer.from_str(whole)), whole
-        # The library raises bare Exception for whatever it cannot parse.
-        except Exception as error:
-            raise CheckpointError(f"{file.path}: metadata {WHOLE!r} cannot be read: {error}") from None
+def _rebuilt(file: GGUF) -> FastTokenizer:
     model = file.get(f"{PREFIX}.model", str)
     tokens = file.get(f"{PREFIX}.tokens", list)
     kinds = file.get(f"{PREFIX}.token_type", list, [NORMAL] * len(tokens))
     if not all(isinstance(token, str) for token in tokens) or len(kinds) != len(tokens):
         raise CheckpointError(f"{file.path}: metadata '{PREFIX}.tokens' and '{PREFIX}.token_type' do not fit")
+    if model == "bert":
+        fast = _wordpiece(file, tokens, kinds)
+    elif model in ("gpt2", "whitespace"):
+        fast = _bpe(file, tokens, model)
+    else:
+        raise CheckpointError(f"{file.path}: metadata '{PREFIX}.model' is {model!r}, which cannot be rebuilt")
+    for kind, add in ((CONTROL, fast.add_special_tokens), (USER_DEFINED, fast.add_tokens)):
+        named = [token for token, own in zip(tokens, kinds, strict=True) if own == kind]
+        add([AddedToken(token, special=kind == CONTROL, normalized=False) for token in named])
+    if (template := _template(file, tokens, model)) is not None:
+        fast.post_processor = template
+    return fast
+
+
+def read(file: GGUF) -> tuple[Tokenizer, str]:
+    """The tokenizer of a .gguf, and it as a tokenizer.json: the one inside, or rebuilt from the keys."""
+    whole = file.get(WHOLE, str, None, required=False)
     try:
-        if model == "bert":
-            fast = _wordpiece(file, tokens, kinds)
-        elif model in ("gpt2", "whitespace"):
-            fast = _bpe(file, tokens, model)
-        else:
-            raise CheckpointError(f"{file.path}: a {model!r} tokenizer is not one that can be rebuilt")
-        for special in (True, False):
-            wanted = CONTROL if special else USER_DEFINED
-            named = [token for token, kind in zip(tokens, kinds, strict=True) if kind == wanted]
-            added = [AddedToken(token, special=special, normalized=False) for token in named]
-            if special:
-                fast.add_special_tokens(added)
-            else:
-                fast.add_tokens(added)
-        template = _template(file, tokens, model)
-        if template is not None:
-            fast.post_processor = template
-        return Tokenizer(fast), fast.to_str()
+        fast = _rebuilt(file) if whole is None else FastTokenizer.from_str(whole)
+        return Tokenizer(fast), whole or fast.to_str()
     except CheckpointError:
         raise
-    # As above: bad merges and the like.
+    # The library raises bare Exception for whatever it cannot parse.
     except Exception as error:
-        raise CheckpointError(f"{file.path}: its tokenizer cannot be rebuilt: {error}") from None
+        key = f"{PREFIX}.*" if whole is None else WHOLE
+        raise CheckpointError(f"{file.path}: metadata {key!r} is not a tokenizer: {error}") from None

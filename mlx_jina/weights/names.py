@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 from mlx_jina.errors import CheckpointError
@@ -46,6 +47,8 @@ class Architecture:
     layer: tuple[str, str]
     # Written with the model, besides `keys`.
     extra: Mapping[str, Any] = field(default_factory=dict)
+    # What mlx-lm's own model has in front of every name, so that it loads our folders.
+    mlx_prefix: str = ""
     # Names of other heads, which GGUF has no place for.
     unused: tuple[str, ...] = ()
     # Given the GGUF names, which modules of the table this file is about, and what that says in config.json.
@@ -155,28 +158,53 @@ QWEN3 = Architecture(
         "layers.N.mlp.down_proj": ("ffn_down",),
     },
     layer=("layers.N.", "blk.N."),
+    mlx_prefix="model.",
     unused=("lm_head.",),
 )
 
-ARCHITECTURES = (JINA_BERT, QWEN3)
+# Heads share the width, and no norm stands before their products.
+_NO_HEADS = ("layers.N.self_attn.q_norm", "layers.N.self_attn.k_norm")
+EUROBERT = replace(
+    QWEN3,
+    name="eurobert",
+    mlx_prefix="",
+    keys={ours: theirs for ours, theirs in QWEN3.keys.items() if ours != "head_dim"},
+    fixed={**QWEN3.fixed, "model_type": "eurobert", "architectures": ["EuroBertModel"], "is_decoder": False},
+    modules={ours: theirs for ours, theirs in QWEN3.modules.items() if ours not in _NO_HEADS},
+    extra={"attention.causal": False, "rope.scaling.type": "none"},
+)
+
+QWEN2 = replace(
+    EUROBERT,
+    name="qwen2",
+    mlx_prefix="model.",
+    fixed={**QWEN3.fixed, "model_type": "qwen2", "architectures": ["Qwen2Model"], "attention_bias": True},
+    extra={},
+)
+
+ARCHITECTURES = (JINA_BERT, QWEN3, EUROBERT, QWEN2)
 _BY_NAME = {architecture.name: architecture for architecture in ARCHITECTURES}
 
 
-def of_gguf(name: Any) -> Architecture:
+def of_gguf(path: Path, name: Any) -> Architecture:
     """The table for a file's `general.architecture`."""
-    if name not in _BY_NAME:
-        raise CheckpointError(f"GGUF architecture {name!r} is not one of {', '.join(_BY_NAME)}")
+    if not isinstance(name, str) or name not in _BY_NAME:
+        known = ", ".join(_BY_NAME)
+        raise CheckpointError(f"{path}: metadata 'general.architecture' is {name!r}, which is not one of {known}")
     return _BY_NAME[name]
 
 
-def of_config(config: Mapping[str, Any]) -> Architecture:
-    """The table for a config.json."""
+def of_config(path: Path, config: Mapping[str, Any]) -> Architecture:
+    """The table for the config.json of `path`."""
     kind = str(config.get("model_type"))
     if kind == "bert":
         return JINA_BERT
-    if kind == "qwen3" or (kind.startswith("jina_embeddings_v5") and config.get("is_decoder") is not False):
-        return QWEN3
-    raise CheckpointError(f"model_type {kind!r} has no GGUF architecture that is written here")
+    if kind.startswith("jina_embeddings_v5"):
+        return EUROBERT if config.get("is_decoder") is False else QWEN3
+    for architecture in (QWEN3, EUROBERT, QWEN2):
+        if kind == architecture.name:
+            return architecture
+    raise CheckpointError(f"{path}: model_type {kind!r} has no GGUF architecture that is written here")
 
 
 def _split(name: str) -> tuple[str, str, str]:
@@ -186,7 +214,7 @@ def _split(name: str) -> tuple[str, str, str]:
     return (f"{match[1]}{match[2]}.N.{match[4]}", match[3], leaf) if match else (module, "", leaf)
 
 
-def to_gguf(architecture: Architecture, names: Collection[str]) -> dict[str, Piece]:
+def to_gguf(path: Path, architecture: Architecture, names: Collection[str]) -> dict[str, Piece]:
     """GGUF names, each with the part of our tensor that it is. A tensor without a place is an error."""
     pieces: dict[str, Piece] = {}
     for name in names:
@@ -195,7 +223,7 @@ def to_gguf(architecture: Architecture, names: Collection[str]) -> dict[str, Pie
         module, number, leaf = _split(name)
         theirs = architecture.modules.get(module)
         if theirs is None or leaf not in ("weight", "bias"):
-            raise CheckpointError(f"tensor {name} has no place in a GGUF file of {architecture.name}")
+            raise CheckpointError(f"{path}: tensor {name!r} has no place in a GGUF file of {architecture.name}")
         prefix = architecture.layer[1].replace(".N.", f".{number}.") if number else ""
         for index, target in enumerate(theirs):
             pieces[f"{prefix}{target}.{leaf}"] = Piece(name, index, len(theirs))
@@ -203,7 +231,7 @@ def to_gguf(architecture: Architecture, names: Collection[str]) -> dict[str, Pie
 
 
 def from_gguf(
-    architecture: Architecture, names: Collection[str], qkv: tuple[int, int, int], up_halves: int
+    path: Path, architecture: Architecture, names: Collection[str], qkv: tuple[int, int, int], up_halves: int
 ) -> tuple[dict[str, list[Rows]], dict[str, Any]]:
     """Our names, each with the GGUF rows that make it up, and what the layout says for config.json.
 
@@ -239,13 +267,15 @@ def from_gguf(
         elif module in inverse:
             sources = [(inverse[module], Rows(name))]
         else:
-            raise CheckpointError(f"tensor {name!r} is not one that {architecture.name} has")
+            raise CheckpointError(f"{path}: tensor {name!r} is not one that {architecture.name} has")
         for (ours, index, of), rows in sources:
             target = f"{ours.replace('.N.', f'.{number}.')}.{leaf}"
+            if index in parts.get(target, ()):
+                raise CheckpointError(f"{path}: tensor {name!r} is there a second time under another name")
             parts.setdefault(target, {})[index] = rows
             wanted[target] = of
     for target, have in parts.items():
         if len(have) != wanted[target]:
             only = ", ".join(rows.name for rows in have.values())
-            raise CheckpointError(f"tensors that make up {target} are missing: there is only {only}")
+            raise CheckpointError(f"{path}: of the tensors that make up {target} there is only {only}")
     return {target: [have[i] for i in sorted(have)] for target, have in parts.items()}, found

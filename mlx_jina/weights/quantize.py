@@ -16,10 +16,11 @@ def is_quantized(config: Mapping[str, Any]) -> bool:
     return "quantization" in config
 
 
-def _parameters(config: Mapping[str, Any], path: str) -> dict[str, Any]:
+def parameters(config: Mapping[str, Any], path: str) -> dict[str, Any]:
     """Group size and bits of one layer: mlx-lm lets layers differ from the block's common values."""
     block = config["quantization"]
-    own = block.get(path)
+    # Names of mlx-lm's have a prefix that ours have not.
+    own = block.get(path, block.get(f"model.{path}"))
     chosen = own if isinstance(own, Mapping) else block
     if chosen.get("mode", "affine") != "affine":
         raise CheckpointError(f"config.json: quantization mode {chosen['mode']!r} is not implemented")
@@ -36,7 +37,7 @@ def dequantize(tensors: Mapping[str, mx.array], config: Mapping[str, Any], dtype
     for layer in _layers(tensors):
         scales, biases = (full.pop(f"{layer}.{part}").astype(mx.float32) for part in ("scales", "biases"))
         full[f"{layer}.weight"] = mx.dequantize(
-            full[f"{layer}.weight"], scales, biases, **_parameters(config, layer)
+            full[f"{layer}.weight"], scales, biases, **parameters(config, layer)
         ).astype(dtype)
     return full
 
@@ -44,4 +45,4 @@ def dequantize(tensors: Mapping[str, mx.array], config: Mapping[str, Any], dtype
 def quantize_model(model: nn.Module, tensors: Mapping[str, mx.array], config: Mapping[str, Any]) -> None:
     """Swap the layers that `tensors` holds in packed form for MLX's quantised ones."""
     packed = set(_layers(tensors))
-    nn.quantize(model, class_predicate=lambda path, _: _parameters(config, path) if path in packed else False)
+    nn.quantize(model, class_predicate=lambda path, _: parameters(config, path) if path in packed else False)

@@ -1,0 +1,44 @@
+"""Vectors by llama.cpp, through the xllamacpp wheel."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from tests import reference
+
+_PROGRAM = """
+import json, sys
+import xllamacpp as x
+path, ids = sys.argv[1], json.loads(sys.argv[2])
+p = x.CommonParams()
+p.model.path = path
+p.embedding = True
+p.n_ctx, p.n_batch, p.n_ubatch, p.n_parallel = 512, 512, 512, 1
+p.cpuparams.n_threads = 2
+p.warmup = False
+p.flash_attn_type = x.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
+p.cache_type_k = x.ggml_type.GGML_TYPE_F32
+p.cache_type_v = x.ggml_type.GGML_TYPE_F32
+server = x.Server(p)
+print("ANSWER", json.dumps([server.handle_embeddings({"input": [i]})["data"][0]["embedding"] for i in ids]))
+"""
+
+
+def vectors(path: Path, ids: Sequence[Sequence[int]]) -> npt.NDArray[np.float64]:
+    """Unit vectors of token ids, in a process of its own: llama.cpp aborts on what it does not like."""
+    pytest.importorskip("xllamacpp", reason="llama.cpp is not installed (pip install xllamacpp)")
+    rows = [[int(i) for i in row] for row in ids]
+    done = subprocess.run(
+        [sys.executable, "-c", _PROGRAM, str(path), json.dumps(rows)], capture_output=True, text=True, timeout=120
+    )
+    answers = [line for line in done.stdout.splitlines() if line.startswith("ANSWER")]
+    assert answers, done.stdout[-2000:] + done.stderr[-3000:]
+    return reference.unit(np.array(json.loads(answers[0].removeprefix("ANSWER"))).reshape(len(rows), -1))

@@ -1,0 +1,314 @@
+"""Damaged, hostile and interrupted files: one clear error, little time and memory, nothing half written."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import random
+import signal
+import struct
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import mlx_jina
+from mlx_jina.errors import CheckpointError, InputError
+from mlx_jina.weights import convert, gguf_model, safetensors_file
+from mlx_jina.weights.gguf_file import GGUF
+from tests import checkpoints
+
+# Loads every file named on standard input, with a bound on memory; prints what came of each.
+LOADER = """
+import resource, sys, time
+import mlx.core as mx
+import mlx_jina
+mlx_jina.load(sys.argv[1])
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + (256 << 20),) * 2)
+for line in sys.stdin:
+    start = time.perf_counter()
+    try:
+        mlx_jina.load(line.strip())
+        result = "loaded"
+    except mlx_jina.CheckpointError as error:
+        result = f"refused {error}"
+    print(f"{time.perf_counter() - start:.3f} {result!r}", flush=True)
+"""
+linux = pytest.mark.skipif(sys.platform != "linux", reason="the bound on memory is Linux's")
+
+
+def _load_all(model: Path, paths: list[Path]) -> list[tuple[float, str]]:
+    done = subprocess.run(
+        [sys.executable, "-c", LOADER, str(model)],
+        input="".join(f"{path}\n" for path in paths),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    rows = [line.split(" ", 1) for line in done.stdout.splitlines()]
+    assert len(rows) == len(paths), f"it ended at {paths[len(rows)]}: {done.stderr[-3000:]}"
+    return [(float(seconds), result) for seconds, result in rows]
+
+
+def _mutated(whole: bytes, rng: random.Random, end: int) -> bytes:
+    """One to three changes within the first `end` bytes, or an end that comes too soon."""
+    data = bytearray(whole)
+    if rng.random() < 0.25:
+        del data[rng.randrange(len(data)) :]
+    for _ in range(rng.randrange(1, 4)):
+        at = rng.randrange(max(1, min(len(data), end)))
+        how = rng.randrange(4)
+        if how == 0:
+            data[at : at + 8] = rng.choice((b"\xff" * 8, b"\0" * 8, struct.pack("<Q", 1 << rng.randrange(64))))
+        elif how == 1:
+            data[at : at + 1] = bytes([rng.randrange(256)])
+        elif how == 2:
+            del data[at : at + rng.randrange(1, 40)]
+        else:
+            data[at:at] = rng.randbytes(rng.randrange(1, 40))
+    return bytes(data)
+
+
+def _check(results: list[tuple[float, str]], paths: list[Path]) -> None:
+    refused = 0
+    for (seconds, result), path in zip(results, paths, strict=True):
+        assert seconds < 5, path
+        if "refused" in result:
+            refused += 1
+            assert path.name in result or path.parent.name in result, result
+    assert refused > len(paths) // 2
+
+
+@linux
+def test_mutated_gguf(tmp_path: Path) -> None:
+    source = checkpoints.tiny_jina_bert(tmp_path / "model")
+    convert.to_gguf(str(source), tmp_path / "m.gguf", kind="Q8_0")
+    whole = (tmp_path / "m.gguf").read_bytes()
+    start = min(entry.offset for entry in GGUF(tmp_path / "m.gguf").entries.values())
+    rng = random.Random(0)
+    paths = [tmp_path / f"{i}.gguf" for i in range(500)]
+    for i, path in enumerate(paths):
+        # The tensor table and the first keys are small beside the vocabulary: half of the changes go there.
+        table = whole.index(b"token_embd.weight") - 8
+        head, rest = (whole[:table], whole[table:]) if i % 2 else (b"", whole)
+        path.write_bytes(head + _mutated(rest, rng, start - len(head)))
+    _check(_load_all(tmp_path / "m.gguf", paths), paths)
+
+
+def _relabelled(whole: bytes, rng: random.Random) -> bytes:
+    """A header of the right length, in which one tensor's row says something else."""
+    end = 8 + int.from_bytes(whole[:8], "little")
+    header = json.loads(whole[8:end])
+    name = rng.choice([name for name in header if name != "__metadata__"])
+    row = header.pop(name)
+    key = rng.choice(("dtype", "shape", "data_offsets", "name", "gone"))
+    numbers = (-1, 0, 1, 3, 64, 1 << 31, 1 << 62, 1 << 70, 1.5, None, "64", [64], True)
+    if key == "dtype":
+        row[key] = rng.choice(("F16", "I64", "U8", "BOOL", "F8_E4M3", "f32", "", None, 3))
+    elif key in row:
+        row[key] = [rng.choice(numbers) for _ in range(rng.randrange(5))]
+    if key != "gone":
+        header[rng.choice((name, "x" * 1000, "\ud83d\ude42")) if key == "name" else name] = row
+    raw = json.dumps(header).encode()
+    return len(raw).to_bytes(8, "little") + raw + whole[end:]
+
+
+@linux
+def test_mutated_safetensors(tmp_path: Path) -> None:
+    source = checkpoints.tiny_jina_bert(tmp_path / "model", layers=1)
+    whole = (source / "model.safetensors").read_bytes()
+    end = 8 + int.from_bytes(whole[:8], "little")
+    rng = random.Random(0)
+    folders = [tmp_path / f"folder-{i}" for i in range(500)]
+    for i, folder in enumerate(folders):
+        folder.mkdir()
+        for name in ("config.json", "tokenizer.json"):
+            (folder / name).symlink_to(source / name)
+        (folder / "model.safetensors").write_bytes(_relabelled(whole, rng) if i % 2 else _mutated(whole, rng, end))
+    _check(_load_all(source, folders), folders)
+
+
+def test_safetensors_headers_that_lie(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    fine = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
+    for header, reason in (
+        (b"[]", "no JSON object"),
+        (b"{", "Expecting"),
+        (b"\xff\xff", "not valid UTF-8"),
+        (b"[" * 100_000, "nested too deeply|Expecting|recursion"),
+        ({"a": 1}, "'a' is no JSON object"),
+        ({"a": {**fine, "dtype": "F33"}}, "unknown dtype 'F33'"),
+        ({"a": {**fine, "shape": [-2]}}, r"shape \[-2\]"),
+        ({"a": {**fine, "shape": [1 << 40, 1 << 40]}}, "cannot lie at 0 to 8"),
+        ({"a": {**fine, "data_offsets": [8, 0]}}, "cannot lie at 8 to 0"),
+        ({"a": {**fine, "data_offsets": [16, 24]}}, "ends at byte 24 of 16"),
+        ({"a": fine, "b": {**fine, "data_offsets": [4, 12]}}, "'a' and 'b' overlap"),
+    ):
+        raw = header if isinstance(header, bytes) else json.dumps(header).encode()
+        path.write_bytes(len(raw).to_bytes(8, "little") + raw + bytes(16))
+        with pytest.raises(CheckpointError, match=reason) as caught:
+            safetensors_file.check(path)
+        assert str(path) in str(caught.value)
+    path.write_bytes((1 << 60).to_bytes(8, "little") + b"{}")
+    with pytest.raises(CheckpointError, match="header should have"):
+        safetensors_file.check(path)
+
+
+def test_a_file_that_ends_anywhere_is_refused(tmp_path: Path) -> None:
+    source = checkpoints.tiny_jina_bert(tmp_path / "model")
+    convert.to_gguf(str(source), tmp_path / "m.gguf", kind="F16")
+    whole = (tmp_path / "m.gguf").read_bytes()
+    file = GGUF(tmp_path / "m.gguf")
+    cuts = {0, 1, 4, 8, 16, 24, whole.index(b"token_embd.weight")}
+    cuts |= {whole.index(key.encode()) for key in file.metadata if key.encode() in whole}
+    cuts |= {whole.index(name.encode()) for name in file.entries}
+    cuts |= {entry.offset for entry in file.entries.values()}
+    cuts |= {entry.offset + entry.nbytes - 1 for entry in file.entries.values()}
+    short = tmp_path / "short.gguf"
+    for cut in sorted(cuts):
+        short.write_bytes(whole[:cut])
+        with pytest.raises(CheckpointError, match=r"short\.gguf"):
+            gguf_model.read(short)
+
+
+def test_a_huge_array_is_not_believed(tmp_path: Path) -> None:
+    key = b"general.tags"
+    pair = struct.pack("<Q", len(key)) + key
+    path = tmp_path / "m.gguf"
+    for value in (
+        struct.pack("<IIQ", 9, 8, 1 << 40),
+        struct.pack("<IIQ", 9, 4, 1 << 62),
+        struct.pack("<IQ", 8, 1 << 63),
+    ):
+        path.write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + pair + value + bytes(64))
+        with pytest.raises(CheckpointError, match=r"m\.gguf.*'general\.tags'"):
+            GGUF(path)
+
+
+NOBODY = """
+import os, sys
+import mlx_jina
+from mlx_jina.weights import convert
+from pathlib import Path
+path = Path(sys.argv[1])
+# Once as who we are: another user may not read the interpreter's own files.
+mlx_jina.load(path).encode("how do i bake bread")
+if os.getuid() == 0:
+    os.setgroups([])
+    os.setgid(65534)
+    os.setuid(65534)
+print(mlx_jina.load(path).encode("how do i bake bread").shape)
+try:
+    convert.to_gguf(str(path), path.parent / "new.gguf")
+except OSError as error:
+    print(type(error).__name__, error.filename)
+"""
+
+
+def test_read_only_files_and_folders(tmp_path: Path) -> None:
+    source = checkpoints.tiny_jina_bert(tmp_path / "model")
+    shelf = tmp_path / "shelf"
+    shelf.mkdir()
+    convert.to_gguf(str(source), shelf / "m.gguf")
+    (shelf / "m.gguf").chmod(0o444)
+    shelf.chmod(0o555)
+    for above in (tmp_path, *tmp_path.parents[:2]):
+        if above.stat().st_uid == os.getuid():
+            above.chmod(above.stat().st_mode | 0o055)
+    done = subprocess.run(
+        [sys.executable, "-c", NOBODY, str(shelf / "m.gguf")], capture_output=True, text=True, timeout=120
+    )
+    shelf.chmod(0o755)
+    assert done.stdout.splitlines() == ["(64,)", f"PermissionError {shelf / 'new.gguf'}"], done.stderr
+
+
+FULL = """
+import resource, signal, sys
+from pathlib import Path
+from mlx_jina.weights import convert
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (150000, resource.RLIM_INFINITY))
+try:
+    getattr(convert, sys.argv[1])(sys.argv[2], Path(sys.argv[3]), force=True)
+except OSError as error:
+    print(error.errno, error.filename)
+"""
+
+
+@pytest.mark.parametrize(("function", "name"), [("to_gguf", "new.gguf"), ("to_mlx", "new")])
+def test_a_full_disk_leaves_nothing_new(tmp_path: Path, function: str, name: str) -> None:
+    source, target = checkpoints.tiny_jina_bert(tmp_path / "model"), tmp_path / name
+    for there in (False, True):
+        if there:
+            getattr(convert, function)(str(source), target)
+        done = subprocess.run(
+            [sys.executable, "-c", FULL, function, str(source), str(target)], capture_output=True, text=True
+        )
+        assert done.stdout.split() == [str(errno.EFBIG), str(target)], done.stderr
+        assert sorted(os.listdir(tmp_path)) == ["model", name][: 1 + there]
+    mlx_jina.load(target)
+
+
+SLOW = """
+import sys, time
+from pathlib import Path
+from mlx_jina.weights import convert, source
+make = source.Weight.__init__
+def slow(weight, shape, dtype, function):
+    def later():
+        time.sleep(0.1)
+        return function()
+    make(weight, shape, dtype, later)
+source.Weight.__init__ = slow
+getattr(convert, sys.argv[1])(sys.argv[2], Path(sys.argv[3]), force=True)
+"""
+
+
+@pytest.mark.parametrize(("function", "name"), [("to_gguf", "new.gguf"), ("to_mlx", "new")])
+def test_a_killed_conversion_leaves_the_old_and_the_next_succeeds(
+    tmp_path: Path, function: str, name: str
+) -> None:
+    source, target = checkpoints.tiny_jina_bert(tmp_path / "model"), tmp_path / name
+    getattr(convert, function)(str(source), target)
+    before = mlx_jina.load(target).fingerprint()
+    process = subprocess.Popen([sys.executable, "-c", SLOW, function, str(source), str(target)])
+    beside = tmp_path / f"{name}.partial"
+    deadline = time.monotonic() + 60
+    while not beside.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert beside.exists()
+    assert mlx_jina.load(target).fingerprint() == before
+    getattr(convert, function)(str(source), target, force=True)
+    assert sorted(os.listdir(tmp_path)) == ["model", name]
+    assert mlx_jina.load(target).fingerprint() == before
+
+
+def test_the_old_folder_stays_until_the_new_one_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = (checkpoints.tiny_jina_bert(tmp_path / f"model-{i}", seed=i) for i in (1, 2))
+    target = tmp_path / "mlx"
+    convert.to_mlx(str(first), target)
+    old = mlx_jina.load(target).fingerprint()
+    moved = os.replace
+
+    def failing(before: Path, after: Path) -> None:
+        if after == target and before.name.endswith(".partial"):
+            raise OSError(errno.EIO, "Input/output error")
+        moved(before, after)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", failing)
+        with pytest.raises(OSError, match="Input/output error"):
+            convert.to_mlx(str(second), target, force=True)
+    assert mlx_jina.load(target).fingerprint() == old
+    assert sorted(os.listdir(tmp_path)) == ["mlx", "model-1", "model-2"]
+    with pytest.raises(InputError, match="--force"):
+        convert.to_mlx(str(second), target)
+    convert.to_mlx(str(second), target, force=True)
+    assert mlx_jina.load(target).fingerprint() == mlx_jina.load(second).fingerprint() != old
+    assert sorted(os.listdir(tmp_path)) == ["mlx", "model-1", "model-2"]
