@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import ctypes.util
 import sys
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,13 +33,23 @@ def _blas_candidates() -> list[str]:
 def use_fast_blas() -> str | None:
     """Open OpenBLAS or MKL ahead of the reference BLAS inside MLX's Linux CPU wheel (some 30 times slower).
 
-    A Mac never needs it. Returns the library's name, or None when there is none or mlx.core came first:
-    its symbols are bound at import.
+    A Mac never needs it. Returns the library's name, or None when there is none, or when mlx.core came first
+    (its symbols are bound at import), which is worth a warning.
     """
     global _fast_blas
-    if sys.platform != "linux" or _fast_blas or "mlx.core" in sys.modules:
+    if sys.platform != "linux" or _fast_blas:
         return _fast_blas
-    for path in _blas_candidates():
+    candidates = _blas_candidates()
+    if "mlx.core" in sys.modules:
+        if candidates and not on_gpu():
+            warnings.warn(
+                f"mlx.core was imported before mlx_jina.load, so MLX cannot use {Path(candidates[0]).name} and "
+                "computes many times slower; write `from mlx_jina import load` above `import mlx.core`",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+        return None
+    for path in candidates:
         try:
             ctypes.CDLL(path, mode=ctypes.RTLD_GLOBAL)
         except OSError:
