@@ -47,8 +47,8 @@ def pre_of_v2(names: Iterable[str], tensors: Collection[str]) -> str:
     else by the layout, in which code and Spanish are alone.
     """
     for name in names:
-        if match := re.search(r"v2-(?:base-)?(es|de|code)\b", name.lower()):
-            return f"jina-v2-{match[1]}"
+        if found := re.findall(r"v2-(?:base-)?(es|de|code)\b", name.lower()):
+            return f"jina-v2-{found[-1]}"
     if any(name.endswith("mlp.up_gated_layer.weight") for name in tensors):
         return "jina-v2-code"
     return "jina-v2-es" if any(".layer_norm_q." in name for name in tensors) else "jina-v2-de"

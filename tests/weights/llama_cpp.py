@@ -32,10 +32,10 @@ print("ANSWER", json.dumps([server.handle_embeddings({"input": [i]})["data"][0][
 """
 
 
-def vectors(path: Path, ids: Sequence[Sequence[int]]) -> npt.NDArray[np.float64]:
-    """Unit vectors of token ids, in a process of its own: llama.cpp aborts on what it does not like."""
+def vectors(path: Path, inputs: Sequence[str] | Sequence[Sequence[int]]) -> npt.NDArray[np.float64]:
+    """Unit vectors of texts or of token ids, in a process of its own: llama.cpp aborts on what it dislikes."""
     pytest.importorskip("xllamacpp", reason="llama.cpp is not installed (pip install xllamacpp)")
-    rows = [[int(i) for i in row] for row in ids]
+    rows = [row if isinstance(row, str) else [int(i) for i in row] for row in inputs]
     done = subprocess.run(
         [sys.executable, "-c", _PROGRAM, str(path), json.dumps(rows)], capture_output=True, text=True, timeout=120
     )

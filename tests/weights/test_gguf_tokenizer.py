@@ -17,7 +17,8 @@ from mlx_jina.errors import CheckpointError
 from mlx_jina.tokens import Tokenizer
 from mlx_jina.weights import convert, gguf_tokenizer
 from mlx_jina.weights.gguf_file import GGUF
-from tests import checkpoints
+from tests import checkpoints, decoder_checkpoints
+from tests.weights import llama_cpp
 
 SCRIPTS = (
     "abcdefghijklmnopqrstuvwxyz",
@@ -162,6 +163,7 @@ def test_a_thousand_lines_have_the_same_ids(kind: str) -> None:
         (["jinaai/jina-embeddings-v2-base-es"], [], "jina-v2-es"),
         (["jinaai/jina-embeddings-v2-base-de"], ["encoder.layer.0.mlp.up_gated_layer.weight"], "jina-v2-de"),
         (["/models/jina-embeddings-v2-base-code-f16"], [], "jina-v2-code"),
+        (["/jina-embeddings-v2-de/jina-embeddings-v2-base-es"], [], "jina-v2-es"),
         (["model", "jina-v2-es"], [], "jina-v2-es"),
         (["model"], ["encoder.layer.0.mlp.up_gated_layer.weight"], "jina-v2-code"),
         (["model"], ["encoder.layer.0.attention.self.layer_norm_q.weight"], "jina-v2-es"),
@@ -181,6 +183,23 @@ def test_a_folder_s_layout_names_its_tokenizer(tmp_path: Path) -> None:
         roberta().save(str(source / "tokenizer.json"))
         convert.to_gguf(str(source), tmp_path / f"{layout}.gguf")
         assert GGUF(tmp_path / f"{layout}.gguf").metadata["tokenizer.ggml.pre"] == pre
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_llama_cpp_tokenizes_plain_text_alike(tmp_path: Path, kind: str) -> None:
+    make = KINDS[kind][0]
+    if kind == "llama3":
+        source, task = decoder_checkpoints.v5_nano(tmp_path / "model"), "retrieval"
+    elif kind == "qwen":
+        source, task = checkpoints.v5_small(tmp_path / "model"), "retrieval"
+    else:
+        source, task = checkpoints.tiny_jina_bert(tmp_path / "model"), None
+        make().save(str(source / "tokenizer.json"))
+    convert.to_gguf(str(source), tmp_path / "m.gguf", task=task, kind="F32")
+    texts = ["how do i bake bread", "light travels fast, in vacuum.", "vector search on mac"]
+    ids = [row.tolist() for row in gguf_tokenizer.read(GGUF(tmp_path / "m.gguf"))[0].encode(texts)]
+    by_text, by_ids = (llama_cpp.vectors(tmp_path / "m.gguf", inputs) for inputs in (texts, ids))
+    assert abs(by_text - by_ids).max() < 1e-6
 
 
 def test_special_tokens_have_their_ids() -> None:
