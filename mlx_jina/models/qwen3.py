@@ -197,7 +197,7 @@ class Qwen3(nn.Module):
 
     pooling = "last"
     # The language head, where a file has one.
-    unused = ("lm_head.",)
+    unused: tuple[str, ...] = ("lm_head.",)
     # Massive activations: Qwen3 leaves float16's range at down_proj (see tests/models/test_qwen3.py).
     float16 = False
 

@@ -18,23 +18,13 @@ from mlx_jina import attention, batching, memory, models
 from mlx_jina.errors import CheckpointError, InputError
 from mlx_jina.models.qwen3 import Qwen3
 from tests import checkpoints, reference, torch_reference
+from tests.models.bare import TEXTS, pooled
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*SwigPy.*:DeprecationWarning")
 
 CONFIG = checkpoints.v5_small_config(**checkpoints.V5_TINY)
 WEIGHTS = checkpoints.v5_small_weights(CONFIG)
 PROMPTS = {"query": "Query: ", "document": "Document: "}
-TEXTS = [
-    "hello world, how do I bake bread?",
-    "a",
-    "",
-    "light travels fast in vacuum " * 30,
-    "今天天气很好\uff0c我们去公园散步吧。",
-    "Die Hauptstadt von Deutschland ist Berlin – übrigens: cafe\u0301",
-    "def cosine(a, b):\n    return sum(x*y for x, y in zip(a, b))",
-    "مرحبا بالعالم 👋🏽 नमस्ते",
-    "light travels fast in vacuum " * 30,
-]
 
 
 @pytest.fixture(scope="module")
@@ -53,14 +43,6 @@ def tiny(weights: dict[str, Any] = WEIGHTS, dtype: mx.Dtype = mx.float32, **chan
     assert isinstance(built, Qwen3)
     built.load_weights([(name, mx.array(value).astype(dtype)) for name, value in weights.items()])
     return built
-
-
-def pooled(built: Qwen3, texts: Sequence[npt.NDArray[np.int32]]) -> npt.NDArray[np.float32]:
-    """Unit vectors in input order, from one batch."""
-    (batch,) = batching.batches(texts, 1 << 30)
-    out = np.empty((len(texts), built.dimension), dtype=np.float32)
-    out[batch.order] = np.array(built(mx.array(batch.ids), batch.runs))
-    return out / np.linalg.norm(out, axis=-1, keepdims=True)
 
 
 def random_ids(lengths: Sequence[int], seed: int = 0) -> list[npt.NDArray[np.int32]]:
