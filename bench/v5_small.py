@@ -27,8 +27,10 @@ import mlx.core as mx  # noqa: E402
 import mlx.nn as nn  # noqa: E402
 from mlx.utils import tree_flatten  # noqa: E402
 
-from mlx_jina import pooling  # noqa: E402
+from mlx_jina import lanes, pooling  # noqa: E402
+from mlx_jina.batching import Batch  # noqa: E402
 from mlx_jina.models.qwen3 import Config, Qwen3  # noqa: E402
+from mlx_jina.pipeline import evaluated  # noqa: E402
 
 VOCAB = 20_000
 Texts = Sequence[npt.NDArray[np.int32]]
@@ -54,15 +56,17 @@ def config(layers: int) -> Config:
 def flat(model: Qwen3, *, whole_depth: bool = False) -> Encode:
     """mlx-jina: sorted, unpadded batches."""
 
+    def pooled(share: Batch) -> npt.NDArray[np.float32]:
+        ids = mx.array(share.ids)
+        if whole_depth:
+            return evaluated(model.hidden(ids, share.runs)[pooling.last_rows(share.runs)])
+        return evaluated(model(ids, share.runs))
+
     def encode(texts: Texts) -> npt.NDArray[np.float32]:
         out = np.empty((len(texts), model.dimension), dtype=np.float32)
         for batch in batching.batches(texts, device.default_batch_tokens()):
-            ids = mx.array(batch.ids)
-            if whole_depth:
-                rows = model.hidden(ids, batch.runs)[pooling.last_rows(batch.runs)]
-            else:
-                rows = model(ids, batch.runs)
-            out[batch.order] = np.array(rows)
+            for share, rows in lanes.run(pooled, batch):
+                out[share.order] = rows
         return out
 
     return encode

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import mlx.core as mx
 
-from mlx_jina import device, memory
+from mlx_jina import device, elementary, memory
 from mlx_jina.batching import Run
 
 # Head widths of MLX's fused attention, for short and long queries alike, from `has_fused_kernel` in
@@ -47,6 +47,29 @@ def hankel_bias(values: mx.array, start: int, stop: int) -> mx.array:
     return mx.as_strided(values, (1, heads, stop - start, length), (0, span, 1, 1), offset=start)
 
 
+def _attend(queries: mx.array, keys: mx.array, values: mx.array, mask: mx.array | str | None = None) -> mx.array:
+    """Softmax attention of (b, H, n, d) to keys and values (b, H', L, d); H' divides H.
+
+    The mask is added to the scores; "causal" aligns the last query with the last key.
+    """
+    texts, heads, count, width = queries.shape
+    if device.on_gpu():
+        return mx.fast.scaled_dot_product_attention(queries, keys, values, scale=width**-0.5, mask=mask)
+    # On a CPU nothing is fused: this is what MLX does, with a faster exp, divided after the second product
+    # instead of before, and with the queries of all heads that share a key in one matrix.
+    kv_heads, length = keys.shape[1:3]
+    grouped = (queries * width**-0.5).reshape(texts, kv_heads, -1, width)
+    scores = (grouped @ keys.swapaxes(-1, -2)).astype(mx.float32).reshape(texts, heads, count, length)
+    if mask == "causal":
+        mask = mx.where(mx.arange(length) > mx.arange(length - count, length)[:, None], -math.inf, 0.0)
+    if isinstance(mask, mx.array):
+        scores = scores + mask
+    # Below e^-87 lie the numbers that no CPU computes at full speed, and nothing that a sum would keep.
+    shares = elementary.exp(mx.maximum(scores - scores.max(axis=-1, keepdims=True), -87))
+    grouped = shares.astype(values.dtype).reshape(texts, kv_heads, -1, length) @ values
+    return (grouped.reshape(texts, heads, count, width) / shares.sum(axis=-1, keepdims=True)).astype(values.dtype)
+
+
 def _query_block(texts: int, heads: int, length: int, width: int) -> int:
     """Queries to run at a time: all of them, as long as their scores are fused away or small."""
     if device.on_gpu() and width in FUSED_WIDTHS:
@@ -63,17 +86,8 @@ def alibi(queries: mx.array, keys: mx.array, values: mx.array, bias: mx.array) -
     pieces = []
     for start in range(0, length, block):
         stop = min(start + block, length)
-        piece = mx.fast.scaled_dot_product_attention(
-            queries[:, :, start:stop],
-            keys,
-            values,
-            scale=width**-0.5,
-            mask=hankel_bias(bias, start, stop),
-        )
-        if block < length:
-            # Lazily, the scores of all blocks would exist side by side.
-            mx.eval(piece)
-        pieces.append(piece)
+        piece = _attend(queries[:, :, start:stop], keys, values, hankel_bias(bias, start, stop))
+        pieces.append(memory.settle(piece, long=block < length))
     return pieces[0] if len(pieces) == 1 else mx.concatenate(pieces, axis=2)
 
 
@@ -86,12 +100,8 @@ def bidirectional(queries: mx.array, keys: mx.array, values: mx.array) -> mx.arr
         queries, keys, values = (mx.contiguous(x) for x in (queries, keys, values))
     pieces = []
     for start in range(0, count, block):
-        piece = mx.fast.scaled_dot_product_attention(
-            queries[:, :, start : start + block], keys, values, scale=width**-0.5
-        )
-        if block < count:
-            mx.eval(piece)
-        pieces.append(piece)
+        piece = _attend(queries[:, :, start : start + block], keys, values)
+        pieces.append(memory.settle(piece, long=block < count))
     return pieces[0] if len(pieces) == 1 else mx.concatenate(pieces, axis=2)
 
 
@@ -121,25 +131,20 @@ def causal(queries: mx.array, keys: mx.array, values: mx.array) -> mx.array:
     length = keys.shape[2]
     if device.on_gpu() and width in FUSED_WIDTHS:
         blocks = [(i, min(i + memory.ROWS, length)) for i in range(length - count, length, memory.ROWS)]
-        one_by_one = len(blocks) > 1
     else:
         blocks = _causal_blocks(texts, heads, count, length)
-        one_by_one = texts * heads * count * length * 4 > memory.SCORE_BYTES
         # MLX's CPU matmul would copy views with gaps, for every block again.
         queries, keys, values = (mx.contiguous(x) for x in (queries, keys, values))
     pieces = []
     for start, stop in blocks:
-        piece = mx.fast.scaled_dot_product_attention(
+        # Later keys would be masked anyway.
+        piece = _attend(
             queries[:, :, start - length + count : stop - length + count],
-            # MLX aligns the last query with the last key, and later keys would be masked anyway.
             keys[:, :, :stop],
             values[:, :, :stop],
-            scale=width**-0.5,
-            mask="causal",
+            "causal",
         )
-        if one_by_one:
-            mx.eval(piece)
-        pieces.append(piece)
+        pieces.append(memory.settle(piece, long=len(blocks) > 1))
     return pieces[0] if len(pieces) == 1 else mx.concatenate(pieces, axis=2)
 
 

@@ -7,11 +7,15 @@ look at texts, as runs of equal length `(b, L, ...)`, so no mask and no wasted t
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 
 import numpy as np
 import numpy.typing as npt
+
+# The fewest tokens for a lane of its own, and how much longer than the average the longest lane may be.
+LANE_TOKENS = 64
+UNEVEN = 1.25
 
 
 @dataclass(frozen=True)
@@ -63,3 +67,25 @@ def batches(texts: Sequence[npt.NDArray[np.int32]], batch_tokens: int) -> Iterat
         tokens += int(lengths[index])
     if start < len(order):
         yield flatten(texts, order[start:])
+
+
+def deal(batch: Batch, lanes: int) -> list[Batch]:
+    """At most `lanes` batches of nearly the same number of tokens each, or only the batch itself.
+
+    That is when one text outweighs the others, or a share would not be worth a thread's waking up.
+    """
+    texts = np.concatenate([run.start + run.length * np.arange(run.texts) for run in batch.runs])
+    lanes = min(lanes, len(texts), len(batch.ids) // LANE_TOKENS)
+    if lanes < 2:
+        return [batch]
+    ids = np.split(batch.ids, texts[1:])
+    shares: list[list[int]] = [[] for _ in range(lanes)]
+    tokens = [0] * lanes
+    for index, text in enumerate(ids):
+        lane = tokens.index(min(tokens))
+        shares[lane].append(index)
+        tokens[lane] += len(text)
+    if max(tokens) * lanes > UNEVEN * len(batch.ids):
+        return [batch]
+    parts = [flatten(ids, np.array(share)) for share in shares]
+    return [replace(part, order=batch.order[part.order]) for part in parts]

@@ -9,6 +9,9 @@ import ctypes
 import ctypes.util
 import sys
 import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +23,12 @@ if TYPE_CHECKING:
 DTYPES = ("float32", "float16", "bfloat16")
 
 _fast_blas: str | None = None
+# Opened library, and what its functions for the number of threads are called.
+_opened: ctypes.CDLL | None = None
+_THREADS = (
+    ("openblas_get_num_threads", "openblas_set_num_threads"),
+    ("MKL_Get_Max_Threads", "MKL_Set_Num_Threads"),
+)
 
 
 def _blas_candidates() -> list[str]:
@@ -36,7 +45,7 @@ def use_fast_blas() -> str | None:
     A Mac never needs it. Returns the library's name, or None when there is none, or when mlx.core came first
     (its symbols are bound at import), which is worth a warning.
     """
-    global _fast_blas
+    global _fast_blas, _opened
     if sys.platform != "linux" or _fast_blas:
         return _fast_blas
     candidates = _blas_candidates()
@@ -51,7 +60,7 @@ def use_fast_blas() -> str | None:
         return None
     for path in candidates:
         try:
-            ctypes.CDLL(path, mode=ctypes.RTLD_GLOBAL)
+            _opened = ctypes.CDLL(path, mode=ctypes.RTLD_GLOBAL)
         except OSError:
             continue
         _fast_blas = Path(path).name
@@ -64,6 +73,36 @@ def blas() -> str:
     if sys.platform == "darwin":
         return "Accelerate"
     return _fast_blas or "MLX's bundled reference BLAS (slow; install libopenblas or `mlx-jina[fast-cpu]`)"
+
+
+def _blas_threads() -> tuple[Callable[[], int], Callable[[int], object]] | None:
+    """How to ask and tell the BLAS its number of threads, if it can be told."""
+    for get, set_ in _THREADS:
+        if _opened is not None and hasattr(_opened, get):
+            return getattr(_opened, get), getattr(_opened, set_)
+    return None
+
+
+@cache
+def lanes() -> int:
+    """Forward passes to run side by side: one on a GPU, one for each core that BLAS may use on a CPU."""
+    threads = _blas_threads()
+    return 1 if threads is None or on_gpu() else threads[0]()
+
+
+@contextmanager
+def single_threaded_blas() -> Iterator[None]:
+    """Each matrix product on its caller's core, meanwhile."""
+    threads = _blas_threads()
+    if threads is None:
+        yield
+        return
+    before = threads[0]()
+    threads[1](1)
+    try:
+        yield
+    finally:
+        threads[1](before)
 
 
 def on_gpu() -> bool:

@@ -9,26 +9,39 @@ from collections.abc import Callable
 
 import mlx.core as mx
 
+from mlx_jina import device
+
 # Unfused attention scores live in blocks of queries of at most this many bytes.
-SCORE_BYTES = 32 << 20
-# Tokens computed at a time. More is no faster, and macOS kills a GPU command buffer that runs for seconds.
+SCORE_BYTES = 16 << 20
+# Tokens computed at a time. More is no faster on a GPU, and macOS kills a command buffer that runs for seconds; a
+# CPU is fastest while intermediate results stay in its caches.
 ROWS = 4096
+CPU_ROWS = 512
+
+
+def _rows() -> int:
+    return ROWS if device.on_gpu() else min(ROWS, CPU_ROWS)
 
 
 def by_rows(function: Callable[..., mx.array], *rows: mx.array) -> mx.array:
-    """Apply a function of single tokens to (T, ...) arrays, `ROWS` tokens at a time."""
-    total = rows[0].shape[0]
-    if total <= ROWS:
+    """Apply a function of single tokens to (T, ...) arrays, some tokens at a time."""
+    total, count = rows[0].shape[0], _rows()
+    if total <= count:
         return function(*rows)
     pieces = []
-    for start in range(0, total, ROWS):
-        pieces.append(function(*(x[start : start + ROWS] for x in rows)))
+    for start in range(0, total, count):
+        pieces.append(function(*(x[start : start + count] for x in rows)))
         mx.eval(pieces[-1])
     return mx.concatenate(pieces)
 
 
-def settle(x: mx.array) -> mx.array:
-    """Evaluate the graph so far if it is a long input's, so that no GPU command buffer grows with depth."""
-    if x.shape[0] > ROWS:
+def settle(x: mx.array, *, long: bool | None = None) -> mx.array:
+    """Evaluate the graph so far, if it is a long input's (more than `ROWS` tokens) or the backend is a CPU.
+
+    Pieces of a long input would otherwise exist side by side, and a GPU's command buffer grow with depth. On a
+    CPU MLX admits some hundred operations of all threads together (`MAX_ACTIVE_TASKS` in mlx/transforms.cpp):
+    one thread's long graph would keep the other lanes waiting.
+    """
+    if (x.shape[0] > ROWS if long is None else long) or not device.on_gpu():
         mx.eval(x)
     return x

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from mlx.utils import tree_flatten
 
-from mlx_jina import batching, vectors
+from mlx_jina import batching, device, lanes, vectors
 from mlx_jina.batching import Batch
 from mlx_jina.errors import InputError, NumericalError, TruncationWarning
 from mlx_jina.models import Model
@@ -108,11 +108,10 @@ class Pipeline:
         """Pooled vectors (N, D) of one window, checked: NaN, infinity and zero never leave."""
         pooled = np.empty((len(ids), plan.model.dimension), dtype=np.float32)
         started: list[tuple[Batch, mx.array]] = []
-        queue: deque[Future[tuple[Batch, Floats] | None]] = deque()
+        queue: deque[Future[list[tuple[Batch, Floats]]]] = deque()
 
         def collect() -> None:
-            if (done := queue.popleft().result()) is not None:
-                batch, rows = done
+            for batch, rows in queue.popleft().result():
                 pooled[batch.order] = rows
                 advance(len(rows))
 
@@ -131,14 +130,28 @@ class Pipeline:
         return pooled
 
 
-def step(model: Model, started: list[tuple[Batch, mx.array]], batch: Batch | None) -> tuple[Batch, Floats] | None:
-    """On the worker: start a batch, then return the one started before, so that a GPU never waits."""
-    previous = started.pop() if started else None
+def step(model: Model, started: list[tuple[Batch, mx.array]], batch: Batch | None) -> list[tuple[Batch, Floats]]:
+    """On the worker: run a batch on a CPU's cores; start it on a GPU, and return the one before.
+
+    None stands for the end. Returns batches, which may be shares of the one given, and their pooled vectors.
+    """
+
+    def pooled(share: Batch) -> mx.array:
+        return model(mx.array(share.ids), share.runs)
+
+    if not device.on_gpu():
+        return [] if batch is None else lanes.run(lambda share: evaluated(pooled(share)), batch)
+    previous = [started.pop()] if started else []
     if batch is not None:
-        pooled = model(mx.array(batch.ids), batch.runs)
-        mx.async_eval(pooled)
-        started.append((batch, pooled))
-    return None if previous is None else (previous[0], np.array(previous[1]))
+        started.append((batch, pooled(batch)))
+        mx.async_eval(started[-1][1])
+    return [(share, evaluated(rows)) for share, rows in previous]
+
+
+def evaluated(rows: mx.array) -> Floats:
+    """As NumPy, computed by `mx.eval`, which lets other threads run meanwhile; np.array alone would not."""
+    mx.eval(rows)
+    return np.array(rows)
 
 
 def _retry(plan: Plan, ids: Ids, position: int) -> Floats:

@@ -14,7 +14,8 @@ PACKAGE = Path(mlx_jina.__file__).parent
 # Lower may not import higher. `weights` and `models` share a level and may not import each other.
 LEVELS = (
     ("errors", "catalog"),
-    ("prompts", "tokens", "batching", "memory", "attention", "pooling", "vectors", "device", "worker"),
+    ("prompts", "tokens", "batching", "memory", "vectors", "device", "worker"),
+    ("elementary", "attention", "pooling", "lanes"),
     ("hub",),
     ("models", "weights"),
     ("loading", "pipeline"),

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import mlx_jina
-from mlx_jina import attention, batching, memory, pipeline
+from mlx_jina import attention, batching, device, memory, pipeline
 from mlx_jina.models.jina_bert import Config, JinaBert
 from tests import checkpoints
 
@@ -124,14 +124,18 @@ def test_long_inputs_are_evaluated_layer_by_layer(monkeypatch: pytest.MonkeyPatc
     """A GPU command buffer that spans all layers of a long text would be killed by macOS."""
     monkeypatch.setattr(memory, "ROWS", 16)
     model = v2_small(3)
-    batch = batching.flatten([np.arange(40, dtype=np.int32)], np.zeros(1, dtype=np.intp))
-    evaluated: list[int] = []
-    settle = memory.settle
+    evaluated: list[tuple[int, ...]] = []
+    evaluate = mx.eval
 
-    def counted(x: mx.array) -> mx.array:
-        evaluated.append(x.shape[0])
-        return settle(x)
+    def counted(x: mx.array) -> None:
+        evaluated.append(x.shape)
+        evaluate(x)
 
-    monkeypatch.setattr(memory, "settle", counted)
-    mx.eval(model(mx.array(batch.ids), batch.runs))
-    assert evaluated == [40, 40, 40]
+    monkeypatch.setattr(mx, "eval", counted)
+    for on_gpu, length in ((True, 40), (False, 40), (True, 16)):
+        monkeypatch.setattr(device, "on_gpu", lambda on_gpu=on_gpu: on_gpu)
+        evaluated.clear()
+        batch = batching.flatten([np.arange(length, dtype=np.int32)], np.zeros(1, dtype=np.intp))
+        model(mx.array(batch.ids), batch.runs)
+        layers = evaluated.count((length, 512))
+        assert layers == (0 if length == 16 else 3)

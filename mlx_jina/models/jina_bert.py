@@ -14,7 +14,6 @@ Axes: B texts, L tokens of one text, T tokens of a batch, D width, H heads, d he
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from typing import Any, Literal
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_jina import attention, memory, pooling
+from mlx_jina import attention, elementary, memory, pooling
 from mlx_jina.batching import Run
 from mlx_jina.errors import CheckpointError
 from mlx_jina.models.config import expect, required
@@ -94,9 +93,14 @@ def detect_layout(names: Collection[str]) -> Layout | None:
 
 @partial(mx.compile, shapeless=True)
 def gated_gelu(gate: mx.array, up: mx.array) -> mx.array:
-    """GELU(gate) * up with the exact erf; in float32, for 1 + erf(x) loses its digits in half precision."""
-    x = gate.astype(mx.float32)
-    return (x * (1 + mx.erf(x / math.sqrt(2))) / 2 * up.astype(mx.float32)).astype(gate.dtype)
+    """GELU(gate) * up in float32, rounded once."""
+    return (elementary.gelu(gate.astype(mx.float32)) * up.astype(mx.float32)).astype(gate.dtype)
+
+
+@partial(mx.compile, shapeless=True)
+def gelu(x: mx.array) -> mx.array:
+    """GELU in float32, rounded once."""
+    return elementary.gelu(x.astype(mx.float32)).astype(x.dtype)
 
 
 def add_norm(norm: nn.LayerNorm, x: mx.array, residual: mx.array) -> mx.array:
@@ -200,7 +204,7 @@ class Intermediate(nn.Module):
         self.dense = nn.Linear(c.hidden_size, c.intermediate_size)
 
     def __call__(self, x: mx.array) -> mx.array:
-        return nn.gelu(self.dense(x))
+        return gelu(self.dense(x))
 
 
 class GatedLayer(nn.Module):

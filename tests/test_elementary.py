@@ -1,0 +1,56 @@
+"""Against float64, for the formulas of a CPU and for those of a GPU."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from mlx_jina import device, elementary
+from mlx_jina.vectors import Floats
+
+X = np.concatenate([np.linspace(-100, 100, 20_001), np.linspace(-6, 6, 20_001), [0.0, -1e4, 1e4]])
+X = X.astype(np.float32)
+
+
+@pytest.fixture(params=["cpu", "gpu"], autouse=True)
+def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device, "on_gpu", lambda: request.param == "gpu")
+
+
+def computed(function: Callable[[mx.array], mx.array]) -> Floats:
+    return np.array(function(mx.array(X)))
+
+
+def test_exp() -> None:
+    normal = np.abs(X) < 87
+    expected = np.exp(X[normal].astype(np.float64))
+    np.testing.assert_allclose(computed(elementary.exp)[normal], expected, rtol=4e-6)
+    near = np.abs(X[normal]) < 6
+    np.testing.assert_allclose(computed(elementary.exp)[normal][near], expected[near], rtol=6e-7)
+    assert computed(elementary.exp)[-2:].tolist() == [0, math.inf]
+
+
+def test_erf() -> None:
+    np.testing.assert_allclose(computed(elementary.erf), [math.erf(x) for x in X.tolist()], rtol=0, atol=4e-7)
+
+
+def test_silu() -> None:
+    x = X.astype(np.float64)
+    with np.errstate(over="ignore"):
+        np.testing.assert_allclose(computed(elementary.silu), x / (1 + np.exp(-x)), rtol=1e-6, atol=1e-13)
+
+
+def test_gelu() -> None:
+    x = X.astype(np.float64)
+    expected = x * (1 + np.array([math.erf(v / math.sqrt(2)) for v in x.tolist()])) / 2
+    assert np.all(np.abs(computed(elementary.gelu) - expected) <= 3e-7 * np.abs(x).clip(1))
+
+
+def test_not_a_number_stays_one() -> None:
+    x = mx.array([math.nan])
+    for function in (elementary.exp, elementary.erf, elementary.silu, elementary.gelu):
+        assert np.isnan(np.array(function(x))).all()
