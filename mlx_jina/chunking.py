@@ -2,7 +2,7 @@
 
 Boundaries come from ICU: sentences and line breaks by Unicode's rules (UAX #29, UAX #14), dictionaries for scripts
 that write no spaces, and a list of each language's abbreviations. A cut never divides a token or a character as
-people count them, and every piece has a token.
+people count them, and every piece has a word or a sign.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Literal, get_args
 
 import numpy as np
@@ -83,7 +83,8 @@ def breaks(level: Level, text: str, language: str) -> list[int]:
         breaker = breakers.LineBreaker(text, language)
     else:
         breaker = breakers.CharacterBreaker(text, language)
-    return [stop for _, stop in breaker.segments()]
+    # Its own positions count UTF-16 units.
+    return list(accumulate(map(len, breaker)))
 
 
 class Text:
@@ -98,6 +99,8 @@ class Text:
         words = np.where(np.isin(codes, _SPACES), len(text), np.arange(len(text)))
         next_word = np.append(np.minimum.accumulate(words[::-1])[::-1], len(text))
         starts = np.minimum(next_word[offsets[:, 0]], self._stops)
+        # Tokens of nothing but spaces make no chunk. How many others there are before each token:
+        self._words = np.append(0, np.cumsum(starts < self._stops))
         # The first character that any token from here on needs.
         self._needed = np.append(np.minimum.accumulate(starts[::-1])[::-1], len(text))
 
@@ -109,12 +112,13 @@ class Text:
         """Where the text between two positions may be cut at a level."""
         found = np.array(breaks(level, self.text[start:stop], language), dtype=np.int64) + start
         found = found[(found > start) & (found < stop)]
-        first, last = self.before([start, stop])
+        first, last = self._words[self.before([start, stop])]
         tokens = self.before(found)
-        possible = (self._needed[tokens] >= found) & (tokens > first) & (tokens < last)
-        found, tokens = found[possible], tokens[possible]
-        # Characters that no token stands for go with what is before them.
-        return found[np.append(tokens[1:] > tokens[:-1], True)[: len(found)]].tolist()
+        words = self._words[tokens]
+        possible = (self._needed[tokens] >= found) & (words > first) & (words < last)
+        found, words = found[possible], words[possible]
+        # Spaces, and characters that no token stands for, go with what is before them.
+        return found[np.append(words[1:] > words[:-1], True)[: len(found)]].tolist()
 
     def chunks(self, chunking: Chunking) -> list[Span]:
         """Cut: the characters of each chunk. At least one, for any text."""

@@ -23,7 +23,6 @@ from mlx_jina.vectors import Floats, Vectors
 from mlx_jina.weights import checkpoint
 from mlx_jina.worker import Worker
 
-
 # sentence-transformers has its own name for them.
 _TOKEN_OUTPUTS = (("tokens", "sentence_embedding"), ("vectors", "token_embeddings"))
 

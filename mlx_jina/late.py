@@ -1,9 +1,10 @@
 """Vectors of chunks and of tokens, which have seen the whole document.
 
 Günther et al. 2024, "Late Chunking" (arXiv 2409.04701): a document is run once, and each chunk's vector is the
-mean of its own tokens' states. A document longer than the model's window is run in windows that overlap, and what a
-window repeats of the one before is only context (the paper's "long late chunking"). The paper's code cuts through
-the row of all tokens; here every window has the special tokens and the prompt that the model was trained with.
+mean of its own tokens' states. A document longer than the model's window is run in windows that overlap, and what
+a window repeats of the one before is only context (the paper's "long late chunking"). The paper's code cuts
+through the row of all tokens; here every window has the special tokens and the prompt that the model was trained
+with.
 """
 
 from __future__ import annotations
