@@ -16,7 +16,7 @@ from tqdm import tqdm
 from mlx_jina import device, hub, loading, models, prompts, vectors
 from mlx_jina.chunking import Chunking
 from mlx_jina.errors import InputError
-from mlx_jina.late import ChunkedDocument, TokenVectors, documents, joined, token_vectors
+from mlx_jina.late import ChunkedDocument, TokenVectors, check_pooling, documents, joined, token_vectors
 from mlx_jina.loading import Loaded
 from mlx_jina.pipeline import Pipeline, Plan
 from mlx_jina.vectors import Floats, Vectors
@@ -276,7 +276,10 @@ class Encoder:
     ) -> Iterator[list[ChunkedDocument]]:
         """`encode_chunks` of documents from any iterable, in order, holding no more than two windows of them."""
         how = Chunking(chunk, chunk_tokens, overlap, language)
-        return documents(self._pipeline, enumerate(texts), self._plan(**options), how, late, advance)
+        plan = self._plan(**options)
+        if late:
+            check_pooling(plan.model)
+        return documents(self._pipeline, enumerate(texts), plan, how, late, advance)
 
     def similarity(self, a: npt.ArrayLike, b: npt.ArrayLike) -> Floats:
         """Cosine similarities (N, M) of vectors (N, D) and (M, D)."""

@@ -101,8 +101,6 @@ def documents(
     advance: Callable[[int], object],
 ) -> Iterator[list[ChunkedDocument]]:
     """Chunks and vectors of each text, in order, in blocks of texts."""
-    if late:
-        check_pooling(plan.model)
 
     def prepare(window: Sequence[Item]) -> list[tuple[_Tokenized, tuple[Chunk, ...]]]:
         tokenized = _tokenize(pipeline, window, plan)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as FastTokenizer
-from tokenizers import models, normalizers, pre_tokenizers, trainers
+from tokenizers import models, normalizers, pre_tokenizers, processors, trainers
 
 from mlx_jina import InputError
 from mlx_jina.chunking import KINDS, Chunking, Text
@@ -42,7 +42,7 @@ def trimmed_bytes() -> FastTokenizer:
     """RoBERTa's byte-level pre-tokeniser, whose offsets leave out the space that opens a word."""
     tokenizer = checkpoints.qwen_tokenizer()
     tokenizer.normalizer = None
-    tokenizer.post_processor = checkpoints.processors.ByteLevel(trim_offsets=True)
+    tokenizer.post_processor = processors.ByteLevel(trim_offsets=True)
     return tokenizer
 
 
