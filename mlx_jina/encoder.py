@@ -18,12 +18,12 @@ from mlx_jina.chunking import Chunking
 from mlx_jina.errors import InputError
 from mlx_jina.late import ChunkedDocument, TokenVectors, check_pooling, documents, joined, token_vectors
 from mlx_jina.loading import Loaded
-from mlx_jina.pipeline import Pipeline, Plan
+from mlx_jina.pipeline import Pipeline, Plan, longest_first
 from mlx_jina.vectors import Floats, Vectors
 from mlx_jina.weights import checkpoint
 from mlx_jina.worker import Worker
 
-# sentence-transformers has its own name for them.
+# Our name for them, and sentence-transformers'.
 _TOKEN_OUTPUTS = (("tokens", "sentence_embedding"), ("vectors", "token_embeddings"))
 
 
@@ -155,10 +155,8 @@ class Encoder:
         }
         if (output, output_value) != ("vectors", "sentence_embedding"):
             if late_chunking or (output, output_value) not in _TOKEN_OUTPUTS:
-                raise InputError(
-                    f"output={output!r}, output_value={output_value!r}, late_chunking={late_chunking} do not fit "
-                    "together; output='tokens' alone gives the vectors of tokens"
-                )
+                asked = f"output={output!r}, output_value={output_value!r}, late_chunking={late_chunking}"
+                raise InputError(f"{asked} do not fit together; output='tokens' alone gives token vectors")
             tokens: Any = self.encode_tokens(given[0], show_progress_bar=show_progress_bar, **options)
             if output_value == "token_embeddings":
                 tokens = [text.vectors for text in tokens] if isinstance(tokens, list) else tokens.vectors
@@ -171,7 +169,7 @@ class Encoder:
             else:
                 columns, kind = vectors.layout(plan.dimension, plan.precision)
                 out = np.empty((len(items), columns), dtype=kind)
-                for positions, rows in self._pipeline.windows(_longest_first(items), plan, bar.update):
+                for positions, rows in self._pipeline.windows(longest_first(items), plan, bar.update):
                     out[positions] = rows
         return out[0] if isinstance(given[0], str) else out
 
@@ -193,7 +191,7 @@ class Encoder:
         plan = self._plan(**options)
         found: dict[int, TokenVectors] = {}
         with _progress(len(items), show_progress_bar) as bar:
-            for positions, block in token_vectors(self._pipeline, _longest_first(items), plan, bar.update):
+            for positions, block in token_vectors(self._pipeline, longest_first(items), plan, bar.update):
                 found.update(zip(positions, block, strict=True))
         return found[0] if isinstance(texts, str) else [found[i] for i in range(len(items))]
 
@@ -281,9 +279,15 @@ class Encoder:
             check_pooling(plan.model)
         return documents(self._pipeline, enumerate(texts), plan, how, late, advance)
 
-    def similarity(self, a: npt.ArrayLike, b: npt.ArrayLike) -> Floats:
-        """Cosine similarities (N, M) of vectors (N, D) and (M, D)."""
-        return vectors.similarity(a, b)
+    def similarity(
+        self,
+        a: npt.ArrayLike,
+        b: npt.ArrayLike,
+        precision: str | None = None,
+        ranges: npt.ArrayLike | None = None,
+    ) -> Floats:
+        """Cosine similarities (N, M) of vectors (N, D) and (M, D), quantised ones too: `vectors.similarity`."""
+        return vectors.similarity(a, b, precision, ranges)
 
     # ---- tokens
 
@@ -384,11 +388,6 @@ class Encoder:
                 "allow_untrained_dim=True cuts anyway"
             )
         return truncate_dim
-
-
-def _longest_first(items: Sequence[str]) -> Iterator[tuple[int, str]]:
-    """Positions and texts: windows of similar lengths waste nothing. Characters stand in for tokens."""
-    return ((i, items[i]) for i in sorted(range(len(items)), key=lambda i: -len(str(items[i]))))
 
 
 def _progress(total: int, show: bool | None) -> tqdm:

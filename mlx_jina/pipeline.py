@@ -147,6 +147,11 @@ def ahead(items: Iterable[Item], prepare: Callable[[Sequence[Item]], T]) -> Iter
             yield next_one()
 
 
+def longest_first(texts: Sequence[str]) -> Iterator[Item]:
+    """Positions and texts: windows of similar lengths waste nothing. Characters stand in for tokens."""
+    return ((i, texts[i]) for i in sorted(range(len(texts)), key=lambda i: -len(str(texts[i]))))
+
+
 def prompted(window: Sequence[Item], plan: Plan) -> tuple[list[int], list[str]]:
     """The positions in a window, and its texts with the plan's prompt in front."""
     positions = [position for position, _ in window]
