@@ -392,10 +392,5 @@ class Encoder:
 
 def _progress(total: int, show: bool | None) -> tqdm:
     """A bar of texts; `show` is what `Encoder.encode` calls `show_progress_bar`."""
-    return tqdm(
-        total=total,
-        desc="Encoding",
-        unit=" texts",
-        delay=2 if show is None else 0,
-        disable=None if show is None else not show,
-    )
+    delay, disable = (2, None) if show is None else (0, not show)
+    return tqdm(total=total, desc="Encoding", unit=" texts", delay=delay, disable=disable)

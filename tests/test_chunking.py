@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from itertools import pairwise
 
 import pytest
@@ -192,3 +193,9 @@ def test_abbreviations_are_a_language_s_own() -> None:
 def test_nonsense_is_refused(kind: str, tokens: int | None, overlap: int, message: str) -> None:
     with pytest.raises(InputError, match=message):
         Chunking(kind, tokens, overlap, "en")
+
+
+def test_without_icu_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "icu4py", None)
+    with pytest.raises(InputError, match=r"pip install 'mlx-jina\[chunking\]'"):
+        cut("wordpiece", "the fox")
