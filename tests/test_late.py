@@ -167,7 +167,7 @@ class TestLongDocuments:
 
 
 class TestJoined:
-    TEXTS = ("The quick brown fox.", "How do I bake bread?", "Paris, the capital of France.")
+    TEXTS = ("The quick brown fox.", "How do I bake bread", "Paris, the capital of France.")
 
     def test_texts_are_chunks_of_one_document(self, model: Encoder, states: Any) -> None:
         out = model.encode(self.TEXTS, late_chunking=True)
@@ -179,8 +179,9 @@ class TestJoined:
         np.testing.assert_allclose(out, reference.unit(np.stack(expected)), atol=2e-6)
 
     def test_agrees_with_chunks_of_the_text(self, model: Encoder) -> None:
-        document = model.encode_chunks(" ".join(self.TEXTS), chunk_tokens=None)
-        np.testing.assert_array_equal(model.encode(self.TEXTS, late_chunking=True), document.vectors)
+        document = model.encode_chunks(DOCUMENT, chunk_tokens=None)
+        texts = [chunk.text.strip() for chunk in document.chunks]
+        np.testing.assert_allclose(model.encode(texts, late_chunking=True), document.vectors, atol=3e-7)
 
     def test_one_text_and_none(self, model: Encoder) -> None:
         np.testing.assert_allclose(model.encode("the fox", late_chunking=True), model.encode("the fox"), atol=3e-7)
