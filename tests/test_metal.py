@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import mlx.core as mx
 import numpy as np
@@ -63,7 +63,7 @@ def test_every_primitive_has_a_metal_kernel(layout: str) -> None:
 
 
 def test_every_primitive_of_late_chunking_has_a_metal_kernel() -> None:
-    model, _ = jina_bert("original")
+    model = cast("models.Model", jina_bert("original")[0])
     batch = batching.flatten([np.arange(length, dtype=np.int32) for length in (9, 4)], np.arange(2))
     assert primitives(late._means([[(0, 3), (2, 9)], [(0, 4)]], model, batch)) <= METAL
     assert primitives(late._every_token(model, batch)) <= METAL
