@@ -11,17 +11,21 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from mlx_jina import __version__, catalog
 from mlx_jina.convert_cli import convert
-from mlx_jina.errors import MlxJinaError
+from mlx_jina.errors import InputError, MlxJinaError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-# Those of device.py and vectors.py, which import too much for a parser.
+# Those of device.py, vectors.py and chunking.py, which import too much for a parser.
 DTYPES = ("float32", "float16", "bfloat16")
 PRECISIONS = ("float32", "float16", "int8", "uint8", "binary", "ubinary")
 
+KINDS = ("paragraph", "sentence", "fixed")
+
+CHUNKING = ("chunk_tokens", "overlap", "late", "language")
 LOADING = ("revision", "cache_dir", "local_files_only", "dtype")
 
 
@@ -60,6 +64,17 @@ def _split(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     return loading, options
 
 
+def _chunking(chunk: str | None, options: dict[str, Any]) -> dict[str, Any] | None:
+    """The options of `Encoder.encode_chunks`; none of them means anything without --chunk."""
+    if chunk is not None:
+        return {"chunk": chunk, **options, "chunk_tokens": options["chunk_tokens"] or None}
+    context = click.get_current_context()
+    for name in options:
+        if context.get_parameter_source(name) == ParameterSource.COMMANDLINE:
+            raise InputError(f"--{name.replace('_', '-')} needs --chunk {'|'.join(KINDS)}")
+    return None
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="mlx-jina")
 def commands() -> None:
@@ -95,6 +110,19 @@ def commands() -> None:
 @click.option("--normalize/--no-normalize", "normalize_embeddings", default=True, help="Unit length, or not.")
 @click.option("--precision", type=click.Choice(PRECISIONS), default="float32", help="How vectors are stored.")
 @click.option("--batch-tokens", type=int, metavar="N", help="Tokens per forward pass: speed and memory only.")
+@click.option("--chunk", type=click.Choice(KINDS), help="Cut every text into chunks; each is a row.")
+@click.option(
+    "--chunk-tokens",
+    type=click.IntRange(min=0),
+    default=256,
+    metavar="N",
+    help="Tokens of a chunk, at most; 0 makes every sentence or paragraph one. [default: 256]",
+)
+@click.option("--overlap", type=int, default=0, metavar="N", help="Tokens shared with the chunk before.")
+@click.option("--late/--no-late", default=True, help="Let chunks see the whole text, or embed each one alone.")
+@click.option(
+    "--language", default="en", metavar="CODE", help="Whose abbreviations end no sentence.  [default: en]"
+)
 @_loading_options
 def encode(
     texts: tuple[str, ...],
@@ -104,6 +132,7 @@ def encode(
     resume: bool,
     force: bool,
     model: str | None,
+    chunk: str | None,
     **options: Any,
 ) -> None:
     """Turn texts into vectors.
@@ -113,11 +142,23 @@ def encode(
 
     An --output grows as NAME.partial, which can be read at any time, and which --resume continues after
     whatever stopped it.
+
+    With --chunk every row says where its chunk is: which text, and which characters and tokens of it.
     """
     from mlx_jina.encode import Source, run
 
+    chunking = _chunking(chunk, {name: options.pop(name) for name in CHUNKING})
     loading, encoding = _split(options)
-    run(Source(texts, paths, field), output, model, loading, encoding, resume=resume, force=force)
+    run(
+        Source(texts, paths, field),
+        output,
+        model,
+        loading,
+        encoding,
+        chunking=chunking,
+        resume=resume,
+        force=force,
+    )
 
 
 @commands.command()

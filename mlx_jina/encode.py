@@ -7,7 +7,7 @@ import re
 import signal
 import sys
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +18,14 @@ from mlx_jina import inputs
 from mlx_jina.errors import InputError, MlxJinaError
 
 if TYPE_CHECKING:
+    from mlx_jina.chunking import Chunk
     from mlx_jina.encoder import Encoder
     from mlx_jina.inputs import Record
+    from mlx_jina.outputs import Label
     from mlx_jina.vectors import Vectors
+
+    # Texts, and what there is to write of them: a row of vectors for each label.
+    Block = tuple[list[Record], list[Label], Vectors]
 
 DEFAULT_MODEL = "pocket"
 
@@ -52,23 +57,27 @@ def run(
     loading: Mapping[str, Any],
     options: Mapping[str, Any],
     *,
+    chunking: Mapping[str, Any] | None = None,
     resume: bool,
     force: bool,
 ) -> None:
     """Encode `source` to `output`, or as JSON lines to standard output.
 
-    `loading` are options of `mlx_jina.load`, `options` those of `Encoder.encode`.
+    `loading` are options of `mlx_jina.load`, `options` those of `Encoder.encode`; `chunking`, with which every
+    chunk of a text is a row, those that `Encoder.encode_chunks` has besides.
     """
     source = _checked(source)
     if output is None:
         if resume or force:
             raise InputError(f"--{'resume' if resume else 'force'} needs a file to write: --output")
-        _to_stdout(source, open_model(model, loading), options)
+        _to_stdout(_Job(source, open_model(model, loading), options, chunking))
         return
     from mlx_jina import partial
 
+    if chunking and output.suffix.lower() == ".npy":
+        raise InputError(f"{output} has no place for where chunks are: with --chunk, write .jsonl or .parquet")
     if partial.check(output, source.paths, resume=resume, force=force):
-        _to_file(source, output, open_model(model, loading), options, resume)
+        _to_file(_Job(source, open_model(model, loading), options, chunking), output, resume)
     else:
         tell(f"{output} is finished: nothing to resume")
 
@@ -108,20 +117,50 @@ def _checked(source: Source) -> Source:
     return source
 
 
-def _to_stdout(source: Source, encoder: Encoder, options: Mapping[str, Any]) -> None:
+@dataclass(frozen=True)
+class _Job:
+    """What to encode, with what, and how."""
+
+    source: Source
+    encoder: Encoder
+    options: Mapping[str, Any]
+    chunking: Mapping[str, Any] | None
+
+    def empty(self) -> Vectors:
+        """No rows, in the shape and type of those to come. Raises for options that do not fit the model."""
+        if self.chunking:
+            self.encoder.encode_chunks_stream([], **self.options, **self.chunking)
+        return self.encoder.encode([], **self.options)
+
+    def labels(self) -> Mapping[str, type]:
+        """What every row says of its vector."""
+        from mlx_jina.outputs import CHUNK_LABELS, LABELS
+
+        return CHUNK_LABELS if self.chunking else LABELS
+
+    def shaping(self) -> dict[str, Any]:
+        """Whatever changes the rows."""
+        options = {**self.options, **(self.chunking or {})}
+        kept = {key: value for key, value in options.items() if key not in _NOT_SHAPING}
+        kept["truncate_dim"] = options["truncate_dim"] or self.encoder.dimension
+        kept["max_length"] = options["max_length"] or self.encoder.max_length
+        return {"model": self.encoder.fingerprint(options["task"]), "dtype": self.encoder.dtype, **kept}
+
+
+def _to_stdout(job: _Job) -> None:
     from mlx_jina.outputs import JsonLines
 
-    empty = encoder.encode([], **options)
-    lines = JsonLines(empty.shape[1], empty.dtype)
+    empty = job.empty()
+    lines = JsonLines(empty.shape[1], empty.dtype, job.labels())
     stdout = sys.stdout.buffer
     written = 0
-    stream = _Stream(source.records())
-    for records, rows in stream.blocks(encoder, options, 0, source.count):
-        for chunk in lines.block(written, records, rows):
+    stream = _Stream(job, job.source.records())
+    for _, labels, rows in stream.blocks(0):
+        for chunk in lines.block(written, labels, rows):
             with _uninterrupted():
                 stdout.write(chunk)
                 stdout.flush()
-        written += len(records)
+        written += len(rows)
     stream.end()
 
 
@@ -142,25 +181,23 @@ def _uninterrupted() -> Iterator[None]:
         signal.raise_signal(arrived)
 
 
-def _to_file(source: Source, output: Path, encoder: Encoder, options: Mapping[str, Any], resume: bool) -> None:
+def _to_file(job: _Job, output: Path, resume: bool) -> None:
     from mlx_jina.partial import Partial
 
     # Also checks the options, before there is a file.
-    empty = encoder.encode([], **options)
-    shaping = {key: value for key, value in options.items() if key not in _NOT_SHAPING}
-    shaping["truncate_dim"] = options["truncate_dim"] or encoder.dimension
-    shaping["max_length"] = options["max_length"] or encoder.max_length
-    made_with = {"model": encoder.fingerprint(options["task"]), "dtype": encoder.dtype, **shaping}
+    empty = job.empty()
     finished = False
-    with Partial(output, empty.shape[1], empty.dtype, made_with, resume=resume) as partial:
+    with Partial(
+        output, empty.shape[1], empty.dtype, job.shaping(), resume=resume, labels=job.labels()
+    ) as partial:
         try:
-            records = source.records()
+            records = job.source.records()
             partial.skip_done(records)
-            stream = _Stream(records)
-            for done, rows in stream.blocks(encoder, options, partial.rows, source.count):
+            stream = _Stream(job, records)
+            for done, labels, rows in stream.blocks(partial.texts):
                 # A mistake in the input ends its window early. To be the same bytes as without the mistake,
                 # that window has to be made again, whole.
-                partial.append(done, rows, resumable=stream.failure is None)
+                partial.append(done, labels, rows, resumable=stream.failure is None)
             stream.end()
             partial.finish()
             finished = True
@@ -172,27 +209,52 @@ def _to_file(source: Source, output: Path, encoder: Encoder, options: Mapping[st
 class _Stream:
     """Records through the encoder, in step with their vectors."""
 
-    def __init__(self, records: Iterator[Record]) -> None:
+    def __init__(self, job: _Job, records: Iterator[Record]) -> None:
+        self._job = job
         self._records = records
         self._waiting: deque[Record] = deque()
         self.failure: InputError | OSError | None = None
 
-    def blocks(
-        self, encoder: Encoder, options: Mapping[str, Any], start: int, count: Any
-    ) -> Iterator[tuple[list[Record], Vectors]]:
-        """Records and their vectors, block by block, with a progress bar if stderr is a terminal."""
+    def blocks(self, start: int) -> Iterator[Block]:
+        """Records and their rows, block by block, with a progress bar if stderr is a terminal.
+
+        `start` texts were done before.
+        """
         from tqdm import tqdm
 
-        total = count() if sys.stderr.isatty() else None
+        total = self._job.source.count() if sys.stderr.isatty() else None
         taken = 0
         # disable=None: only on a terminal.
         with tqdm(initial=start, total=total, desc="Encoding", unit=" texts", disable=None) as bar:
             try:
-                for rows in encoder.encode_stream(self._texts(), advance=bar.update, **options):
-                    taken += len(rows)
-                    yield [self._waiting.popleft() for _ in range(len(rows))], rows
+                make = self._chunks(start, bar.update) if self._job.chunking else self._whole(bar.update)
+                for block in make:
+                    taken += len(block[0])
+                    yield block
             except MlxJinaError as error:
                 raise self._located(error, taken, start) from error
+
+    def _whole(self, advance: Callable[[int], object]) -> Iterator[Block]:
+        """A row for every text."""
+        for rows in self._job.encoder.encode_stream(self._texts(), advance=advance, **self._job.options):
+            records = [self._waiting.popleft() for _ in range(len(rows))]
+            yield records, [_label(record) for record in records], rows
+
+    def _chunks(self, start: int, advance: Callable[[int], object]) -> Iterator[Block]:
+        """A row for every chunk of a text."""
+        import numpy as np
+
+        options = {**self._job.options, **(self._job.chunking or {})}
+        number = start
+        for documents in self._job.encoder.encode_chunks_stream(self._texts(), advance=advance, **options):
+            records = [self._waiting.popleft() for _ in range(len(documents))]
+            labels = [
+                {**_label(record), "document": index, **_place(chunk)}
+                for index, (record, document) in enumerate(zip(records, documents, strict=True), number)
+                for chunk in document.chunks
+            ]
+            yield records, labels, np.concatenate([document.vectors for document in documents])
+            number += len(documents)
 
     def end(self) -> None:
         """Raise what stopped the input, after all that came before it is written."""
@@ -215,6 +277,16 @@ class _Stream:
         record = self._waiting[int(found[1]) - taken]
         words = f"{found.string[: found.start(1)]}{int(found[1]) + start}{found.string[found.end(1) :]}"
         return type(error)(f"{record.origin}: {words}" if record.origin else words)
+
+
+def _label(record: Record) -> Label:
+    return dict([record.label] if record.label else [])
+
+
+def _place(chunk: Chunk) -> Label:
+    (start, end), (token_start, token_end) = chunk.span, chunk.token_span
+    places = {"start": start, "end": end, "token_start": token_start, "token_end": token_end}
+    return {**places, "text": chunk.text}
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import mlx.nn as nn
 import numpy as np
@@ -14,12 +14,17 @@ import numpy.typing as npt
 from tqdm import tqdm
 
 from mlx_jina import device, hub, loading, models, prompts, vectors
+from mlx_jina.chunking import Chunking
 from mlx_jina.errors import InputError
+from mlx_jina.late import ChunkedDocument, TokenVectors, check_pooling, documents, joined, token_vectors
 from mlx_jina.loading import Loaded
-from mlx_jina.pipeline import Pipeline, Plan
+from mlx_jina.pipeline import Pipeline, Plan, longest_first
 from mlx_jina.vectors import Floats, Vectors
 from mlx_jina.weights import checkpoint
 from mlx_jina.worker import Worker
+
+# Our name for them, and sentence-transformers'.
+_TOKEN_OUTPUTS = (("tokens", "sentence_embedding"), ("vectors", "token_embeddings"))
 
 
 def load(
@@ -92,10 +97,13 @@ class Encoder:
         batch_tokens: int | None = None,
         show_progress_bar: bool | None = None,
         *,
+        late_chunking: bool = False,
+        output: str = "vectors",
         ranges: npt.ArrayLike | None = None,
         allow_untrained_dim: bool = False,
         inputs: str | Sequence[str] | None = None,
         sentences: str | Sequence[str] | None = None,
+        output_value: str = "sentence_embedding",
         batch_size: int | None = None,
         convert_to_numpy: bool = True,
         convert_to_tensor: bool = False,
@@ -117,9 +125,13 @@ class Encoder:
           (2, D) calibrates the 8-bit ones (`vectors.ranges_of`); by default they depend on no data.
         - `batch_tokens`: tokens per forward pass; a matter of speed and memory, not of results.
         - `show_progress_bar`: None shows one on a terminal when the call takes longer than two seconds.
+        - `late_chunking`: the texts are one document, joined by spaces, and each vector is that of a text within
+          it, as in Jina's API; see `encode_chunks`, which also finds the chunks.
+        - `output`: "tokens" is `encode_tokens`, which type checkers understand.
 
-        `inputs`, `sentences`, `batch_size`, `convert_to_numpy` and `device` are accepted for callers written
-        for sentence-transformers; the last three change nothing.
+        `inputs`, `sentences`, `output_value`, `batch_size`, `convert_to_numpy` and `device` are accepted for
+        callers written for sentence-transformers. "token_embeddings" as `output_value` gives the token vectors
+        without more, (L, D) for each text; the last three change nothing.
 
         Raises InputError for unusable texts or options, NumericalError if a vector is not finite.
         """
@@ -128,35 +140,60 @@ class Encoder:
             raise InputError("encode needs the texts exactly once, as `texts` (or `inputs`, or `sentences`)")
         if convert_to_tensor or not convert_to_numpy:
             raise InputError("encode returns NumPy arrays; use torch.from_numpy(...) on the result")
-        plan = self._plan(
-            task=task,
-            prompt_name=prompt_name,
-            prompt=prompt,
-            truncate_dim=truncate_dim,
-            max_length=max_length,
-            truncate=truncate,
-            normalize_embeddings=normalize_embeddings,
-            precision=precision,
-            batch_tokens=batch_tokens,
-            ranges=ranges,
-            allow_untrained_dim=allow_untrained_dim,
-        )
-        single = isinstance(given[0], str)
+        options: dict[str, Any] = {
+            "task": task,
+            "prompt_name": prompt_name,
+            "prompt": prompt,
+            "truncate_dim": truncate_dim,
+            "max_length": max_length,
+            "truncate": truncate,
+            "normalize_embeddings": normalize_embeddings,
+            "precision": precision,
+            "batch_tokens": batch_tokens,
+            "ranges": ranges,
+            "allow_untrained_dim": allow_untrained_dim,
+        }
+        if (output, output_value) != ("vectors", "sentence_embedding"):
+            if late_chunking or (output, output_value) not in _TOKEN_OUTPUTS:
+                asked = f"output={output!r}, output_value={output_value!r}, late_chunking={late_chunking}"
+                raise InputError(f"{asked} do not fit together; output='tokens' alone gives token vectors")
+            tokens: Any = self.encode_tokens(given[0], show_progress_bar=show_progress_bar, **options)
+            if output_value == "token_embeddings":
+                tokens = [text.vectors for text in tokens] if isinstance(tokens, list) else tokens.vectors
+            return tokens
+        plan = self._plan(**options)
         items = [given[0]] if isinstance(given[0], str) else list(given[0])
-        columns, kind = vectors.layout(plan.dimension, plan.precision)
-        out = np.empty((len(items), columns), dtype=kind)
-        # Windows of similar lengths waste nothing, and characters stand in for tokens not yet known.
-        order = sorted(range(len(items)), key=lambda i: -len(str(items[i])))
-        with tqdm(
-            total=len(items),
-            desc="Encoding",
-            unit=" texts",
-            delay=2 if show_progress_bar is None else 0,
-            disable=None if show_progress_bar is None else not show_progress_bar,
-        ) as bar:
-            for positions, rows in self._pipeline.windows(((i, items[i]) for i in order), plan, bar.update):
-                out[positions] = rows
-        return out[0] if single else out
+        with _progress(len(items), show_progress_bar) as bar:
+            if late_chunking:
+                out = joined(self._pipeline, items, plan, bar.update)
+            else:
+                columns, kind = vectors.layout(plan.dimension, plan.precision)
+                out = np.empty((len(items), columns), dtype=kind)
+                for positions, rows in self._pipeline.windows(longest_first(items), plan, bar.update):
+                    out[positions] = rows
+        return out[0] if isinstance(given[0], str) else out
+
+    @overload
+    def encode_tokens(self, texts: str, **options: Any) -> TokenVectors: ...
+
+    @overload
+    def encode_tokens(self, texts: Sequence[str], **options: Any) -> list[TokenVectors]: ...
+
+    def encode_tokens(
+        self, texts: str | Sequence[str], *, show_progress_bar: bool | None = None, **options: Any
+    ) -> TokenVectors | list[TokenVectors]:
+        """The vectors of every token, which have seen the whole text, and the characters each one stands for.
+
+        For late interaction, or pooling of one's own, which wants `normalize_embeddings=False`. Options as in
+        `encode`, and texts are cut to `max_length` as there.
+        """
+        items = [texts] if isinstance(texts, str) else list(texts)
+        plan = self._plan(**options)
+        found: dict[int, TokenVectors] = {}
+        with _progress(len(items), show_progress_bar) as bar:
+            for positions, block in token_vectors(self._pipeline, longest_first(items), plan, bar.update):
+                found.update(zip(positions, block, strict=True))
+        return found[0] if isinstance(texts, str) else [found[i] for i in range(len(items))]
 
     def encode_query(self, texts: str | Sequence[str] | None = None, **options: Any) -> Vectors:
         """`encode` with the model's query prompt, if it has one. Takes the same options."""
@@ -185,9 +222,72 @@ class Encoder:
         for _, rows in self._pipeline.windows(enumerate(texts), plan, advance):
             yield rows
 
-    def similarity(self, a: npt.ArrayLike, b: npt.ArrayLike) -> Floats:
-        """Cosine similarities (N, M) of vectors (N, D) and (M, D)."""
-        return vectors.similarity(a, b)
+    @overload
+    def encode_chunks(self, texts: str, chunk: str = "sentence", **options: Any) -> ChunkedDocument: ...
+
+    @overload
+    def encode_chunks(
+        self, texts: Sequence[str], chunk: str = "sentence", **options: Any
+    ) -> list[ChunkedDocument]: ...
+
+    def encode_chunks(
+        self,
+        texts: str | Sequence[str],
+        chunk: str = "sentence",
+        *,
+        show_progress_bar: bool | None = None,
+        **options: Any,
+    ) -> ChunkedDocument | list[ChunkedDocument]:
+        """Each document cut into chunks, with one vector per chunk: a list of documents gives a list.
+
+        - `chunk`: "sentence" or "paragraph" (ended by a blank line) takes as many to a chunk as fit in
+          `chunk_tokens`, and what is too long by itself is cut at the next finer boundary; "fixed" does so with
+          words. Needs `pip install 'mlx-jina[chunking]'`.
+        - `chunk_tokens`: tokens of a chunk, 256 by default, special ones not counted. None makes every sentence
+          or paragraph a chunk of its own.
+        - `overlap`: tokens, at most, that a chunk shares with the one before; whole sentences where they fit.
+        - `language`: whose abbreviations end no sentence ("en"); boundaries work for every script.
+        - `late`: pool each chunk from the token states of the whole document (late chunking, arXiv 2409.04701).
+          A document longer than `max_length` is run in overlapping windows; nothing is cut off. False embeds each
+          chunk alone, with the prompt in front. Last-token models can only do that, and raise InputError.
+
+        The other options are those of `encode`. Joining `chunk.text` of all chunks gives the document back,
+        character by character, unless they overlap.
+        """
+        items = [texts] if isinstance(texts, str) else list(texts)
+        with _progress(len(items), show_progress_bar) as bar:
+            blocks = self.encode_chunks_stream(items, chunk, advance=bar.update, **options)
+            out = [document for block in blocks for document in block]
+        return out[0] if isinstance(texts, str) else out
+
+    def encode_chunks_stream(
+        self,
+        texts: Iterable[str],
+        chunk: str = "sentence",
+        *,
+        chunk_tokens: int | None = 256,
+        overlap: int = 0,
+        late: bool = True,
+        language: str = "en",
+        advance: Callable[[int], object] = int,
+        **options: Any,
+    ) -> Iterator[list[ChunkedDocument]]:
+        """`encode_chunks` of documents from any iterable, in order, holding no more than two windows of them."""
+        how = Chunking(chunk, chunk_tokens, overlap, language)
+        plan = self._plan(**options)
+        if late:
+            check_pooling(plan.model)
+        return documents(self._pipeline, enumerate(texts), plan, how, late, advance)
+
+    def similarity(
+        self,
+        a: npt.ArrayLike,
+        b: npt.ArrayLike,
+        precision: str | None = None,
+        ranges: npt.ArrayLike | None = None,
+    ) -> Floats:
+        """Cosine similarities (N, M) of vectors (N, D) and (M, D), quantised ones too: `vectors.similarity`."""
+        return vectors.similarity(a, b, precision, ranges)
 
     # ---- tokens
 
@@ -288,3 +388,9 @@ class Encoder:
                 "allow_untrained_dim=True cuts anyway"
             )
         return truncate_dim
+
+
+def _progress(total: int, show: bool | None) -> tqdm:
+    """A bar of texts; `show` is what `Encoder.encode` calls `show_progress_bar`."""
+    delay, disable = (2, None) if show is None else (0, not show)
+    return tqdm(total=total, desc="Encoding", unit=" texts", delay=delay, disable=disable)

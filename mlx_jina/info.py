@@ -11,7 +11,7 @@ from typing import Any
 from mlx_jina import __version__, catalog, device, hub
 from mlx_jina.errors import ModelNotFoundError
 
-PACKAGES = ("mlx", "mlx-lm", "tokenizers", "numpy", "huggingface-hub", "gguf", "pyarrow")
+PACKAGES = ("mlx", "mlx-lm", "tokenizers", "numpy", "huggingface-hub", "gguf", "pyarrow", "icu4py")
 
 Row = tuple[str, ...]
 

@@ -8,14 +8,16 @@ from __future__ import annotations
 import io
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from mlx_jina.inputs import Record
 from mlx_jina.vectors import Vectors
+
+# What a row says of its vector, by the column's name.
+Label = dict[str, str | int]
 
 # Lines of JSON handed to the system in one write.
 LINES_PER_WRITE = 64
@@ -26,15 +28,31 @@ GROUP_ROWS = 16_384
 _DIGITS = {"float32": "%.9g", "float16": "%.5g"}
 
 
-class Format(Protocol):
-    """One kind of output file. `columns` and `dtype` are those of every block of vectors."""
+# Of a text, and of a chunk of one: which text it is of, and where it is there, in characters and tokens.
+LABELS: Mapping[str, type] = {"id": str, "file": str}
+CHUNK_LABELS: Mapping[str, type] = {
+    **LABELS,
+    "document": int,
+    "start": int,
+    "end": int,
+    "token_start": int,
+    "token_end": int,
+    "text": str,
+}
 
-    def __init__(self, columns: int, dtype: np.dtype[Any]) -> None: ...
+
+class Format(Protocol):
+    """One kind of output file. `columns` and `dtype` are those of every block of vectors.
+
+    Every label has the keys and types of `labels`, or fewer: "id" and "file" are strings or missing.
+    """
+
+    def __init__(self, columns: int, dtype: np.dtype[Any], labels: Mapping[str, type] = LABELS) -> None: ...
 
     def header(self, rows: int) -> bytes:
         """What an unfinished file of so many rows starts with; the length is always the same."""
 
-    def block(self, start: int, records: Sequence[Record], rows: Vectors) -> Iterator[bytes]:
+    def block(self, start: int, labels: Sequence[Label], rows: Vectors) -> Iterator[bytes]:
         """What to append for these rows, the first of which is row `start`."""
 
     def finish(self, partial: Path, target: Path) -> None:
@@ -44,23 +62,21 @@ class Format(Protocol):
 class JsonLines:
     """`{"index": 0, "id": "a7", "embedding": [0.1,...]}`, one object a line."""
 
-    def __init__(self, columns: int, dtype: np.dtype[Any]) -> None:
+    def __init__(self, columns: int, dtype: np.dtype[Any], labels: Mapping[str, type] = LABELS) -> None:
         self._numbers = "[" + ",".join([_DIGITS.get(dtype.name, "%d")] * columns) + "]"
 
     def header(self, rows: int) -> bytes:
         """Nothing."""
         return b""
 
-    def block(self, start: int, records: Sequence[Record], rows: Vectors) -> Iterator[bytes]:
+    def block(self, start: int, labels: Sequence[Label], rows: Vectors) -> Iterator[bytes]:
         """Whole lines."""
-        for first in range(0, len(records), LINES_PER_WRITE):
+        for first in range(0, len(labels), LINES_PER_WRITE):
             part = slice(first, first + LINES_PER_WRITE)
             lines = []
-            for i, (record, row) in enumerate(zip(records[part], rows[part], strict=True), start + first):
-                keys: dict[str, str | int] = {"index": i}
-                keys.update([record.label] if record.label else [])
+            for i, (label, row) in enumerate(zip(labels[part], rows[part], strict=True), start + first):
                 numbers = self._numbers % tuple(row.tolist())
-                lines.append(f'{json.dumps(keys)[:-1]}, "embedding": {numbers}}}\n')
+                lines.append(f'{json.dumps({"index": i, **label})[:-1]}, "embedding": {numbers}}}\n')
             yield "".join(lines).encode()
 
     def finish(self, partial: Path, target: Path) -> None:
@@ -71,7 +87,7 @@ class JsonLines:
 class Npy:
     """NumPy's own format: vectors only, in the order of the texts."""
 
-    def __init__(self, columns: int, dtype: np.dtype[Any]) -> None:
+    def __init__(self, columns: int, dtype: np.dtype[Any], labels: Mapping[str, type] = LABELS) -> None:
         self._columns, self._dtype = columns, dtype
 
     def header(self, rows: int) -> bytes:
@@ -82,7 +98,7 @@ class Npy:
         np.lib.format.write_array_header_1_0(buffer, shape)
         return buffer.getvalue()
 
-    def block(self, start: int, records: Sequence[Record], rows: Vectors) -> Iterator[bytes]:
+    def block(self, start: int, labels: Sequence[Label], rows: Vectors) -> Iterator[bytes]:
         """The rows as they lie in memory."""
         yield np.ascontiguousarray(rows).tobytes()
 
@@ -92,32 +108,35 @@ class Npy:
 
 
 class Parquet:
-    """Columns `index`, `id` and `file` (null where an input has none), and `embedding` of fixed width.
+    """Columns `index`, those of the labels (null where one has none), and `embedding` of fixed width.
 
     A Parquet file cannot be read before its end is written, so the unfinished one is a stream of Arrow record
     batches (`pyarrow.ipc.open_stream`).
     """
 
-    def __init__(self, columns: int, dtype: np.dtype[Any]) -> None:
+    def __init__(self, columns: int, dtype: np.dtype[Any], labels: Mapping[str, type] = LABELS) -> None:
         import pyarrow as pa
 
-        text, values = pa.string(), pa.list_(pa.from_numpy_dtype(dtype), columns)
-        fields = {"index": pa.int64(), "id": text, "file": text, "embedding": values}
+        self._labels = labels
+        kinds = {str: pa.string(), int: pa.int64()}
+        fields = {"index": pa.int64(), **{name: kinds[kind] for name, kind in labels.items()}}
+        fields["embedding"] = pa.list_(pa.from_numpy_dtype(dtype), columns)
         self._schema = pa.schema(list(fields.items()))
 
     def header(self, rows: int) -> bytes:
         """The schema message of an Arrow stream."""
         return bytes(self._schema.serialize())
 
-    def block(self, start: int, records: Sequence[Record], rows: Vectors) -> Iterator[bytes]:
+    def block(self, start: int, labels: Sequence[Label], rows: Vectors) -> Iterator[bytes]:
         """One record batch as a message."""
         import pyarrow as pa
 
-        labels = [dict([record.label] if record.label else []) for record in records]
-        names = [[None if (v := label.get(key)) is None else str(v) for label in labels] for key in ("id", "file")]
-        embedding = pa.FixedSizeListArray.from_arrays(pa.array(rows.reshape(-1)), type=self._schema[3].type)
-        index = pa.array(range(start, start + len(records)), pa.int64())
-        columns = [index, *(pa.array(column, pa.string()) for column in names), embedding]
+        columns = [pa.array(range(start, start + len(labels)), pa.int64())]
+        for name, kind in self._labels.items():
+            values = [None if (value := label.get(name)) is None else kind(value) for label in labels]
+            columns.append(pa.array(values, self._schema.field(name).type))
+        kind = self._schema.field("embedding").type
+        columns.append(pa.FixedSizeListArray.from_arrays(pa.array(rows.reshape(-1)), type=kind))
         yield bytes(pa.record_batch(columns, schema=self._schema).serialize())
 
     def finish(self, partial: Path, target: Path) -> None:

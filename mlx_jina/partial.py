@@ -21,7 +21,7 @@ import numpy as np
 
 from mlx_jina.errors import InputError
 from mlx_jina.inputs import Record
-from mlx_jina.outputs import FORMATS, Parquet
+from mlx_jina.outputs import FORMATS, LABELS, Label, Parquet
 from mlx_jina.vectors import Vectors
 
 
@@ -72,13 +72,22 @@ class Partial:
     """
 
     def __init__(
-        self, target: Path, columns: int, dtype: np.dtype[Any], made_with: Mapping[str, Any], *, resume: bool
+        self,
+        target: Path,
+        columns: int,
+        dtype: np.dtype[Any],
+        made_with: Mapping[str, Any],
+        *,
+        resume: bool,
+        labels: Mapping[str, type] = LABELS,
     ) -> None:
         self.path = partial_of(target)
         self.rows = 0
+        # Texts done; of each there may be several rows.
+        self.texts = 0
         self._target = target
         self._state_path = _state_of(target)
-        self._format = FORMATS[target.suffix.lower()](columns, dtype)
+        self._format = FORMATS[target.suffix.lower()](columns, dtype, labels)
         self._made_with = dict(made_with)
         self._digest = hashlib.sha256()
         self._bytes = 0
@@ -118,42 +127,49 @@ class Partial:
             self._expected = self._digest.hexdigest()
             self._record()
             return
-        for key, value in self._made_with.items():
-            if state["made_with"].get(key) != value:
+        for key in {**self._made_with, **state["made_with"]}:
+            before, now = state["made_with"].get(key), self._made_with.get(key)
+            if before != now:
                 raise InputError(
-                    f"{self.path} was made with {key}={state['made_with'].get(key)}, and this run has "
-                    f"{key}={value}; --force starts over"
+                    f"{self.path} was made with {key}={before}, and this run has {key}={now}; --force starts over"
                 )
         if os.fstat(self._file).st_size < state["bytes"]:
             raise InputError(f"{self.path} is shorter than {self._state_path.name} says; --force starts over")
-        self.rows, self._bytes, self._expected = state["rows"], state["bytes"], state["digest"]
+        self.rows, self.texts = state["rows"], state["texts"]
+        self._bytes, self._expected = state["bytes"], state["digest"]
 
     def skip_done(self, records: Iterator[Record]) -> None:
         """Pass over the texts whose vectors are here already, checking that they are the same texts.
 
         Only then is anything cut off that the state does not vouch for. To be called before `append`.
         """
-        for done in range(self.rows):
+        for done in range(self.texts):
             record = next(records, None)
             if record is None:
                 raise InputError(
-                    f"the input has {done} texts, but {self.path} already has the vectors of {self.rows}"
+                    f"the input has {done} texts, but {self.path} already has the vectors of {self.texts}"
                 )
             self._count_in(record)
         if self._digest.hexdigest() != self._expected:
             raise InputError(
-                f"the first {self.rows} texts are not those that {self.path} was made from; --force starts over"
+                f"the first {self.texts} texts are not those that {self.path} was made from; --force starts over"
             )
         self._checked = True
         with self._named_errors():
             os.ftruncate(self._file, self._bytes)
             self._write_header()
 
-    def append(self, records: Sequence[Record], rows: Vectors, *, resumable: bool = True) -> None:
-        """Write the next rows. Those that are not `resumable` can be read, but --resume makes them again."""
+    def append(
+        self, records: Sequence[Record], labels: Sequence[Label], rows: Vectors, *, resumable: bool = True
+    ) -> None:
+        """Write the next rows, with a label each, which are all those of the next texts.
+
+        Those that are not `resumable` can be read, but --resume makes them again.
+        """
         with self._named_errors():
-            self._append(self._format.block(self.rows, records, rows))
-            self.rows += len(records)
+            self._append(self._format.block(self.rows, labels, rows))
+            self.rows += len(rows)
+            self.texts += len(records)
             self._write_header()
             for record in records:
                 self._count_in(record)
@@ -201,6 +217,7 @@ class Partial:
         os.fsync(self._file)
         state = {
             "rows": self.rows,
+            "texts": self.texts,
             "bytes": self._bytes,
             "digest": self._digest.hexdigest(),
             "made_with": self._made_with,

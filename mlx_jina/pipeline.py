@@ -7,6 +7,8 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -30,6 +32,14 @@ WINDOW_CHARACTERS = 1 << 20
 QUEUED = 2
 
 Item = tuple[int, str]
+T = TypeVar("T")
+# What becomes of a batch's tokens, on the worker: rows for each text, in the batch's order.
+Pool = Callable[[Model, Batch], mx.array]
+
+
+def whole(model: Model, batch: Batch) -> mx.array:
+    """One row per text: the model's own pooling."""
+    return model(mx.array(batch.ids), batch.runs)
 
 
 @dataclass(frozen=True)
@@ -51,7 +61,7 @@ class Pipeline:
     """The road that every text goes down, for one tokenizer and the worker that its models run on."""
 
     def __init__(self, tokenizer: Tokenizer, worker: Worker) -> None:
-        self._tokenizer = tokenizer
+        self.tokenizer = tokenizer
         self._worker = worker
 
     def windows(
@@ -62,62 +72,50 @@ class Pipeline:
         `items` are positions and texts, `advance` is told how many texts are done. Errors name positions.
         """
         cut = 0
-        waiting: deque[tuple[list[int], Future[list[Ids]]]] = deque()
-
-        def finish() -> tuple[list[int], Vectors]:
-            nonlocal cut
-            positions, tokenized = waiting.popleft()
-            ids = tokenized.result()
+        for positions, ids in ahead(items, partial(self._tokenize, plan=plan)):
             cut += sum(len(text) > plan.max_length for text in ids)
-            ids = [self._tokenizer.truncate(text, plan.max_length) for text in ids]
-            return positions, _finish(self._forward(ids, positions, plan, advance), plan)
-
-        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="mlx-jina-tokens") as ahead:
-            for window in _cut(items):
-                positions = [position for position, _ in window]
-                waiting.append((positions, ahead.submit(self._tokenize, window, plan)))
-                if len(waiting) > 1:
-                    yield finish()
-            while waiting:
-                yield finish()
-        if cut:
-            noun = "text was" if cut == 1 else "texts were"
-            warnings.warn(
-                f"{cut} {noun} longer than {plan.max_length} tokens and cut; truncate=False makes it an error",
-                TruncationWarning,
-                stacklevel=3,
-            )
+            ids = [self.tokenizer.truncate(text, plan.max_length) for text in ids]
+            pooled = self.forward(ids, positions, plan, lambda texts: advance(len(texts)))
+            yield positions, finish(pooled, plan)
+        warn_of_cut(cut, plan)
 
     def _tokenize(self, window: Sequence[Item], plan: Plan) -> list[Ids]:
-        positions = [position for position, _ in window]
-        texts = [plan.prefix + text if isinstance(text, str) else text for _, text in window]
-        ids = self._tokenizer.encode(texts, positions)
+        positions, texts = prompted(window, plan)
+        ids = self.tokenizer.encode(texts, positions)
         for position, text in zip(positions, ids, strict=True):
-            if not len(text):
-                raise InputError(f"text {position} is empty, and this model adds no token of its own")
-            if len(text) > plan.max_length and not plan.truncate:
-                raise InputError(
-                    f"text {position} has {len(text)} tokens, more than max_length={plan.max_length}; "
-                    "truncate=True cuts it"
-                )
+            check_length(text, position, plan)
         return ids
 
-    def _forward(
-        self, ids: Sequence[Ids], positions: Sequence[int], plan: Plan, advance: Callable[[int], object]
+    def forward(
+        self,
+        ids: Sequence[Ids],
+        positions: Sequence[int],
+        plan: Plan,
+        done: Callable[[Sequence[int]], object],
+        pool: Pool = whole,
+        counts: Sequence[int] | None = None,
     ) -> Floats:
-        """Pooled vectors (N, D) of one window, checked: NaN, infinity and zero never leave."""
-        pooled = np.empty((len(ids), plan.model.dimension), dtype=np.float32)
+        """What `pool` makes of each text's tokens, checked: NaN, infinity and zero never leave.
+
+        One row per text, or as many as `counts` says: (N, D), in the order of the texts. `done` is told the
+        indices of texts as they are finished.
+        """
+        starts = np.concatenate([[0], np.cumsum(counts if counts is not None else [1] * len(ids))])
+        pooled = np.empty((starts[-1], plan.model.dimension), dtype=np.float32)
         started: list[tuple[Batch, mx.array]] = []
         queue: deque[Future[list[tuple[Batch, Floats]]]] = deque()
 
+        def rows_of(texts: Iterable[int]) -> npt.NDArray[np.intp]:
+            return np.concatenate([np.arange(starts[i], starts[i + 1]) for i in texts])
+
         def collect() -> None:
             for batch, rows in queue.popleft().result():
-                pooled[batch.order] = rows
-                advance(len(rows))
+                pooled[rows_of(batch.order)] = rows
+                done(batch.order.tolist())
 
         try:
             for batch in (*batching.batches(ids, plan.batch_tokens), None):
-                queue.append(self._worker.submit(step, plan.model, started, batch))
+                queue.append(self._worker.submit(step, plan.model, pool, started, batch))
                 if len(queue) == QUEUED:
                     collect()
             while queue:
@@ -125,25 +123,74 @@ class Pipeline:
         finally:
             for future in queue:
                 future.cancel()
-        for index in np.flatnonzero(~_usable(pooled, plan)).tolist():
-            pooled[index] = self._worker.run(_retry, plan, ids[index], positions[index])
+        unusable = np.flatnonzero(~_usable(pooled, plan))
+        for index in np.unique(np.searchsorted(starts, unusable, side="right") - 1).tolist():
+            pooled[rows_of([index])] = self._worker.run(_retry, plan, pool, ids, index, positions[index])
         return pooled
 
 
-def step(model: Model, started: list[tuple[Batch, mx.array]], batch: Batch | None) -> list[tuple[Batch, Floats]]:
+def ahead(items: Iterable[Item], prepare: Callable[[Sequence[Item]], T]) -> Iterator[tuple[list[int], T]]:
+    """The positions in each window of items and what `prepare` makes of it, a window ahead, in a thread."""
+    waiting: deque[tuple[list[int], Future[T]]] = deque()
+
+    def next_one() -> tuple[list[int], T]:
+        positions, prepared = waiting.popleft()
+        return positions, prepared.result()
+
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="mlx-jina-tokens") as executor:
+        for window in _cut(items):
+            waiting.append(([position for position, _ in window], executor.submit(prepare, window)))
+            if len(waiting) > 1:
+                yield next_one()
+        while waiting:
+            yield next_one()
+
+
+def longest_first(texts: Sequence[str]) -> Iterator[Item]:
+    """Positions and texts: windows of similar lengths waste nothing. Characters stand in for tokens."""
+    return ((i, texts[i]) for i in sorted(range(len(texts)), key=lambda i: -len(str(texts[i]))))
+
+
+def prompted(window: Sequence[Item], plan: Plan) -> tuple[list[int], list[str]]:
+    """The positions in a window, and its texts with the plan's prompt in front."""
+    positions = [position for position, _ in window]
+    # What is no text is refused when it is tokenised.
+    return positions, [plan.prefix + text if isinstance(text, str) else text for _, text in window]
+
+
+def check_length(ids: Ids, position: int, plan: Plan) -> None:
+    """Raise for a text without tokens, or with more than it may have."""
+    if not len(ids):
+        raise InputError(f"text {position} is empty, and this model adds no token of its own")
+    if len(ids) > plan.max_length and not plan.truncate:
+        raise InputError(
+            f"text {position} has {len(ids)} tokens, more than max_length={plan.max_length}; truncate=True cuts it"
+        )
+
+
+def warn_of_cut(texts: int, plan: Plan) -> None:
+    """Warn once for all texts that were cut."""
+    if texts:
+        noun = "text was" if texts == 1 else "texts were"
+        warnings.warn(
+            f"{texts} {noun} longer than {plan.max_length} tokens and cut; truncate=False makes it an error",
+            TruncationWarning,
+            stacklevel=4,
+        )
+
+
+def step(
+    model: Model, pool: Pool, started: list[tuple[Batch, mx.array]], batch: Batch | None
+) -> list[tuple[Batch, Floats]]:
     """On the worker: run a batch on a CPU's cores; start it on a GPU, and return the one before.
 
-    None stands for the end. Returns batches, which may be shares of the one given, and their pooled vectors.
+    None stands for the end. Returns batches, which may be shares of the one given, and what `pool` made of them.
     """
-
-    def pooled(share: Batch) -> mx.array:
-        return model(mx.array(share.ids), share.runs)
-
     if not device.on_gpu():
-        return [] if batch is None else lanes.run(lambda share: evaluated(pooled(share)), batch)
+        return [] if batch is None else lanes.run(lambda share: evaluated(pool(model, share)), batch)
     previous = [started.pop()] if started else []
     if batch is not None:
-        started.append((batch, pooled(batch)))
+        started.append((batch, pool(model, batch)))
         mx.async_eval(started[-1][1])
     return [(share, evaluated(rows)) for share, rows in previous]
 
@@ -154,7 +201,7 @@ def evaluated(rows: mx.array) -> Floats:
     return np.array(rows)
 
 
-def _retry(plan: Plan, ids: Ids, position: int) -> Floats:
+def _retry(plan: Plan, pool: Pool, ids: Sequence[Ids], index: int, position: int) -> Floats:
     """On the worker: one text alone in float32, for a vector that came out unusable."""
     model = plan.model
     assert isinstance(model, nn.Module)
@@ -163,12 +210,11 @@ def _retry(plan: Plan, ids: Ids, position: int) -> Floats:
     if dtypes != {mx.float32}:
         model.apply(lambda x: x.astype(mx.float32) if mx.issubdtype(x.dtype, mx.floating) else x)
         try:
-            batch = batching.flatten([ids], np.zeros(1, dtype=np.intp))
-            pooled: Floats = np.array(model(mx.array(batch.ids), batch.runs))
+            pooled: Floats = np.array(pool(model, batching.flatten(ids, np.array([index]))))
         finally:
             model.update(stored)
-        if _usable(pooled, plan)[0]:
-            return pooled[0]
+        if _usable(pooled, plan).all():
+            return pooled
     raise NumericalError(
         f"the vector of text {position} came out as NaN, infinite or zero, also in float32; the model's weights "
         "are probably damaged"
@@ -182,7 +228,8 @@ def _usable(pooled: Floats, plan: Plan) -> npt.NDArray[np.bool_]:
     return good
 
 
-def _finish(pooled: Floats, plan: Plan) -> Vectors:
+def finish(pooled: Floats, plan: Plan) -> Vectors:
+    """Truncated, normalised, quantised: (N, D) to what the plan asks for."""
     kept = pooled[:, : plan.dimension]
     return vectors.quantize(vectors.normalize(kept) if plan.normalize else kept, plan.precision, plan.ranges)
 

@@ -1,4 +1,4 @@
-"""Hidden states to one vector per text."""
+"""Hidden states to one vector per text, or per span of it."""
 
 from __future__ import annotations
 
@@ -19,6 +19,11 @@ def mean(hidden: mx.array, runs: Sequence[Run]) -> mx.array:
             for run in runs
         ]
     )
+
+
+def span_means(hidden: mx.array, spans: Sequence[tuple[int, int]]) -> mx.array:
+    """Average rows `start` to `stop` of `(T, D)` for each span, in float32. Returns (S, D)."""
+    return mx.stack([hidden[start:stop].astype(mx.float32).mean(axis=0) for start, stop in spans])
 
 
 def last_rows(runs: Sequence[Run]) -> mx.array:

@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,8 @@ from tokenizers import Tokenizer as FastTokenizer
 from mlx_jina.errors import CheckpointError, InputError
 
 Ids = npt.NDArray[np.int32]
+Offsets = npt.NDArray[np.int64]
+D = TypeVar("D", bound=np.generic)
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -30,8 +32,10 @@ class Tokenizer:
         fast.no_truncation()
         self.fast = fast
         mask = fast.encode("a").special_tokens_mask
-        self._prefix = next((i for i, special in enumerate(mask) if not special), 0)
-        self._suffix = next((i for i, special in enumerate(reversed(mask)) if not special), 0)
+        self.leading: int = next((i for i, special in enumerate(mask) if not special), 0)
+        """How many special tokens stand before every text."""
+        self.closing: int = next((i for i, special in enumerate(reversed(mask)) if not special), 0)
+        """How many stand after it."""
 
     @classmethod
     def from_file(cls, path: Path) -> Tokenizer:
@@ -45,30 +49,49 @@ class Tokenizer:
     @property
     def special_tokens(self) -> int:
         """How many tokens are added to every text (such as [CLS] and [SEP])."""
-        return self._prefix + self._suffix
+        return self.leading + self.closing
 
     def encode(self, texts: Sequence[str], positions: Sequence[int] | None = None) -> list[Ids]:
         """Ids of each text, special tokens included, at full length. Errors name texts by `positions`."""
-        for position, text in zip(positions or range(len(texts)), texts, strict=True):
-            if not isinstance(text, str):
-                raise InputError(f"text {position} is of type {type(text).__name__}; every text must be a str")
-            if (surrogate := _SURROGATE.search(text)) is not None:
-                raise InputError(
-                    f"text {position} holds a lone surrogate ({surrogate[0]!a}) at character "
-                    f"{surrogate.start()}, which is not valid Unicode; decode its source as UTF-8 with "
-                    "errors='replace'"
-                )
+        check(texts, positions)
         return [np.array(encoding.ids, dtype=np.int32) for encoding in self.fast.encode_batch_fast(texts)]
 
-    def truncate(self, ids: Ids, max_length: int) -> Ids:
-        """Cut the text's end, never the closing special tokens."""
-        if len(ids) <= max_length:
-            return ids
-        if not self._suffix:
-            return ids[:max_length]
-        return np.concatenate([ids[: max_length - self._suffix], ids[-self._suffix :]])
+    def encode_with_offsets(
+        self, texts: Sequence[str], positions: Sequence[int] | None = None
+    ) -> list[tuple[Ids, Offsets]]:
+        """`encode`, and for each token the characters that it stands for: start and stop, (L, 2).
+
+        Special tokens have (0, 0). Tokens that share a character, as bytes of it do, each have all of it.
+        """
+        check(texts, positions)
+        return [
+            (
+                np.array(encoding.ids, dtype=np.int32),
+                np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2),
+            )
+            for encoding in self.fast.encode_batch(texts)
+        ]
+
+    def truncate(self, tokens: npt.NDArray[D], max_length: int) -> npt.NDArray[D]:
+        """Cut the text's end, never the closing special tokens. Takes ids (L,), or their offsets (L, 2)."""
+        if len(tokens) <= max_length:
+            return tokens
+        return np.concatenate([tokens[: max_length - self.closing], tokens[len(tokens) - self.closing :]])
 
     def canonical(self) -> str:
         """The tokenizer as JSON in one fixed spelling, for fingerprints."""
         content: dict[str, Any] = json.loads(self.fast.to_str())
         return json.dumps(content, sort_keys=True)
+
+
+def check(texts: Sequence[str], positions: Sequence[int] | None = None) -> None:
+    """Raise for what is no str or no Unicode, naming it by its position."""
+    for position, text in zip(positions or range(len(texts)), texts, strict=True):
+        if not isinstance(text, str):
+            raise InputError(f"text {position} is of type {type(text).__name__}; every text must be a str")
+        if (surrogate := _SURROGATE.search(text)) is not None:
+            raise InputError(
+                f"text {position} holds a lone surrogate ({surrogate[0]!a}) at character "
+                f"{surrogate.start()}, which is not valid Unicode; decode its source as UTF-8 with "
+                "errors='replace'"
+            )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -11,6 +12,8 @@ from mlx_jina.errors import InputError
 
 Precision = Literal["float32", "float16", "int8", "uint8", "binary", "ubinary"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+# Vectors that are expanded to float32 at a time.
+SIMILARITY_ROWS = 16_384
 Floats = npt.NDArray[np.float32]
 Vectors = npt.NDArray[Any]
 
@@ -81,12 +84,82 @@ def quantize(vectors: Floats, precision: Precision, ranges: npt.ArrayLike | None
     return buckets.astype(np.uint8) if precision == "uint8" else (buckets - 128).astype(np.int8)
 
 
-def similarity(a: npt.ArrayLike, b: npt.ArrayLike) -> Floats:
-    """Cosine similarity of every vector in `a` (N, D) with every one in `b` (M, D): an (N, M) matrix."""
-    rows, columns = (np.atleast_2d(np.asarray(x, dtype=np.float32)) for x in (a, b))
-    if rows.shape[-1] != columns.shape[-1]:
-        raise InputError(
-            f"vectors of {rows.shape[-1]} and {columns.shape[-1]} dimensions cannot be compared; "
-            "encode both with one model and one truncate_dim"
-        )
-    return normalize(rows) @ normalize(columns).T
+def dequantize(vectors: npt.ArrayLike, precision: Precision, ranges: npt.ArrayLike | None = None) -> Floats:
+    """What `quantize` kept of (N, D) vectors, in float32: the middle of each bucket, or each sign as 1 or -1.
+
+    Bits come in whole bytes, so D is a multiple of eight then.
+    """
+    stored = np.asarray(vectors)
+    expected = np.dtype(_DTYPES[precision])
+    if precision in ("float32", "float16"):
+        return stored.astype(np.float32)
+    if stored.dtype != expected:
+        raise InputError(f"precision={precision!r} is stored as {expected}, and these vectors are {stored.dtype}")
+    # The signed kinds are the unsigned ones less 128.
+    unsigned = stored if expected == np.uint8 else (stored.astype(np.int16) + 128).astype(np.uint8)
+    if precision.endswith("binary"):
+        return np.unpackbits(unsigned, axis=-1).astype(np.float32) * 2 - 1
+    bounds = fixed_ranges(stored.shape[-1]) if ranges is None else np.asarray(ranges, dtype=np.float32)
+    if bounds.shape != (2, stored.shape[-1]):
+        raise InputError(f"ranges must have shape (2, {stored.shape[-1]}), got {bounds.shape}")
+    middles: Floats = bounds[0] + (unsigned + np.float32(0.5)) * (bounds[1] - bounds[0]) / 255
+    return middles
+
+
+def similarity(
+    a: npt.ArrayLike, b: npt.ArrayLike, precision: str | None = None, ranges: npt.ArrayLike | None = None
+) -> Floats:
+    """Cosine similarity of every vector in `a` (N, D) with every one in `b` (M, D): an (N, M) matrix.
+
+    Quantised vectors are compared as what they stand for. For packed bits on both sides that is 1 - 2h/D, where h
+    is the Hamming distance; a float query against packed documents rescores what a search by Hamming distance
+    has found. int8 and uint8 arrays need `precision` to say whether they hold buckets ("int8", "uint8") or
+    packed bits ("binary", "ubinary"); beside a float array their width says it. `ranges` are those that the
+    buckets were made with.
+    """
+    sides = [np.atleast_2d(np.asarray(x)) for x in (a, b)]
+    kinds = [_stored_as(own, other, precision) for own, other in (sides, sides[::-1])]
+    dimension = _common_dimension(sides, kinds)
+    rows = dequantize(sides[0], kinds[0], ranges)[:, :dimension]
+    out = np.empty((len(rows), len(sides[1])), dtype=np.float32)
+    # Unpacked as a whole, a large index might not fit.
+    for start in range(0, out.shape[1], SIMILARITY_ROWS):
+        block = slice(start, start + SIMILARITY_ROWS)
+        columns = dequantize(sides[1][block], kinds[1], ranges)[:, :dimension]
+        # Divided last, equal Hamming distances stay exactly equal.
+        lengths = np.linalg.norm(rows, axis=-1)[:, None] * np.linalg.norm(columns, axis=-1)
+        out[:, block] = rows @ columns.T / lengths
+    return out
+
+
+def _common_dimension(sides: Sequence[Vectors], kinds: Sequence[Precision]) -> int:
+    """Of two sets of vectors; the last byte of packed bits may hold more of them."""
+    packed = [kind.endswith("binary") for kind in kinds]
+    widths = [8 * x.shape[1] if bits else x.shape[1] for x, bits in zip(sides, packed, strict=True)]
+    if widths[0] != widths[1]:
+        narrow, wide = sorted(widths)
+        if packed[0] == packed[1] or not packed[widths.index(wide)] or wide - narrow >= 8:
+            raise InputError(
+                f"vectors of {widths[0]} and {widths[1]} dimensions cannot be compared; "
+                "encode both with one model and one truncate_dim"
+            )
+    return min(widths)
+
+
+def _stored_as(own: Vectors, other: Vectors, precision: str | None) -> Precision:
+    """The precision of one side of a comparison."""
+    if own.dtype not in (np.int8, np.uint8):
+        return "float32"
+    if precision is not None:
+        return check_precision(precision)
+    buckets: Precision = "int8" if own.dtype == np.int8 else "uint8"
+    bits: Precision = "binary" if own.dtype == np.int8 else "ubinary"
+    if other.dtype not in (np.int8, np.uint8):
+        if own.shape[1] == other.shape[1]:
+            return buckets
+        if own.shape[1] == layout(other.shape[1], bits)[0]:
+            return bits
+    raise InputError(
+        f"{own.dtype} vectors of {own.shape[1]} columns may hold buckets or packed bits: say "
+        f"precision={buckets!r} or precision={bits!r}"
+    )

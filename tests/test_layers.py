@@ -14,11 +14,12 @@ PACKAGE = Path(mlx_jina.__file__).parent
 # Lower may not import higher. `weights` and `models` share a level and may not import each other.
 LEVELS = (
     ("errors", "catalog"),
-    ("prompts", "tokens", "batching", "memory", "vectors", "device", "worker"),
+    ("prompts", "tokens", "chunking", "batching", "memory", "vectors", "device", "worker"),
     ("elementary", "attention", "pooling", "lanes"),
     ("hub",),
     ("models", "weights"),
     ("loading", "pipeline"),
+    ("late",),
     ("encoder",),
     ("encode", "similarity", "info", "compare", "inputs", "outputs", "partial"),
     ("convert_cli",),

@@ -6,13 +6,13 @@ import io
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlx_jina import attention, batching, device, memory, models
+from mlx_jina import attention, batching, device, late, memory, models
 from mlx_jina.models.jina_bert import JinaBert
 from mlx_jina.weights import checkpoint
 from tests import checkpoints, decoder_checkpoints
@@ -70,6 +70,13 @@ def test_every_primitive_has_a_metal_kernel(layout: str, as_on_gpu: None) -> Non
     used = primitives(model(mx.array(batch.ids), batch.runs))
     assert {"Matmul", "Softmax", "AsStrided", "Erf"} <= used
     assert used <= METAL
+
+
+def test_every_primitive_of_late_chunking_has_a_metal_kernel() -> None:
+    model = cast("models.Model", jina_bert("original")[0])
+    batch = batching.flatten([np.arange(length, dtype=np.int32) for length in (9, 4)], np.arange(2))
+    assert primitives(late._means([[(0, 3), (2, 9)], [(0, 4)]], model, batch)) <= METAL
+    assert primitives(late._every_token(model, batch)) <= METAL
 
 
 DECODERS = ("qwen3", "eurobert", "qwen2")

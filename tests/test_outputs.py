@@ -120,7 +120,7 @@ def test_json_numbers_bring_back_every_bit() -> None:
     rng = np.random.default_rng(0)
     for dtype in (np.float32, np.float16):
         rows = (rng.normal(size=(200, 16)) * 10.0 ** rng.integers(-4, 4, (200, 16))).astype(dtype)
-        text = b"".join(JsonLines(16, rows.dtype).block(0, [Record("")] * 200, rows)).decode()
+        text = b"".join(JsonLines(16, rows.dtype).block(0, [{}] * 200, rows)).decode()
         back = np.array([json.loads(line)["embedding"] for line in text.splitlines()], dtype=dtype)
         np.testing.assert_array_equal(back, rows)
 
@@ -318,7 +318,7 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
     row = np.ones((1, 4), dtype=np.float32)
     with Partial(path, 4, row.dtype, {}, resume=False) as first:
         first.skip_done(iter([]))
-        first.append([Record("a")], row)
+        first.append([Record("a")], [{}], row)
         with pytest.raises(InputError, match="another process is writing"):
             Partial(path, 4, row.dtype, {}, resume=True)
     with Partial(path, 4, row.dtype, {}, resume=True) as second:
@@ -332,7 +332,7 @@ def test_stopped_between_the_last_row_and_the_new_name(suffix: str, tmp_path: Pa
     path = tmp_path / f"v{suffix}"
     with Partial(path, 4, rows.dtype, {}, resume=False) as partial:
         partial.skip_done(iter([]))
-        partial.append(records, rows)
+        partial.append(records, [{}, {"id": 1}, {}], rows)
     with Partial(path, 4, rows.dtype, {}, resume=True) as partial:
         partial.skip_done(iter(records))
         partial.finish()
@@ -345,7 +345,7 @@ def test_stopped_between_the_last_row_and_the_new_name(suffix: str, tmp_path: Pa
 
 def test_no_more_texts_are_held_than_two_windows(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from mlx_jina import pipeline
-    from mlx_jina.encode import _Stream
+    from mlx_jina.encode import Source, _Job, _Stream
 
     monkeypatch.setattr(pipeline, "WINDOW_TEXTS", 64)
     taken = 0
@@ -357,7 +357,8 @@ def test_no_more_texts_are_held_than_two_windows(model: Path, monkeypatch: pytes
             yield Record(f"text {i}")
 
     given = 0
-    for done, rows in _Stream(records()).blocks(mlx_jina.load(model), {}, 0, lambda: None):
+    job = _Job(Source((), (), None), mlx_jina.load(model), {}, None)
+    for done, _, rows in _Stream(job, records()).blocks(0):
         assert taken - given <= 2 * 64
         assert len(done) == len(rows)
         given += len(done)

@@ -71,6 +71,79 @@ def test_similarity_is_the_cosine(sample: vectors.Floats) -> None:
         vectors.similarity(sample, sample[:, :8])
 
 
+@pytest.mark.parametrize("precision", ["int8", "uint8", "binary", "ubinary"])
+def test_dequantised_is_quantised_to_the_same(sample: vectors.Floats, precision: Precision) -> None:
+    stored = vectors.quantize(sample, precision)
+    middles = vectors.dequantize(stored, precision)
+    np.testing.assert_array_equal(vectors.quantize(middles, precision), stored)
+    if precision.endswith("int8"):
+        inside = np.abs(sample) < 4 / np.sqrt(24)
+        np.testing.assert_array_less(np.abs(middles - sample)[inside], 4 / np.sqrt(24) / 255 + 1e-6)
+
+
+@pytest.mark.parametrize("precision", ["binary", "ubinary"])
+def test_packed_bits_compare_by_hamming_distance(sample: vectors.Floats, precision: Precision) -> None:
+    a, b = vectors.quantize(sample[:7], precision), vectors.quantize(sample, precision)
+    bits = [
+        [f"{int(byte) & 255:08b}" for byte in row] for row in b.astype(np.int16) + 128 * (precision == "binary")
+    ]
+    strings = ["".join(row) for row in bits]
+    distances = [[sum(x != y for x, y in zip(p, q, strict=True)) for q in strings] for p in strings[:7]]
+    matrix = vectors.similarity(a, b, precision=precision)
+    np.testing.assert_allclose(matrix, 1 - 2 * np.array(distances) / 24, atol=1e-6)
+    # Ties are ties, to the bit.
+    assert len(np.unique(matrix)) == len(np.unique(distances))
+
+
+@pytest.mark.parametrize("precision", ["int8", "uint8"])
+@pytest.mark.parametrize("calibrated", [False, True])
+def test_8_bit_vectors_compare_as_what_they_stand_for(
+    sample: vectors.Floats, precision: Precision, calibrated: bool
+) -> None:
+    ranges = vectors.ranges_of(sample) if calibrated else None
+    stored = vectors.quantize(sample, precision, ranges)
+    exact = sample @ sample.T
+    both = vectors.similarity(stored, stored, precision=precision, ranges=ranges)
+    one = vectors.similarity(sample, stored, ranges=ranges)
+    np.testing.assert_allclose(both, exact, atol=0.015)
+    np.testing.assert_allclose(one, exact, atol=0.01)
+
+
+@pytest.mark.parametrize("dimension", [24, 20])
+def test_a_float_query_rescores_binary_documents(sample: vectors.Floats, dimension: int) -> None:
+    rows = vectors.normalize(sample[:, :dimension])
+    for precision in ("binary", "ubinary"):
+        packed = vectors.quantize(rows, precision)
+        signs = np.where(rows > 0, 1, -1)
+        expected = rows @ signs.T / np.sqrt(dimension)
+        np.testing.assert_allclose(vectors.similarity(rows, packed), expected, atol=1e-6)
+        np.testing.assert_allclose(vectors.similarity(packed, rows), expected.T, atol=1e-6)
+
+
+def test_a_large_index_is_compared_in_blocks(sample: vectors.Floats, monkeypatch: pytest.MonkeyPatch) -> None:
+    packed = vectors.quantize(sample, "ubinary")
+    whole = vectors.similarity(packed, packed, precision="ubinary")
+    monkeypatch.setattr(vectors, "SIMILARITY_ROWS", 7)
+    np.testing.assert_array_equal(vectors.similarity(packed, packed, precision="ubinary"), whole)
+    assert vectors.similarity(sample, sample[:0]).shape == (50, 0)
+
+
+def test_what_may_be_two_things_is_asked(sample: vectors.Floats) -> None:
+    buckets, bits = vectors.quantize(sample, "int8"), vectors.quantize(sample, "ubinary")
+    with pytest.raises(InputError, match="precision='int8' or precision='binary'"):
+        vectors.similarity(buckets, buckets)
+    with pytest.raises(InputError, match="uint8 vectors of 3 columns may hold buckets or packed bits"):
+        vectors.similarity(bits, bits)
+    with pytest.raises(InputError, match="precision='ubinary' is stored as uint8, and these vectors are int8"):
+        vectors.similarity(buckets, buckets, precision="ubinary")
+    with pytest.raises(InputError, match="24 and 32 dimensions"):
+        vectors.similarity(sample, np.zeros((1, 4), dtype=np.uint8), precision="ubinary")
+    with pytest.raises(InputError, match="8 and 24 dimensions"):
+        vectors.similarity(sample[:, :8], bits, precision="ubinary")
+    with pytest.raises(InputError, match="precision='bits' is not one of"):
+        vectors.similarity(bits, bits, precision="bits")
+
+
 def test_calibration_needs_more_than_one_vector(sample: vectors.Floats) -> None:
     with pytest.raises(InputError, match="at least 2 vectors"):
         vectors.ranges_of(sample[:1])
