@@ -49,7 +49,8 @@ def tokenizer(pieces: int = 400) -> Tokenizer:
     """XLM-RoBERTa's unigram tokenizer over few pieces, with the nmt_nfkc table that its own has."""
     from sentencepiece import sentencepiece_model_pb2 as protocol
 
-    proto = protocol.ModelProto()
+    # Its classes are made at import.
+    proto: Any = protocol.ModelProto()  # type: ignore[attr-defined]
     proto.ParseFromString(_sentencepiece(pieces))
     # SentencePiece's own first three are <unk>, <s> and </s>.
     vocab = [(name, 0.0) for name in SPECIALS]

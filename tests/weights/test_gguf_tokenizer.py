@@ -17,7 +17,7 @@ from mlx_jina.errors import CheckpointError
 from mlx_jina.tokens import Tokenizer
 from mlx_jina.weights import convert, gguf_tokenizer
 from mlx_jina.weights.gguf_file import GGUF
-from tests import checkpoints, decoder_checkpoints
+from tests import checkpoints, decoder_checkpoints, v3_checkpoints
 from tests.weights import llama_cpp
 
 SCRIPTS = (
@@ -124,7 +124,8 @@ class _File(GGUF):
 
     def __init__(self, metadata: dict[str, Any]) -> None:
         self.path = Path("m.gguf")
-        self.metadata = metadata
+        # Bytes come back as the array that they are in a file.
+        self.metadata = {key: list(x) if isinstance(x, bytes) else x for key, x in metadata.items()}
 
 
 KINDS = {
@@ -134,6 +135,7 @@ KINDS = {
     "zh, cased": (lambda: chinese(lower=False), "whitespace", "whitespace", (True, True)),
     "qwen": (checkpoints.qwen_tokenizer, "gpt2", "qwen2", (False, False)),
     "llama3": (llama3, "gpt2", "jina-v5-nano", (False, True)),
+    "unigram": (v3_checkpoints.tokenizer, "t5", "default", (True, True)),
 }
 
 
@@ -190,6 +192,8 @@ def test_llama_cpp_tokenizes_plain_text_alike(tmp_path: Path, kind: str) -> None
     make = KINDS[kind][0]
     if kind == "llama3":
         source, task = decoder_checkpoints.v5_nano(tmp_path / "model"), "retrieval"
+    elif kind == "unigram":
+        source, task = v3_checkpoints.original(tmp_path), "separation"
     elif kind == "qwen":
         source, task = checkpoints.v5_small(tmp_path / "model"), "retrieval"
     else:
