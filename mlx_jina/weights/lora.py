@@ -119,7 +119,7 @@ def read(folder: Path) -> Adapter:
         half = match["linear"]
         if half is None:
             # PEFT's A (r, rows) and B (width, r) of an embedding make up its transpose.
-            half, tensor = {"A": "B", "B": "A"}[match["embedding"]], tensor.T
+            half, tensor = {"A": "B", "B": "A"}[match["embedding"]], mx.contiguous(tensor.T)
         halves.setdefault(match["module"], {})[half] = tensor
     pairs = {}
     for module, half in sorted(halves.items()):
