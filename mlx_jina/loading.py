@@ -68,7 +68,7 @@ def _dtype(model: models.Model, stored: mx.Dtype, exact: mx.Dtype | None, wanted
         return chosen
     if wanted is not None:
         raise InputError(
-            f"dtype={wanted!r}: this architecture's activations exceed float16's largest number, 65504; "
+            f"dtype={wanted!r}: this architecture's activations can exceed float16's largest number, 65504; "
             "use 'bfloat16', which takes as little memory, or 'float32'"
         )
     # Scales in float16 would be rounded by bfloat16, each by up to 0.4 % of its group.

@@ -28,7 +28,7 @@ LINES = [
 ]
 
 V3 = {"hidden": 1024, "layers": 24, "heads": 16, "intermediate": 4096, "vocab": 250002}
-V3_TINY = {"hidden": 64, "layers": 3, "heads": 2, "intermediate": 96, "vocab": 200}
+V3_TINY = {"hidden": 64, "layers": 2, "heads": 2, "intermediate": 96, "vocab": 200}
 
 
 @cache

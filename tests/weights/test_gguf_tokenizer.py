@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import random
+import re
 from pathlib import Path
 from typing import Any
 
@@ -201,6 +202,16 @@ def test_llama_cpp_tokenizes_plain_text_alike(tmp_path: Path, kind: str) -> None
         make().save(str(source / "tokenizer.json"))
     convert.to_gguf(str(source), tmp_path / "m.gguf", task=task, kind="F32")
     texts = ["how do i bake bread", "light travels fast, in vacuum.", "vector search on mac"]
+    ids = [row.tolist() for row in gguf_tokenizer.read(GGUF(tmp_path / "m.gguf"))[0].encode(texts)]
+    by_text, by_ids = (llama_cpp.vectors(tmp_path / "m.gguf", inputs) for inputs in (texts, ids))
+    assert abs(by_text - by_ids).max() < 1e-6
+
+
+def test_llama_cpp_tokenizes_every_script_alike_for_v3(tmp_path: Path) -> None:
+    """But for several combining marks on one letter, which tokenizers normalises together and llama.cpp singly."""
+    convert.to_gguf(str(v3_checkpoints.original(tmp_path)), tmp_path / "m.gguf", task="separation", kind="F32")
+    texts = [text for text in (*SCRIPTS, *WHOLE) if not re.search("[\u0300-\u036f\x00]|</?s>", text)]
+    assert len(texts) >= 24
     ids = [row.tolist() for row in gguf_tokenizer.read(GGUF(tmp_path / "m.gguf"))[0].encode(texts)]
     by_text, by_ids = (llama_cpp.vectors(tmp_path / "m.gguf", inputs) for inputs in (texts, ids))
     assert abs(by_text - by_ids).max() < 1e-6
