@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 import mlx.core as mx
+import numpy as np
 
 from mlx_jina import device, elementary, memory
 from mlx_jina.batching import Run
@@ -157,3 +158,18 @@ def merge_heads(pieces: Sequence[mx.array]) -> mx.array:
     """One (b, H, L, d) per run back to a flat (T, H*d) row."""
     rows = [x.transpose(0, 2, 1, 3).reshape(x.shape[0] * x.shape[2], -1) for x in pieces]
     return rows[0] if len(rows) == 1 else mx.concatenate(rows)
+
+
+def positions(runs: Sequence[Run]) -> mx.array:
+    """Each token's position in its text: (T,)."""
+    return mx.array(np.concatenate([np.tile(np.arange(run.length), run.texts) for run in runs]))
+
+
+def rotate(x: mx.array, positions: mx.array, theta: float) -> mx.array:
+    """Rotary positions of (T, H, d), a head's halves paired as in GPT-NeoX, and the heads merged: (T, H*d).
+
+    Su et al. 2021, "RoFormer" (arXiv 2104.09864).
+    """
+    # One call for a whole ragged batch: each token is a "text" of one token with its own offset.
+    x = mx.fast.rope(x[:, :, None], x.shape[-1], traditional=False, base=theta, scale=1.0, offset=positions)
+    return x.reshape(x.shape[0], -1)

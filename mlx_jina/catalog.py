@@ -25,6 +25,8 @@ class Entry:
     tasks: tuple[str, ...] = ()
     prompts: Mapping[str, str] = field(default_factory=dict)
     default_prompt_name: str | None = None
+    # Whether it also answers without a task, from its base weights, as published.
+    untasked: bool = False
 
     @property
     def non_commercial(self) -> bool:
@@ -42,6 +44,25 @@ def _v2(name: str, dimension: int, languages: str) -> Entry:
         languages=languages,
     )
 
+
+_V3 = Entry(
+    repo="jinaai/jina-embeddings-v3",
+    aliases=("v3", "jina-embeddings-v3", "jinaai/jina-embeddings-v3-hf", "jina_embeddings_v3"),
+    dimension=1024,
+    max_length=8192,
+    license="cc-by-nc-4.0",
+    languages="multilingual",
+    truncate_dims=(32, 64, 128, 256, 512, 768, 1024),
+    tasks=("retrieval.query", "retrieval.passage", "separation", "classification", "text-matching"),
+    prompts={
+        "retrieval.query": "Represent the query for retrieving evidence documents: ",
+        "retrieval.passage": "Represent the document for retrieval: ",
+        "separation": "",
+        "classification": "",
+        "text-matching": "",
+    },
+    untasked=True,
+)
 
 _V5_TASKS = ("retrieval", "text-matching", "clustering", "classification")
 
@@ -111,6 +132,7 @@ ENTRIES = (
     _v2("base-es", 768, "Spanish, English"),
     _v2("base-zh", 768, "Chinese, English"),
     _v2("base-code", 768, "English, 30 programming languages"),
+    _V3,
     *_v5("small", 1024, 32_768, (32, 64, 128, 256, 512, 768, 1024)),
     *_v5("nano", 768, 8192, (32, 64, 128, 256, 512, 768)),
     *_code("0.5b", 896, (64, 128, 256, 512, 896)),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import platform
+from functools import partial
 
 import mlx.core as mx
 
@@ -60,11 +61,25 @@ def erf(x: mx.array) -> mx.array:
     return x * _polynomial(_ERF_P, square) / _polynomial(_ERF_Q, square)
 
 
-def silu(x: mx.array) -> mx.array:
-    """SiLU, x / (1 + e^-x), of float32; where the exponential overflows, x / inf is the right 0."""
-    return x / (1 + exp(-x))
+@partial(mx.compile, shapeless=True)
+def swiglu(gate: mx.array, up: mx.array) -> mx.array:
+    """SiLU(gate) * up in float32, rounded once."""
+    x = gate.astype(mx.float32)
+    # Where the exponential overflows, x / inf is the right 0.
+    return (x / (1 + exp(-x)) * up.astype(mx.float32)).astype(gate.dtype)
 
 
-def gelu(x: mx.array) -> mx.array:
-    """GELU, x Phi(x), of float32 with the error function, not its tanh approximation."""
+def _gelu(x: mx.array) -> mx.array:
     return x * (0.5 + 0.5 * erf(x * math.sqrt(0.5)))
+
+
+@partial(mx.compile, shapeless=True)
+def gelu(x: mx.array) -> mx.array:
+    """GELU with the error function, not its tanh approximation, in float32, rounded once."""
+    return _gelu(x.astype(mx.float32)).astype(x.dtype)
+
+
+@partial(mx.compile, shapeless=True)
+def geglu(gate: mx.array, up: mx.array) -> mx.array:
+    """GELU(gate) * up in float32, rounded once."""
+    return (_gelu(gate.astype(mx.float32)) * up.astype(mx.float32)).astype(gate.dtype)

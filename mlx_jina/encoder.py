@@ -115,7 +115,7 @@ class Encoder:
         `normalize_embeddings` defaults to True, as in Jina's API.
 
         - `task`: one of `self.tasks`, or with its side as in Jina's API ("retrieval.query"). Needed unless
-          the model was loaded for one task.
+          the model was loaded for one task; v3 without one is its base model, as published.
         - `prompt_name`, `prompt`: a prefix by name, or literally.
         - `truncate_dim`: keep the first dimensions, before the one normalisation; only sizes the model was
           trained for, unless `allow_untrained_dim`.
@@ -206,6 +206,7 @@ class Encoder:
     def _encode_side(
         self, names: Sequence[str], texts: str | Sequence[str] | None, options: dict[str, Any]
     ) -> Vectors:
+        options["task"] = prompts.task_of_side(names, options.get("task"), self.tasks)
         if options.get("prompt_name") is None and options.get("prompt") is None:
             options["prompt_name"] = prompts.of_side(names, self.prompts, options.get("task"), self.tasks)
         return self.encode(texts, **options)
@@ -321,6 +322,8 @@ class Encoder:
         A model that keeps several tasks has one for each.
         """
         name, _ = prompts.choose_task(task, None, self.tasks, required=None not in self._models)
+        # Tasks that differ by a prompt alone share weights, and their vectors a space.
+        name = name if name in self._models else None
         if name not in self._fingerprints:
             model = self._model_for(name)
             assert isinstance(model, nn.Module)

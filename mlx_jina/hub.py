@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from pathlib import Path
 
 from mlx_jina import catalog, prompts
@@ -24,7 +25,10 @@ FILES = (
 def wanted(task: str | None) -> list[str]:
     """Patterns of the files to fetch: of the adapters all, or only the task's."""
     name = "*" if task is None else prompts.split_task(task)[0]
-    return [*FILES, f"adapters/{name}/adapter_config.json", f"adapters/{name}/adapter_model.safetensors"]
+    # In transformers' layout of v3 adapters lie beside the model.
+    beside = "*" if task is None else re.sub(r"\W", "_", task)
+    files = ("adapter_config.json", "adapter_model.safetensors")
+    return [*FILES, *(f"{place}/{file}" for place in (f"adapters/{name}", beside) for file in files)]
 
 
 def embedded(name: str) -> Path:

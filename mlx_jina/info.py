@@ -6,10 +6,13 @@ import platform
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mlx_jina import __version__, catalog, device, hub
 from mlx_jina.errors import ModelNotFoundError
+
+if TYPE_CHECKING:
+    from mlx_jina import Encoder
 
 PACKAGES = ("mlx", "mlx-lm", "tokenizers", "numpy", "huggingface-hub", "gguf", "pyarrow", "icu4py")
 
@@ -57,13 +60,20 @@ def _model(name: str, loading: Mapping[str, Any]) -> None:
             ("tasks", ", ".join(encoder.tasks) or "none"),
             ("prompts", prompts or "none"),
             ("dtype here", encoder.dtype),
-            *(
-                (f"fingerprint {task or ''}".strip(), encoder.fingerprint(task))
-                for task in encoder.tasks or (None,)
-            ),
+            *_fingerprints(encoder),
             ("here", str(encoder.path)),
         ]
     )
+
+
+def _fingerprints(encoder: Encoder) -> Iterator[Row]:
+    """A line for each task, or one where vectors of all tasks may be mixed."""
+    found = {task: encoder.fingerprint(task) for task in encoder.tasks or (None,)}
+    if len(set(found.values())) == 1:
+        yield "fingerprint", next(iter(found.values()))
+    else:
+        for task, own in found.items():
+            yield f"fingerprint {task}", own
 
 
 def _versions() -> Iterator[Row]:

@@ -48,7 +48,9 @@ def _tasks(files: Checkpoint, entry: Entry | None, task: str | None) -> tuple[st
     if files.adapters:
         known = tuple(files.adapters)
     elif entry is not None:
-        known = entry.tasks
+        # One task may be merged, and where base weights answer too, none need be.
+        merged = files.config.get("task_names", () if entry.untasked else entry.tasks)
+        known = tuple(name for name in entry.tasks if name in merged)
     elif task is None or prompts.tasks_with_prompts(files.prompts):
         known = prompts.tasks_with_prompts(files.prompts)
     else:
@@ -66,7 +68,7 @@ def _dtype(model: models.Model, stored: mx.Dtype, exact: mx.Dtype | None, wanted
         return chosen
     if wanted is not None:
         raise InputError(
-            f"dtype={wanted!r}: this architecture's activations exceed float16's largest number, 65504; "
+            f"dtype={wanted!r}: this architecture's activations can exceed float16's largest number, 65504; "
             "use 'bfloat16', which takes as little memory, or 'float32'"
         )
     # Scales in float16 would be rounded by bfloat16, each by up to 0.4 % of its group.
@@ -89,6 +91,7 @@ def load(path: Path, name: str, task: str | None, dtype: str | None) -> Loaded:
     else:
         files = folder.read(path, task, merged=entry is not None and len(entry.tasks) == 1)
     entry = entry or next((catalog.find(adapter.base) for adapter in files.adapters.values()), None)
+    entry = entry or catalog.find(str(files.config.get("model_type")))
     if entry is not None and entry.non_commercial:
         _say_licence(entry.repo, entry.license)
     tasks = _tasks(files, entry, task)
@@ -115,7 +118,8 @@ def load(path: Path, name: str, task: str | None, dtype: str | None) -> Loaded:
             tensors = lora.fuse(tensors, adapter)
     checkpoint.assign(model, tensors, path)
     _cast(model, chosen)
-    by_task: dict[str | None, models.Model] = {}
+    untasked = entry is not None and entry.untasked
+    by_task: dict[str | None, models.Model] = {None: model} if fused or untasked or not files.adapters else {}
     for key, adapter in ({} if fused else files.adapters).items():
         by_task[key if task is None else None] = view = models.build(files.config, files.tensors)
         assert isinstance(view, nn.Module)
@@ -129,9 +133,9 @@ def load(path: Path, name: str, task: str | None, dtype: str | None) -> Loaded:
         # The tensors are the model's now; a second reference would keep unconverted copies alive.
         files=replace(files, tensors={}, adapters={}),
         entry=entry,
-        models=by_task or {None: model},
+        models=by_task,
         dtype=chosen,
         tasks=tasks,
         prompts=files.prompts or (entry.prompts if entry else {}),
-        default_prompt_name=prompts.split_task(task)[1] or own_default if task else own_default,
+        default_prompt_name=prompts.choose_task(task, None, tasks)[1] or own_default,
     )

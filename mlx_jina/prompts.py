@@ -28,18 +28,21 @@ def prefix(
 ) -> str:
     """The prefix of every text: `prompt` itself if given, else the one named, else the default one.
 
-    Where each of `tasks` has its own, those of `task` are meant, or of the first.
+    Where each of `tasks` has its own, those of `task` are meant, or of the first. A prompt that is named after a
+    task is that task's default.
     """
     if prompt is not None:
         return prompt
-    name = prompt_name if prompt_name is not None else default
+    own = task or (tasks[0] if len(tasks) == 1 else None)
+    name = prompt_name if prompt_name is not None else own if own in prompts else default
     if name is None:
         return ""
     key = _key(prompts, name, task or next(iter(tasks), None))
     if key is None:
         known = ", ".join(prompts) or "none: this model was trained without prompts"
         raise InputError(f"prompt_name={prompt_name or default!r} is unknown to this model (known: {known})")
-    if f"{task}_{QUERY}" in prompts and not key.startswith(f"{task}_"):
+    foreign = key != own and (own in prompts or key in tasks)
+    if foreign or (f"{task}_{QUERY}" in prompts and not key.startswith(f"{task}_")):
         raise InputError(f"task={task!r} and prompt_name={prompt_name!r} contradict each other; give one of them")
     return prompts[key]
 
@@ -70,6 +73,15 @@ def choose_task(
     if side is not None and prompt_name not in (None, side, _SYNONYMS.get(side)):
         raise InputError(f"task={task!r} and prompt_name={prompt_name!r} contradict each other; give one of them")
     return name, prompt_name or side
+
+
+def task_of_side(names: Sequence[str], task: str | None, tasks: Sequence[str]) -> str | None:
+    """`task`; without one, the task of this side if the model has one for each, such as "retrieval.query"."""
+    sides = {own: side for own in tasks if (side := split_task(own)[1]) is not None}
+    fitting = [own for own, side in sides.items() if side in names]
+    if (task is None and sides and not fitting) or (task in sides and task not in fitting):
+        raise InputError(f"task={task or tasks[0]!r} is for the other side of retrieval than {names[0]!r}")
+    return task if task is not None else next(iter(fitting), None)
 
 
 def of_side(

@@ -147,6 +147,43 @@ def qwen3(weights: dict[str, Any], config: dict[str, Any], ids: npt.NDArray[Any]
     return norm("norm", x)
 
 
+def xlm_roberta(weights: dict[str, Any], config: dict[str, Any], ids: npt.NDArray[Any]) -> Array:
+    """Hidden states (L, D) of one text by jina-embeddings-v3, under the names of its own repository."""
+    w = {name: np.asarray(value, dtype=np.float64) for name, value in weights.items()}
+    heads, eps, length = config["num_attention_heads"], config["layer_norm_eps"], len(ids)
+
+    def linear(name: str, x: Array) -> Array:
+        return x @ w[f"{name}.weight"].T + w[f"{name}.bias"]
+
+    def norm(name: str, x: Array) -> Array:
+        return layer_norm(x, w[f"{name}.weight"], w[f"{name}.bias"], eps)
+
+    x = w["embeddings.word_embeddings.weight"][ids] + w["embeddings.token_type_embeddings.weight"][0]
+    x = norm("emb_ln", x)
+    for i in range(config["num_hidden_layers"]):
+        layer = f"encoder.layers.{i}"
+        qkv = linear(f"{layer}.mixer.Wqkv", x).reshape(length, 3, heads, -1)
+        q, k, v = qkv.transpose(1, 2, 0, 3)
+        q, k = rotary(q, config["rotary_emb_base"]), rotary(k, config["rotary_emb_base"])
+        scores = softmax(q @ k.transpose(0, 2, 1) / math.sqrt(q.shape[-1]))
+        context = (scores @ v).transpose(1, 0, 2).reshape(length, -1)
+        x = norm(f"{layer}.norm1", x + linear(f"{layer}.mixer.out_proj", context))
+        fed = linear(f"{layer}.mlp.fc2", gelu(linear(f"{layer}.mlp.fc1", x)))
+        x = norm(f"{layer}.norm2", x + fed)
+    return x
+
+
+def with_stack(weights: dict[str, Any], stacks: dict[str, Any], task: int, scale: float) -> dict[str, Array]:
+    """W + scale B A for one task's slice of every stack, of an embedding W + scale A B."""
+    fused = {name: np.asarray(value, dtype=np.float64) for name, value in weights.items()}
+    for name in [name for name in stacks if name.endswith(".lora_A")]:
+        module = name.removesuffix(".lora_A")
+        a, b = (np.asarray(stacks[f"{module}.lora_{half}"][task], dtype=np.float64) for half in "AB")
+        if f"{module}.weight" in fused:
+            fused[f"{module}.weight"] += scale * (a @ b if module.startswith("embeddings.") else b @ a)
+    return fused
+
+
 def with_adapter(weights: dict[str, Any], adapter: dict[str, Any], scale: float) -> dict[str, Array]:
     """W + scale B A for every pair in PEFT's names."""
     fused = {name: np.asarray(value, dtype=np.float64) for name, value in weights.items()}

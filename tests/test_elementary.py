@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import mlx.core as mx
 import numpy as np
@@ -17,8 +17,11 @@ X = X.astype(np.float32)
 
 
 @pytest.fixture(params=["cpu", "gpu"], autouse=True)
-def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(device, "on_gpu", lambda: request.param == "gpu")
+    mx.disable_compile()
+    yield
+    mx.enable_compile()
 
 
 def computed(function: Callable[[mx.array], mx.array]) -> Floats:
@@ -38,10 +41,14 @@ def test_erf() -> None:
     np.testing.assert_allclose(computed(elementary.erf), [math.erf(x) for x in X.tolist()], rtol=0, atol=4e-7)
 
 
-def test_silu() -> None:
+def silu(x: mx.array) -> mx.array:
+    return elementary.swiglu(x, mx.ones_like(x))
+
+
+def test_swiglu() -> None:
     x = X.astype(np.float64)
     with np.errstate(over="ignore"):
-        np.testing.assert_allclose(computed(elementary.silu), x / (1 + np.exp(-x)), rtol=1e-6, atol=1e-13)
+        np.testing.assert_allclose(computed(silu), x / (1 + np.exp(-x)), rtol=1e-6, atol=1e-13)
 
 
 def test_gelu() -> None:
@@ -52,5 +59,15 @@ def test_gelu() -> None:
 
 def test_not_a_number_stays_one() -> None:
     x = mx.array([math.nan])
-    for function in (elementary.exp, elementary.erf, elementary.silu, elementary.gelu):
+    for function in (elementary.exp, elementary.erf, silu, elementary.gelu):
         assert np.isnan(np.array(function(x))).all()
+
+
+def test_gated_and_rounded_once() -> None:
+    x, up = mx.random.normal((100,)), mx.random.normal((100,))
+    for gated, plain in ((elementary.geglu, elementary.gelu), (elementary.swiglu, silu)):
+        np.testing.assert_allclose(np.array(gated(x, up)), np.array(plain(x) * up), rtol=1e-6)
+        half = gated(x.astype(mx.bfloat16), up.astype(mx.bfloat16))
+        exact = gated(x.astype(mx.bfloat16).astype(mx.float32), up.astype(mx.bfloat16).astype(mx.float32))
+        assert half.dtype == mx.bfloat16
+        assert mx.array_equal(half, exact.astype(mx.bfloat16))

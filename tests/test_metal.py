@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any, cast
 
 import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
 import pytest
 
 from mlx_jina import attention, batching, device, late, memory, models
 from mlx_jina.models.jina_bert import JinaBert
-from mlx_jina.weights import checkpoint
-from tests import checkpoints, decoder_checkpoints
+from mlx_jina.weights import checkpoint, lora
+from tests import checkpoints, decoder_checkpoints, v3_checkpoints
 from tests.models import bare
 
 # Primitives with an `eval_gpu` in mlx/backend/metal or mlx/backend/gpu (MLX 0.31 and 0.32) that an encoder
@@ -72,18 +73,18 @@ def test_every_primitive_has_a_metal_kernel(layout: str, as_on_gpu: None) -> Non
     assert used <= METAL
 
 
-def test_every_primitive_of_late_chunking_has_a_metal_kernel() -> None:
+def test_every_primitive_of_late_chunking_has_a_metal_kernel(as_on_gpu: None) -> None:
     model = cast("models.Model", jina_bert("original")[0])
     batch = batching.flatten([np.arange(length, dtype=np.int32) for length in (9, 4)], np.arange(2))
     assert primitives(late._means([[(0, 3), (2, 9)], [(0, 4)]], model, batch)) <= METAL
     assert primitives(late._every_token(model, batch)) <= METAL
 
 
-DECODERS = ("qwen3", "eurobert", "qwen2")
+ROTARY = ("qwen3", "eurobert", "qwen2", "xlm_roberta")
 
 
-def decoder(name: str, dtype: mx.Dtype = mx.float32) -> models.Model:
-    """Two layers with heads of 64, the width that v5-nano and code-0.5b have."""
+def rotary(name: str, dtype: mx.Dtype = mx.float32) -> models.Model:
+    """Two layers with heads of 64, the width that v3, v5-nano and code-0.5b have."""
     shape = {"hidden": 128, "layers": 2, "heads": 2, "intermediate": 96, "vocab": 128}
     if name == "eurobert":
         config = decoder_checkpoints.nano_config(**shape)
@@ -91,17 +92,36 @@ def decoder(name: str, dtype: mx.Dtype = mx.float32) -> models.Model:
     if name == "qwen2":
         config = decoder_checkpoints.code_config(**shape, kv_heads=1)
         return bare.build(config, decoder_checkpoints.code_weights(config), dtype)
+    if name == "xlm_roberta":
+        config = v3_checkpoints.native_config(**shape)
+        weights = v3_checkpoints.native_weights(config)
+        return bare.build(config, {key: x for key, x in weights.items() if "pooler" not in key}, dtype)
     config = checkpoints.v5_small_config(**shape, kv_heads=1, head_dim=64)
     return bare.build(config, checkpoints.v5_small_weights(config), dtype)
 
 
-@pytest.mark.parametrize("name", DECODERS)
-def test_every_primitive_of_a_decoder_has_a_metal_kernel(name: str, as_on_gpu: None) -> None:
+@pytest.mark.parametrize("name", ROTARY)
+def test_every_primitive_of_a_rotary_model_has_a_metal_kernel(name: str, as_on_gpu: None) -> None:
     texts = [np.arange(length, dtype=np.int32) for length in (9, 9, 4)]
     batch = batching.flatten(texts, np.arange(3))
-    used = primitives(decoder(name)(mx.array(batch.ids), batch.runs))
-    assert {"Matmul", "Softmax", "Gather", "Exp"} <= used
+    used = primitives(rotary(name)(mx.array(batch.ids), batch.runs))
+    assert {"Matmul", "Softmax", "Gather"} <= used
+    assert used & {"Exp", "Erf"}
     assert used <= METAL
+
+
+def test_every_primitive_of_adapters_has_a_metal_kernel() -> None:
+    model = rotary("xlm_roberta")
+    assert isinstance(model, nn.Module)
+    shapes = {"layers.0.mlp.fc1": (96, 128), "layers.1.mlp.fc1": (96, 128)}
+    shapes["embeddings.word_embeddings"] = (128, 128)
+    pairs = {
+        name: lora.Pair(mx.ones((4, columns)), mx.ones((rows, 4)), 0.25)
+        for name, (rows, columns) in shapes.items()
+    }
+    lora.attach(model, lora.Adapter(Path(), "", pairs), mx.float32)
+    batch = batching.flatten([np.arange(9, dtype=np.int32)], np.arange(1))
+    assert primitives(model(mx.array(batch.ids), batch.runs)) <= METAL
 
 
 def test_the_check_can_fail() -> None:
@@ -145,24 +165,24 @@ class TestFusedAttention:
                 assert strides(mask)[-1] == mask.itemsize
 
     @pytest.mark.parametrize("dtype", [mx.bfloat16, mx.float32])
-    @pytest.mark.parametrize("name", DECODERS)
-    def test_decoders(self, calls: list[dict[str, Any]], name: str, dtype: mx.Dtype) -> None:
+    @pytest.mark.parametrize("name", ROTARY)
+    def test_rotary_models(self, calls: list[dict[str, Any]], name: str, dtype: mx.Dtype) -> None:
         texts = [np.arange(length, dtype=np.int32) for length in (100, 9, 3)]
         batch = batching.flatten(texts, np.arange(3))
-        mx.eval(decoder(name, dtype)(mx.array(batch.ids), batch.runs))
-        # The first layer in two blocks for 100 tokens, the last with one query for each text.
-        assert len(calls) == (2 + 1 + 1) + 3
+        mx.eval(rotary(name, dtype)(mx.array(batch.ids), batch.runs))
+        # A layer in two blocks for 100 tokens; the last with one query for each text, which alone is pooled.
+        last = [1, 1, 1] if name != "xlm_roberta" else [64, 36, 9, 3]
+        assert [call["q"].shape[2] for call in calls] == [64, 36, 9, 3, *last]
         for call in calls:
             q, k, v = (call[part] for part in ("q", "k", "v"))
             assert q.shape[-1] == k.shape[-1] == v.shape[-1] == 64
             assert q.shape[2] <= k.shape[2]
             assert {part.dtype for part in (q, k, v)} == {dtype}
             # No mask is ever written out.
-            assert call.get("mask") == (None if name == "eurobert" else "causal")
-        assert [call["q"].shape[2] for call in calls[-3:]] == [1, 1, 1]
+            assert call.get("mask") == ("causal" if name.startswith("qwen") else None)
 
     @pytest.mark.parametrize(
-        ("hidden", "heads"), [(512, 8), (768, 12), (256, 4), (2048, 16), (896, 14), (1536, 12)]
+        ("hidden", "heads"), [(512, 8), (768, 12), (256, 4), (2048, 16), (896, 14), (1536, 12), (1024, 16)]
     )
     def test_published_head_widths_are_fused(self, hidden: int, heads: int) -> None:
         assert hidden // heads in attention.FUSED_WIDTHS

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from tests import reference
 from tests.checkpoints import read_json
 
 if TYPE_CHECKING:
@@ -48,6 +49,26 @@ def qwen2(folder: Path, dtype: str = "float32") -> Any:
     return _decoder("Qwen2", folder, None, dtype)
 
 
+def jina_v3(folder: Path, tasks: Sequence[str] = ()) -> Any:
+    """`JinaEmbeddingsV3Model` of a folder in transformers' layout, with adapters through peft to choose from."""
+    with _their_warnings():
+        pytest.importorskip("torch", reason=REASON)
+        transformers = pytest.importorskip("transformers", reason=REASON)
+        peft = pytest.importorskip("peft", reason=REASON)
+        if not hasattr(transformers, "JinaEmbeddingsV3Model"):
+            pytest.skip("needs a transformers with jina_embeddings_v3")
+        model = transformers.JinaEmbeddingsV3Model.from_pretrained(folder, dtype="float32")
+        assert model.rotary_emb.config.rope_parameters["rope_theta"] == 20000
+        for task in tasks:
+            # peft takes a dot in a name for a path.
+            name = task.replace(".", "_").replace("-", "_")
+            if task == tasks[0]:
+                model = peft.PeftModel.from_pretrained(model, str(folder / name), adapter_name=name)
+            else:
+                model.load_adapter(str(folder / name), adapter_name=name)
+        return model.eval()
+
+
 def _decoder(name: str, folder: Path, task: str | None, dtype: str) -> Any:
     with _their_warnings():
         torch = pytest.importorskip("torch", reason=REASON)
@@ -72,13 +93,21 @@ def _decoder(name: str, folder: Path, task: str | None, dtype: str) -> Any:
         return model.eval()
 
 
-def last_token(model: Any, ids: Sequence[npt.NDArray[Any]]) -> npt.NDArray[np.float32]:
+def last_token(model: Any, ids: Sequence[npt.NDArray[Any]]) -> npt.NDArray[np.float64]:
     """Unit vectors (N, D) of each text's last token, one text at a time."""
+    return reference.unit(np.stack([states[-1] for states in hidden(model, ids)]))
+
+
+def mean(model: Any, ids: Sequence[npt.NDArray[Any]]) -> npt.NDArray[np.float64]:
+    """Unit vectors (N, D), averaged over each text's tokens, one text at a time."""
+    return reference.unit(np.stack([states.mean(axis=0) for states in hidden(model, ids)]))
+
+
+def hidden(model: Any, ids: Sequence[npt.NDArray[Any]]) -> Iterator[npt.NDArray[np.float64]]:
+    """Contextual states (L, D) of each text's tokens, computed alone."""
     import torch
 
-    vectors = []
     with torch.no_grad(), _their_warnings():
         for text in ids:
             states = model(input_ids=torch.tensor(np.asarray(text, dtype=np.int64))[None]).last_hidden_state
-            vectors.append(torch.nn.functional.normalize(states[0, -1].float(), dim=-1).numpy())
-    return np.stack(vectors)
+            yield states[0].double().numpy()

@@ -9,7 +9,7 @@ import mlx.core as mx
 
 from mlx_jina.batching import Run
 from mlx_jina.errors import CheckpointError
-from mlx_jina.models import eurobert, jina_bert, qwen2, qwen3
+from mlx_jina.models import eurobert, jina_bert, qwen2, qwen3, xlm_roberta
 
 
 class Model(Protocol):
@@ -30,7 +30,7 @@ class Model(Protocol):
         """One pooled vector per text in float32: ids (T,) to (B, D). Not normalised."""
 
 
-_ARCHITECTURES = (jina_bert, qwen3, eurobert, qwen2)
+_ARCHITECTURES = (jina_bert, qwen3, eurobert, qwen2, xlm_roberta)
 
 
 def build(config: Mapping[str, Any], names: Collection[str]) -> Model:

@@ -23,3 +23,17 @@ def expect(config: Mapping[str, Any], key: str, allowed: tuple[Any, ...]) -> Non
     if config.get(key) not in allowed:
         wanted = " or ".join(map(repr, allowed))
         raise CheckpointError(f"config.json: {key!r} is {config.get(key)!r}; only {wanted} is implemented")
+
+
+def rope_theta(config: Mapping[str, Any]) -> float:
+    """The base of the rotary angles, from the key of transformers 4 or from that of transformers 5."""
+    block = config.get("rope_parameters")
+    if block is None:
+        return required(config, "rope_theta", float)
+    expect(block, "rope_type", ("default", None))
+    theta = required(block, "rope_theta", float)
+    if config.get("rope_theta", theta) != theta:
+        raise CheckpointError(
+            f"config.json: 'rope_theta' is {config['rope_theta']!r} beside {theta!r} in 'rope_parameters'"
+        )
+    return theta

@@ -17,7 +17,6 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Literal
 
 import mlx.core as mx
@@ -89,18 +88,6 @@ def detect_layout(names: Collection[str]) -> Layout | None:
     if has("intermediate.dense") and "embeddings.position_embeddings.weight" not in names:
         return "plain-ffn"
     return None
-
-
-@partial(mx.compile, shapeless=True)
-def gated_gelu(gate: mx.array, up: mx.array) -> mx.array:
-    """GELU(gate) * up in float32, rounded once."""
-    return (elementary.gelu(gate.astype(mx.float32)) * up.astype(mx.float32)).astype(gate.dtype)
-
-
-@partial(mx.compile, shapeless=True)
-def gelu(x: mx.array) -> mx.array:
-    """GELU in float32, rounded once."""
-    return elementary.gelu(x.astype(mx.float32)).astype(x.dtype)
 
 
 def add_norm(norm: nn.LayerNorm, x: mx.array, residual: mx.array) -> mx.array:
@@ -180,7 +167,7 @@ class GatedMLP(nn.Module):
 
     def __call__(self, x: mx.array) -> mx.array:
         gate, up = mx.split(self.gated_layers(x), 2, axis=-1)
-        return add_norm(self.layernorm, self.wo(gated_gelu(gate, up)), x)
+        return add_norm(self.layernorm, self.wo(elementary.geglu(gate, up)), x)
 
 
 class UpGatedMLP(nn.Module):
@@ -193,7 +180,7 @@ class UpGatedMLP(nn.Module):
 
     def __call__(self, x: mx.array) -> mx.array:
         up, gate = mx.split(self.up_gated_layer(x), 2, axis=-1)
-        return self.down_layer(gated_gelu(gate, up))
+        return self.down_layer(elementary.geglu(gate, up))
 
 
 class Intermediate(nn.Module):
@@ -204,7 +191,7 @@ class Intermediate(nn.Module):
         self.dense = nn.Linear(c.hidden_size, c.intermediate_size)
 
     def __call__(self, x: mx.array) -> mx.array:
-        return gelu(self.dense(x))
+        return elementary.gelu(self.dense(x))
 
 
 class GatedLayer(nn.Module):

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import mlx.core as mx
@@ -22,7 +21,7 @@ import numpy as np
 from mlx_jina import attention, elementary, memory, pooling
 from mlx_jina.batching import Run
 from mlx_jina.errors import CheckpointError
-from mlx_jina.models.config import expect, required
+from mlx_jina.models.config import expect, required, rope_theta
 
 
 @dataclass(frozen=True)
@@ -58,29 +57,9 @@ class Config:
             intermediate_size=required(config, "intermediate_size", int),
             vocab_size=required(config, "vocab_size", int),
             rms_norm_eps=required(config, "rms_norm_eps", float),
-            rope_theta=_rope_theta(config),
+            rope_theta=rope_theta(config),
             max_position_embeddings=required(config, "max_position_embeddings", int),
         )
-
-
-def _rope_theta(config: Mapping[str, Any]) -> float:
-    """The base of the rotary angles, from the key of transformers 4 or from that of transformers 5."""
-    block = config.get("rope_parameters")
-    if block is None:
-        return required(config, "rope_theta", float)
-    expect(block, "rope_type", ("default", None))
-    theta = required(block, "rope_theta", float)
-    if config.get("rope_theta", theta) != theta:
-        raise CheckpointError(
-            f"config.json: 'rope_theta' is {config['rope_theta']!r} beside {theta!r} in 'rope_parameters'"
-        )
-    return theta
-
-
-@partial(mx.compile, shapeless=True)
-def swiglu(gate: mx.array, up: mx.array) -> mx.array:
-    """SiLU(gate) * up in float32, rounded once."""
-    return (elementary.silu(gate.astype(mx.float32)) * up.astype(mx.float32)).astype(gate.dtype)
 
 
 class Norm(nn.RMSNorm):
@@ -108,20 +87,15 @@ class SelfAttention(nn.Module):
         self._kv_heads = c.num_key_value_heads
         self._theta = c.rope_theta
 
-    def _rotate(self, x: mx.array, positions: mx.array) -> mx.array:
-        # One call for a whole ragged batch: each token is a "text" of one token with its own offset.
-        x = mx.fast.rope(
-            x[:, :, None], x.shape[-1], traditional=False, base=self._theta, scale=1.0, offset=positions
-        )
-        return x.reshape(x.shape[0], -1)
-
     def rotated_queries(self, x: mx.array, positions: mx.array) -> mx.array:
         """(T, D) to (T, H*d)."""
-        return self._rotate(self.q_norm(self.q_proj(x).reshape(x.shape[0], self._heads, -1)), positions)
+        q = self.q_norm(self.q_proj(x).reshape(x.shape[0], self._heads, -1))
+        return attention.rotate(q, positions, self._theta)
 
     def rotated_keys(self, x: mx.array, positions: mx.array) -> mx.array:
         """(T, D) to (T, H*d) of the fewer heads that keys have."""
-        return self._rotate(self.k_norm(self.k_proj(x).reshape(x.shape[0], self._kv_heads, -1)), positions)
+        k = self.k_norm(self.k_proj(x).reshape(x.shape[0], self._kv_heads, -1))
+        return attention.rotate(k, positions, self._theta)
 
     def attend(
         self, q: mx.array, q_runs: Sequence[Run], k: mx.array, v: mx.array, runs: Sequence[Run]
@@ -149,7 +123,7 @@ class MLP(nn.Module):
         self.down_proj = nn.Linear(c.intermediate_size, c.hidden_size, bias=False)
 
     def __call__(self, x: mx.array) -> mx.array:
-        return self.down_proj(swiglu(self.gate_proj(x), self.up_proj(x)))
+        return self.down_proj(elementary.swiglu(self.gate_proj(x), self.up_proj(x)))
 
 
 class Layer(nn.Module):
@@ -209,7 +183,7 @@ class Qwen3(nn.Module):
 
     def _all_but_last(self, ids: mx.array, runs: Sequence[Run]) -> tuple[mx.array, mx.array]:
         """States (T, D) before the last layer, and each token's position in its text (T,)."""
-        positions = mx.array(np.concatenate([np.tile(np.arange(run.length), run.texts) for run in runs]))
+        positions = attention.positions(runs)
         x = self.embed_tokens(ids).astype(mx.float32)
         for layer in self.layers[:-1]:
             x = memory.settle(layer(x, positions, runs))

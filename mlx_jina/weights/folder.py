@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import mlx.core as mx
 
 from mlx_jina import prompts
 from mlx_jina.errors import CheckpointError
 from mlx_jina.tokens import Tokenizer
-from mlx_jina.weights import lora, safetensors_file
+from mlx_jina.weights import jina_v3, lora, safetensors_file
 from mlx_jina.weights.checkpoint import Checkpoint
+
+T = TypeVar("T")
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -43,22 +46,25 @@ def read_config(folder: Path) -> dict[str, Any]:
     return {**config, **config.get("text_config", {})}
 
 
-def adapter_tasks(folder: Path, merged: bool = False) -> list[str]:
-    """Tasks that have, or by config.json should have, an adapter beside the base weights."""
+def adapter_folders(folder: Path, merged: bool = False) -> dict[str, str]:
+    """Tasks that have, or by config.json should have, an adapter beside the base weights, and where."""
     if merged:
-        return []
+        return {}
     config = read_config(folder)
-    if config.get("model_type") == "jina_embeddings_v5" and config.get("task_names"):
-        return list(config["task_names"])
-    return sorted(path.parent.name for path in folder.glob(f"adapters/*/{lora.CONFIG_FILE}"))
+    kind, tasks = config.get("model_type"), config.get("task_names")
+    if kind == jina_v3.MODEL_TYPE and tasks is None:
+        return {task: jina_v3.folder_of(task) for task in jina_v3.TASKS}
+    if kind != "jina_embeddings_v5" or not tasks:
+        tasks = sorted(path.parent.name for path in folder.glob(f"adapters/*/{lora.CONFIG_FILE}"))
+    return {task: f"adapters/{task}" for task in tasks}
 
 
-def _choose(tasks: list[str], task: str | None) -> list[str]:
-    """The adapters to read: all, or the one of `task`."""
+def _choose(tasks: Mapping[str, T], task: str | None) -> Mapping[str, T]:
+    """What there is of all tasks, or of `task`."""
     if not tasks or task is None:
         return tasks
-    name, _ = prompts.choose_task(task, None, tasks)
-    return [] if name is None else [name]
+    name, _ = prompts.choose_task(task, None, tuple(tasks))
+    return {} if name is None else {name: tasks[name]}
 
 
 def missing_files(folder: Path, task: str | None = None, merged: bool = False) -> list[str]:
@@ -66,14 +72,16 @@ def missing_files(folder: Path, task: str | None = None, merged: bool = False) -
     needed = [folder / "config.json", folder / "tokenizer.json", *weight_files(folder)]
     if needed[0].is_file():
         # Without its adapter a model would answer all the same, from the base weights.
-        for name in _choose(adapter_tasks(folder, merged), task):
-            needed += [folder / "adapters" / name / file for file in (lora.CONFIG_FILE, lora.WEIGHTS_FILE)]
+        for own in _choose(adapter_folders(folder, merged), task).values():
+            needed += [folder / own / file for file in (lora.CONFIG_FILE, lora.WEIGHTS_FILE)]
     return [path.relative_to(folder).as_posix() for path in needed if not path.is_file()]
 
 
 # Under which name a model with a head keeps the encoder.
 BASE_MODEL_PREFIXES = ("bert.", "model.")
 LANGUAGE_MODEL = "language_model."
+# Heads that no vector depends on, though some adapters change them as well.
+POOLER = ("pooler.",)
 
 
 def _without_prefix(name: str) -> str:
@@ -108,14 +116,19 @@ def read(folder: Path, task: str | None = None, merged: bool = False) -> Checkpo
             raise CheckpointError(f"{path} cannot be read as safetensors: {error}") from None
     prompts_file = folder / "config_sentence_transformers.json"
     own = read_json(prompts_file) if prompts_file.is_file() else {}
+    config, tensors = read_config(folder), _text_model(tensors)
+    adapters = {
+        name: lora.read(folder / place) for name, place in _choose(adapter_folders(folder, merged), task).items()
+    }
+    if jina_v3.is_one(config):
+        tensors, inside = jina_v3.translate(folder, config, tensors)
+        adapters |= _choose(inside, task)
     return Checkpoint(
         path=folder,
-        config=read_config(folder),
-        tensors=_text_model(tensors),
+        config=jina_v3.read_config(config),
+        tensors=tensors,
         tokenizer=Tokenizer.from_file(folder / "tokenizer.json"),
-        prompts=own.get("prompts") or {},
+        prompts=own.get("prompts") or config.get("task_instructions") or {},
         default_prompt_name=own.get("default_prompt_name"),
-        adapters={
-            name: lora.read(folder / "adapters" / name) for name in _choose(adapter_tasks(folder, merged), task)
-        },
+        adapters={name: adapter.without(POOLER) for name, adapter in adapters.items()},
     )

@@ -266,7 +266,8 @@ def _add(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
     elif isinstance(value, str):
         writer.add_string(key, value)
     elif value:
-        writer.add_array(key, list(value))
+        # Bytes become an array of them.
+        writer.add_array(key, value if isinstance(value, bytes) else list(value))
 
 
 def write(

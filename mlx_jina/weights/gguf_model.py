@@ -142,6 +142,7 @@ def _config(file: GGUF, architecture: Architecture, stored: Mapping[str, Any]) -
             config[ours] = _LEFT_OUT[theirs](config)
         else:
             config[ours] = _number(file, architecture, theirs)
+    config["max_position_embeddings"] += architecture.uncounted
     rows = file.entries.get("token_embd.weight")
     if rows is None:
         raise CheckpointError(f"{file.path} has no tensor 'token_embd.weight'")
@@ -243,6 +244,7 @@ def metadata(source: Source, architecture: Architecture, file_type: str) -> dict
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise CheckpointError(f"{source.path}: config.json: {ours!r} should be a number, found {value!r}")
         keys[f"{architecture.name}.{theirs}"] = float(value) if _is_real(theirs) else int(value)
+    keys[f"{architecture.name}.context_length"] -= architecture.uncounted
     if "head_dim" in architecture.keys:
         keys[f"{architecture.name}.attention.value_length"] = int(config["head_dim"])
     for key, value in architecture.extra.items():

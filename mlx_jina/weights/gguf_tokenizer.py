@@ -15,6 +15,7 @@ from tokenizers import Tokenizer as FastTokenizer
 
 from mlx_jina.errors import CheckpointError
 from mlx_jina.tokens import Tokenizer
+from mlx_jina.weights import gguf_unigram
 from mlx_jina.weights.gguf_file import GGUF
 
 PREFIX = "tokenizer.ggml"
@@ -61,6 +62,8 @@ def _kind(content: Mapping[str, Any], v2: str) -> tuple[str, str]:
     types = {splitter["type"] for splitter in splitters}
     if model == "WordPiece":
         return "bert", "jina-v2-en"
+    if model == "Unigram":
+        return "t5", "default"
     if model == "BPE" and "ByteLevel" in types:
         patterns = {s["pattern"].get("Regex") for s in splitters if s["type"] == "Split"}
         if patterns == {LLAMA3_SPLIT}:
@@ -79,12 +82,15 @@ def _kind(content: Mapping[str, Any], v2: str) -> tuple[str, str]:
 
 def _tokens(content: Mapping[str, Any], rows: int, phantom: bool) -> tuple[list[str], list[int]]:
     """Every row's token and its type; rows without a token get a filler, since none may be empty or double."""
-    vocab: Mapping[str, int] = content["model"]["vocab"]
-    names = {i: token for token, i in vocab.items()}
+    vocab = content["model"]["vocab"]
+    scored = isinstance(vocab, list)
+    names = dict(enumerate(token for token, _ in vocab)) if scored else {i: token for token, i in vocab.items()}
     kinds = dict.fromkeys(names, NORMAL)
     for added in content.get("added_tokens") or ():
         names[added["id"]] = added["content"]
         kinds[added["id"]] = CONTROL if added["special"] else USER_DEFINED
+    if scored:
+        kinds[content["model"]["unk_id"]] = UNKNOWN
     if names and max(names) >= rows:
         raise CheckpointError(f"the tokenizer has the id {max(names)}, but the model only {rows} rows for tokens")
     tokens = []
@@ -119,7 +125,10 @@ def metadata(
     keys: dict[str, Any] = {"model": model, "pre": pre, "tokens": tokens, "token_type": kinds}
     if token_types is not None:
         keys["token_type_count"] = token_types
-    if model != "bert":
+    if model == "t5":
+        splitters, normal = (_walk(content.get(part)) for part in ("pre_tokenizer", "normalizer"))
+        keys |= gguf_unigram.metadata(content, splitters, normal, rows)
+    elif model != "bert":
         merges = content["model"]["merges"]
         keys["merges"] = [merge if isinstance(merge, str) else " ".join(merge) for merge in merges]
     named: dict[str, tuple[Any, ...]] = {
@@ -138,7 +147,7 @@ def metadata(
     keys["add_bos_token"], keys["add_eos_token"] = first is not None, last is not None
     # The separator between the texts of a pair, which is not the one that closes a text.
     keys["add_sep_token"] = pre == "jina-v2-code"
-    if model != "gpt2":
+    if model not in ("gpt2", "t5"):
         keys["normalizer.lowercase"] = False
     for node in _walk(content.get("normalizer")):
         if node["type"] in ("BertNormalizer", "Lowercase"):
@@ -206,6 +215,24 @@ def _bpe(file: GGUF, tokens: Sequence[str], model: str) -> FastTokenizer:
     return fast
 
 
+def _unigram(file: GGUF, tokens: Sequence[str], kinds: Sequence[int]) -> FastTokenizer:
+    scores = file.get(f"{PREFIX}.scores", list)
+    if len(scores) != len(tokens):
+        raise CheckpointError(
+            f"{file.path}: metadata '{PREFIX}.scores' has {len(scores)}, not {len(tokens)} entries"
+        )
+    return gguf_unigram.rebuild(
+        tokens,
+        [kind != UNUSED for kind in kinds],
+        scores,
+        # T5's own, which llama.cpp assumes.
+        file.get(f"{PREFIX}.unknown_token_id", int, 2),
+        file.get(f"{PREFIX}.precompiled_charsmap", list, []),
+        prefix=file.get(f"{PREFIX}.add_space_prefix", bool, True),
+        squeeze=file.get(f"{PREFIX}.remove_extra_whitespaces", bool, False),
+    )
+
+
 def _special(file: GGUF, tokens: Sequence[str], name: str) -> str | None:
     key = f"{PREFIX}.{name}_token_id"
     token = file.metadata.get(key)
@@ -219,7 +246,7 @@ def _special(file: GGUF, tokens: Sequence[str], name: str) -> str | None:
 def _template(file: GGUF, tokens: Sequence[str], model: str) -> processors.TemplateProcessing | None:
     """What is put around a text. Old files lack the flags: BERT's always had both."""
     pre = str(file.metadata.get(f"{PREFIX}.pre", ""))
-    default = model in ("bert", "whitespace") or pre.startswith(("jina-v1", "jina-v2"))
+    default = model in ("bert", "whitespace", "t5") or pre.startswith(("jina-v1", "jina-v2"))
     before = _special(file, tokens, "bos") or _special(file, tokens, "cls")
     after = _special(file, tokens, "seperator") if model == "bert" else None
     after = after or _special(file, tokens, "eos")
@@ -248,6 +275,9 @@ def _rebuilt(file: GGUF) -> FastTokenizer:
         fast = _wordpiece(file, tokens, kinds)
     elif model in ("gpt2", "whitespace"):
         fast = _bpe(file, tokens, model)
+    elif model == "t5":
+        fast = _unigram(file, tokens, kinds)
+        kinds = [CONTROL if kind == UNKNOWN else kind for kind in kinds]
     else:
         raise CheckpointError(f"{file.path}: metadata '{PREFIX}.model' is {model!r}, which cannot be rebuilt")
     for kind, add in ((CONTROL, fast.add_special_tokens), (USER_DEFINED, fast.add_tokens)):

@@ -49,6 +49,9 @@ class Architecture:
     extra: Mapping[str, Any] = field(default_factory=dict)
     # What mlx-lm's own model has in front of every name, so that it loads our folders.
     mlx_prefix: str = ""
+    # Positions in config.json's count that no token has and that GGUF leaves out: XLM-RoBERTa's begin after the
+    # padding token's id.
+    uncounted: int = 0
     # Names of other heads, which GGUF has no place for.
     unused: tuple[str, ...] = ()
     # Given the GGUF names, which modules of the table this file is about, and what that says in config.json.
@@ -182,7 +185,36 @@ QWEN2 = replace(
     extra={},
 )
 
-ARCHITECTURES = (JINA_BERT, QWEN3, EUROBERT, QWEN2)
+JINA_BERT_V3 = Architecture(
+    name="jina-bert-v3",
+    pooling=1,
+    keys={**_COMMON, "layer_norm_eps": "attention.layer_norm_epsilon", "rope_theta": "rope.freq_base"},
+    fixed={
+        "model_type": "jina_embeddings_v3",
+        "architectures": ["JinaEmbeddingsV3Model"],
+        "hidden_act": "gelu",
+        "pad_token_id": 1,
+    },
+    modules={
+        "embeddings.word_embeddings": ("token_embd",),
+        "embeddings.token_type_embeddings": ("token_types",),
+        "embeddings.LayerNorm": ("token_embd_norm",),
+        "layers.N.self_attn.q_proj": ("attn_q",),
+        "layers.N.self_attn.k_proj": ("attn_k",),
+        "layers.N.self_attn.v_proj": ("attn_v",),
+        "layers.N.self_attn.o_proj": ("attn_output",),
+        "layers.N.post_attention_layernorm": ("attn_output_norm",),
+        "layers.N.mlp.fc1": ("ffn_up",),
+        "layers.N.mlp.fc2": ("ffn_down",),
+        "layers.N.post_mlp_layernorm": ("layer_output_norm",),
+    },
+    layer=("layers.N.", "blk.N."),
+    extra={"attention.causal": False},
+    unused=("pooler.", "lm_head.", "classifier."),
+    uncounted=2,
+)
+
+ARCHITECTURES = (JINA_BERT, QWEN3, EUROBERT, QWEN2, JINA_BERT_V3)
 _BY_NAME = {architecture.name: architecture for architecture in ARCHITECTURES}
 
 
@@ -201,8 +233,8 @@ def of_config(path: Path, config: Mapping[str, Any]) -> Architecture:
         return JINA_BERT
     if kind.startswith("jina_embeddings_v5"):
         return EUROBERT if config.get("is_decoder") is False else QWEN3
-    for architecture in (QWEN3, EUROBERT, QWEN2):
-        if kind == architecture.name:
+    for architecture in (QWEN3, EUROBERT, QWEN2, JINA_BERT_V3):
+        if kind == architecture.fixed["model_type"]:
             return architecture
     raise CheckpointError(f"{path}: model_type {kind!r} has no GGUF architecture that is written here")
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pytest
 
 import mlx_jina
-from mlx_jina import catalog, models
+from mlx_jina import catalog, info, models
 from mlx_jina.errors import CheckpointError, InputError
 from tests import checkpoints, decoder_checkpoints, reference, torch_reference
 from tests.models import bare
@@ -258,3 +258,9 @@ def test_a_checkpoint_without_biases_is_refused(tmp_path: Path) -> None:
     checkpoints.write_folder(tmp_path, CONFIG, weights, checkpoints.qwen_tokenizer())
     with pytest.raises(CheckpointError, match=r"lacks layers\.0\.self_attn\.k_proj\.bias"):
         mlx_jina.load(tmp_path)
+
+
+def test_info_has_one_fingerprint_for_tasks_of_one_space(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    info.run(str(folder), {})
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("fingerprint")]
+    assert line.split() == ["fingerprint", mlx_jina.load(folder).fingerprint()]

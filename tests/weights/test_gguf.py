@@ -15,7 +15,7 @@ import mlx_jina
 from mlx_jina.errors import CheckpointError, InputError
 from mlx_jina.weights import convert, folder, gguf_file, gguf_model, gguf_types
 from mlx_jina.weights.gguf_file import GGUF
-from tests import checkpoints, decoder_checkpoints
+from tests import checkpoints, decoder_checkpoints, v3_checkpoints
 from tests.weights import llama_cpp
 
 TEXTS = [
@@ -89,6 +89,25 @@ def test_llama_cpp_gives_the_same_vectors_for_v5_nano(tmp_path: Path, kind: str,
     _check_against_llama(tmp_path / "m.gguf", bound)
     wanted = mlx_jina.load(source, task="retrieval").fingerprint()
     assert kind != "F32" or mlx_jina.load(tmp_path / "m.gguf", task="retrieval").fingerprint() == wanted
+
+
+@pytest.mark.parametrize("layout", ["original", "native"])
+@pytest.mark.parametrize(("kind", "bound"), [("F32", 1e-6), ("F16", 1e-5), ("Q8_0", 2e-3), ("Q4_0", 3e-3)])
+def test_llama_cpp_gives_the_same_vectors_for_v3(tmp_path: Path, layout: str, kind: str, bound: float) -> None:
+    source = getattr(v3_checkpoints, layout)(tmp_path / "model")
+    task = "retrieval.query"
+    convert.to_gguf(str(source), tmp_path / "m.gguf", task=task, kind=kind)
+    _check_against_llama(tmp_path / "m.gguf", bound)
+    if kind == "F32":
+        wanted = mlx_jina.load(source, task=task)
+        convert.to_mlx(str(source), tmp_path / "mlx", task=task)
+        convert.to_mlx(str(tmp_path / "m.gguf"), tmp_path / "back")
+        for name in ("m.gguf", "mlx", "back"):
+            encoder = mlx_jina.load(tmp_path / name)
+            assert (encoder.tasks, encoder.max_length) == ((task,), 8192)
+            assert encoder.fingerprint() == wanted.fingerprint()
+            # The one task's prompt is the default.
+            assert np.array_equal(encoder.encode(TEXTS), wanted.encode(TEXTS, task=task))
 
 
 @pytest.mark.parametrize(("kind", "bound"), [("F32", 1e-9), ("F16", 1e-5), ("Q8_0", 2e-3), ("Q4_0", 3e-3)])

@@ -1,0 +1,73 @@
+"""XLM-RoBERTa's unigram tokenizer in the keys that llama.cpp calls `t5`, and rebuilt from them.
+
+Kudo 2018, "Subword Regularization" (arXiv 1804.10959): of all ways to cut a text, the pieces with the highest sum
+of scores. SentencePiece normalises by a table, `precompiled_charsmap`, which both sides hold as it is.
+"""
+
+from __future__ import annotations
+
+from base64 import b64decode
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tokenizers import Tokenizer as FastTokenizer
+from tokenizers import decoders, models, normalizers, pre_tokenizers
+
+from mlx_jina.errors import CheckpointError
+
+SPACE = "\u2581"
+# What llama.cpp's converter gives to rows without a token.
+NO_SCORE = -10000.0
+_SPLITTERS = {"Sequence", "WhitespaceSplit", "Metaspace"}
+# Besides the table: both sides also drop spaces at the ends, and all but one elsewhere.
+_NORMALIZERS = {"Sequence", "Precompiled", "Strip", "Replace"}
+
+
+def metadata(
+    content: Mapping[str, Any],
+    splitters: Sequence[Mapping[str, Any]],
+    normalizers: Sequence[Mapping[str, Any]],
+    rows: int,
+) -> dict[str, Any]:
+    """Keys that only this kind has, for a tokenizer.json taken apart and a model with `rows` token vectors."""
+    spaces = [s for s in splitters if s["type"] == "Metaspace" and s["replacement"] == SPACE]
+    other = {s["type"] for s in splitters} - _SPLITTERS | {n["type"] for n in normalizers} - _NORMALIZERS
+    if other or len(spaces) != 1 or content["model"].get("byte_fallback"):
+        raise CheckpointError(
+            f"a Unigram tokenizer with {', '.join(sorted(other)) or 'byte fallback or without Metaspace'} has no "
+            "form in GGUF that is written here"
+        )
+    scores = [float(score) for _, score in content["model"]["vocab"]]
+    keys = {
+        "scores": [*scores, *[NO_SCORE] * (rows - len(scores))],
+        # Older files say it in a flag.
+        "add_space_prefix": spaces[0].get("prepend_scheme", "always") != "never"
+        and spaces[0].get("add_prefix_space", True),
+        "remove_extra_whitespaces": any(s["type"] == "WhitespaceSplit" for s in splitters)
+        or any(n["type"] == "Replace" for n in normalizers),
+    }
+    tables = [b64decode(n["precompiled_charsmap"]) for n in normalizers if n["type"] == "Precompiled"]
+    return {**keys, **({"precompiled_charsmap": tables[0]} if tables else {})}
+
+
+def rebuild(
+    tokens: Sequence[str],
+    used: Sequence[bool],
+    scores: Sequence[float],
+    unknown: int,
+    charsmap: Sequence[int],
+    *,
+    prefix: bool,
+    squeeze: bool,
+) -> FastTokenizer:
+    """A tokenizer from its keys; rows at the end that are not `used` are no pieces of any text."""
+    count = max((i + 1 for i, own in enumerate(used) if own), default=0)
+    pieces = list(zip(tokens[:count], scores[:count], strict=True))
+    fast = FastTokenizer(models.Unigram(pieces, unk_id=unknown, byte_fallback=False))
+    if charsmap:
+        fast.normalizer = normalizers.Precompiled(bytes(charsmap))
+    metaspace = pre_tokenizers.Metaspace(replacement=SPACE, prepend_scheme="always" if prefix else "never")
+    splitters = [pre_tokenizers.WhitespaceSplit(), metaspace] if squeeze else [metaspace]
+    fast.pre_tokenizer = pre_tokenizers.Sequence(splitters)
+    fast.decoder = decoders.Metaspace(replacement=SPACE, prepend_scheme="always" if prefix else "never")
+    return fast
