@@ -53,7 +53,10 @@ def to_mlx(
 )
 @click.option("--force", is_flag=True, help="Replace TARGET.")
 def to_gguf(source: str, target: Path, task: str | None, kind: str, force: bool) -> None:
-    """Write SOURCE (a model's name, a folder or a .gguf) as the file TARGET for llama.cpp and mlx-jina."""
+    """Write SOURCE (a model's name, a folder or a .gguf) as the file TARGET for llama.cpp and mlx-jina.
+
+    Of a model with adapters, without --task, the base is written, and each adapter beside it as lora-TASK-TARGET.
+    """
     from mlx_jina.weights import convert as functions
 
     functions.to_gguf(source, target, task=task, kind=kind, force=force)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import mlx.core as mx
 import numpy as np
@@ -11,7 +11,11 @@ import numpy.typing as npt
 from gguf import GGMLQuantizationType as Type
 from gguf import quants
 
+from mlx_jina.errors import CheckpointError
 from mlx_jina.weights import gguf_kquants
+
+if TYPE_CHECKING:
+    from mlx_jina.weights.gguf_file import GGUF
 
 Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
@@ -168,6 +172,17 @@ def dequantize(raw: Bytes, kind: Type, shape: tuple[int, ...]) -> mx.array:
             values[at : at + len(piece)] = quants.dequantize(piece, kind)
             at += len(piece)
     return mx.array(values.reshape(shape))
+
+
+def decode(file: GGUF, name: str, raw: Bytes, shape: tuple[int, ...]) -> mx.array:
+    """Bytes of a file's tensor, or of some of its rows, as `dequantize` makes them."""
+    kind = file.entries[name].type
+    try:
+        return dequantize(raw, kind, shape)
+    except NotImplementedError:
+        raise CheckpointError(
+            f"{file.path}: tensor {name!r} has the type {kind.name}, which cannot be decoded here"
+        ) from None
 
 
 def quantize(values: mx.array, kind: Type) -> npt.NDArray[Any]:

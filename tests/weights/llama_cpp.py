@@ -17,7 +17,7 @@ from tests import reference
 _PROGRAM = """
 import json, sys
 import xllamacpp as x
-path, ids = sys.argv[1], json.loads(sys.argv[2])
+path, ids, adapters = sys.argv[1], json.loads(sys.argv[2]), sys.argv[3:]
 p = x.CommonParams()
 p.model.path = path
 p.embedding = True
@@ -27,18 +27,28 @@ p.warmup = False
 p.flash_attn_type = x.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
 p.cache_type_k = x.ggml_type.GGML_TYPE_F32
 p.cache_type_v = x.ggml_type.GGML_TYPE_F32
-server = x.Server(p)
-print("ANSWER", json.dumps([server.handle_embeddings({"input": [i]})["data"][0]["embedding"] for i in ids]))
+rows = []
+for adapter in adapters or [None]:
+    p.lora_adapters = [x.CommonAdapterLoraInfo(adapter, 1.0)] if adapter else []
+    server = x.Server(p)
+    rows += [server.handle_embeddings({"input": [i]})["data"][0]["embedding"] for i in ids]
+print("ANSWER", json.dumps(rows))
 """
 
 
-def vectors(path: Path, inputs: Sequence[str] | Sequence[Sequence[int]]) -> npt.NDArray[np.float64]:
-    """Unit vectors of texts or of token ids, in a process of its own: llama.cpp aborts on what it dislikes."""
+def vectors(
+    path: Path, inputs: Sequence[str] | Sequence[Sequence[int]], adapters: Sequence[Path] = ()
+) -> npt.NDArray[np.float64]:
+    """Unit vectors (N, D) of texts or of token ids; (A N, D) with each of A adapters in turn.
+
+    In a process of its own: llama.cpp aborts on what it dislikes.
+    """
     pytest.importorskip("xllamacpp", reason="llama.cpp is not installed (pip install xllamacpp)")
     rows = [row if isinstance(row, str) else [int(i) for i in row] for row in inputs]
-    done = subprocess.run(
-        [sys.executable, "-c", _PROGRAM, str(path), json.dumps(rows)], capture_output=True, text=True, timeout=120
-    )
+    command = [sys.executable, "-c", _PROGRAM, str(path), json.dumps(rows), *map(str, adapters)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     answers = [line for line in done.stdout.splitlines() if line.startswith("ANSWER")]
     assert answers, done.stdout[-2000:] + done.stderr[-3000:]
-    return reference.unit(np.array(json.loads(answers[0].removeprefix("ANSWER"))).reshape(len(rows), -1))
+    return reference.unit(
+        np.array(json.loads(answers[0].removeprefix("ANSWER"))).reshape(len(rows) * max(1, len(adapters)), -1)
+    )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -169,15 +171,35 @@ def test_mlx_lm_loads_our_folders(tmp_path: Path, options: dict[str, Any], model
     assert ours @ vector / np.linalg.norm(vector) > (0.999 if "dtype" in options else 0.999999)
 
 
-def test_metadata_survives_a_folder(tmp_path: Path) -> None:
-    source = checkpoints.tiny_jina_bert(tmp_path / "jina-embeddings-v2-small-en")
-    convert.to_gguf(str(source), tmp_path / "a.gguf", kind="Q8_0")
+MODELS: dict[str, tuple[Callable[[Path], Path], str | None]] = {
+    "jina-embeddings-v2-small-en": (checkpoints.tiny_jina_bert, None),
+    "jina-embeddings-v5-text-small": (checkpoints.v5_small, "retrieval"),
+    "jina-embeddings-v5-text-nano": (decoder_checkpoints.v5_nano, "clustering"),
+    "jina-code-embeddings-0.5b": (decoder_checkpoints.code, None),
+}
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("kind", ["F16", "Q8_0"])
+def test_metadata_survives_a_folder(tmp_path: Path, model: str, kind: str) -> None:
+    make, task = MODELS[model]
+    convert.to_gguf(str(make(tmp_path / model)), tmp_path / "made.gguf", task=task, kind=kind)
+    # What other people add has to survive as well.
+    extra = {"general.description": "words", "general.tags": ["a", "b"], "general.size_label": "33M"}
+    made = GGUF(tmp_path / "made.gguf")
+    outputs = [
+        gguf_file.Output(name, entry.type, entry.shape, partial(made.raw, name))
+        for name, entry in made.entries.items()
+    ]
+    architecture = made.metadata["general.architecture"]
+    gguf_file.write([gguf_file.File(tmp_path / "a.gguf", architecture, {**made.metadata, **extra}, outputs)])
     convert.to_mlx(str(tmp_path / "a.gguf"), tmp_path / "mlx")
-    convert.to_gguf(str(tmp_path / "mlx"), tmp_path / "b.gguf", kind="Q8_0")
+    convert.to_gguf(str(tmp_path / "mlx"), tmp_path / "b.gguf", kind=kind)
     first, second = GGUF(tmp_path / "a.gguf"), GGUF(tmp_path / "b.gguf")
-    assert first.metadata == second.metadata
-    assert first.metadata["general.license"] == "apache-2.0"
-    assert first.metadata["general.source.url"] == "https://huggingface.co/jinaai/jina-embeddings-v2-small-en"
+    assert first.metadata == second.metadata == {**made.metadata, **extra}
+    assert first.metadata["general.license"] in ("apache-2.0", "cc-by-nc-4.0")
+    assert first.metadata["general.source.url"] == f"https://huggingface.co/jinaai/{model}"
+    assert first.metadata.get("general.finetune") == task
     for name, entry in first.entries.items():
         assert entry.type == second.entries[name].type
         assert first.raw(name).tobytes() == second.raw(name).tobytes()
@@ -246,7 +268,7 @@ def _rewritten(source: Path, target: Path, change: dict[str, object], **renamed:
         if array.size
     ]
     keys = dict(reversed(metadata.items()))
-    gguf_file.write(target, str(metadata["general.architecture"]), keys, outputs)
+    gguf_file.write([gguf_file.File(target, str(metadata["general.architecture"]), keys, outputs)])
     return target
 
 
