@@ -74,12 +74,7 @@ def to_gguf(
     `task` fuses its adapter. Without it the adapters, if there are any, are written beside `target` as
     lora-TASK-TARGET, which llama.cpp loads with `--lora`.
     """
-    kind = kind.upper()
-    if kind not in gguf_types.FILE_TYPES:
-        raise InputError(
-            f"type {kind!r} is not one of {', '.join(gguf_types.FILE_TYPES)}; llama.cpp's llama-quantize makes "
-            "others from an F32 or F16 file"
-        )
+    kind = gguf_types.check(kind)
     _check_target(target, force)
     if target.is_dir():
         raise InputError(f"{target} is a folder; a .gguf is one file")
@@ -112,12 +107,13 @@ def _model_file(opened: Source, architecture: names.Architecture, target: Path, 
         size = full.shape[0] // piece.of
         return gguf_blocks.quantize(full[piece.index * size : (piece.index + 1) * size], chosen)
 
-    layers = int(opened.config["num_hidden_layers"])
+    layers, heads = int(opened.config["num_hidden_layers"]), int(opened.config["num_attention_heads"])
+    heads_per_kv = heads // int(opened.config.get("num_key_value_heads") or heads)
     outputs = []
     for name, piece in rows:
         full = opened.weights[piece.name].shape
         shape = (full[0] // piece.of, *full[1:])
-        chosen = gguf_types.choose(name, shape, kind, layers)
+        chosen = gguf_types.choose(name, shape, kind, layers, heads_per_kv)
         outputs.append(gguf_file.Output(name, chosen, shape, partial(make, piece, chosen)))
     metadata = gguf_model.metadata(opened, architecture, kind)
     metadata |= gguf_tokenizer.metadata(

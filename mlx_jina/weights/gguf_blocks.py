@@ -12,7 +12,7 @@ from gguf import GGMLQuantizationType as Type
 from gguf import quants
 
 from mlx_jina.errors import CheckpointError
-from mlx_jina.weights import gguf_kquants
+from mlx_jina.weights import gguf_iquants, gguf_kquants
 
 if TYPE_CHECKING:
     from mlx_jina.weights.gguf_file import GGUF
@@ -21,7 +21,11 @@ Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 
 GROUP = 32
-_K_TYPES = (Type.Q4_K, Type.Q5_K, Type.Q6_K)
+# What the gguf package can read but not write.
+_QUANTIZE = {
+    **dict.fromkeys(gguf_kquants.TYPES, gguf_kquants.quantize),
+    **dict.fromkeys(gguf_iquants.TYPES, gguf_iquants.quantize),
+}
 _PLAIN = {Type.F32: np.float32, Type.F16: np.float16}
 # Rows are converted in pieces of this many weights: the arithmetic takes several times their size.
 PIECE = 1 << 22
@@ -186,7 +190,7 @@ def decode(file: GGUF, name: str, raw: Bytes, shape: tuple[int, ...]) -> mx.arra
 
 
 def quantize(values: mx.array, kind: Type) -> npt.NDArray[Any]:
-    """An array as the bytes of a type: all of F32, F16, BF16, Q8_0, Q4_0 to Q5_1 and Q4_K to Q6_K."""
+    """An array as the bytes of a type that gguf_types.py chooses."""
     rows = values.reshape(-1, values.shape[-1])
     step = max(1, PIECE // rows.shape[-1])
     out: npt.NDArray[Any] | None = None
@@ -206,4 +210,4 @@ def _encode(rows: mx.array, kind: Type) -> npt.NDArray[Any]:
     full = rows.astype(mx.float32)
     if kind is Type.F16:
         return np.array(full.astype(mx.float16))
-    return (gguf_kquants.quantize if kind in _K_TYPES else quants.quantize)(np.array(full), kind)
+    return _QUANTIZE.get(kind, quants.quantize)(np.array(full), kind)

@@ -1,4 +1,4 @@
-"""Vectors by llama.cpp, through the xllamacpp wheel."""
+"""Vectors and blocks by llama.cpp, through the xllamacpp wheel."""
 
 from __future__ import annotations
 
@@ -6,11 +6,16 @@ import json
 import subprocess
 import sys
 from collections.abc import Sequence
+from ctypes import CDLL, c_bool, c_int, c_int64, c_size_t, c_void_p
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
+from gguf import GGML_QUANT_SIZES
+from gguf import GGMLQuantizationType as Type
 
 from tests import reference
 
@@ -52,3 +57,30 @@ def vectors(
     return reference.unit(
         np.array(json.loads(answers[0].removeprefix("ANSWER"))).reshape(len(rows) * max(1, len(adapters)), -1)
     )
+
+
+@cache
+def _library() -> CDLL:
+    x = pytest.importorskip("xllamacpp", reason="llama.cpp is not installed (pip install xllamacpp)")
+    (path,) = Path(x.__file__).parent.glob("xllamacpp.*.so")
+    library = CDLL(str(path))
+    library.ggml_quantize_chunk.restype = c_size_t
+    library.ggml_quantize_chunk.argtypes = [c_int, c_void_p, c_void_p, c_int64, c_int64, c_int64, c_void_p]
+    library.ggml_quantize_requires_imatrix.restype = c_bool
+    return library
+
+
+def requires_imatrix(kind: Type) -> bool:
+    """Whether ggml refuses to write a type without an importance matrix."""
+    return bool(_library().ggml_quantize_requires_imatrix(int(kind)))
+
+
+def quantize(values: npt.NDArray[np.float32], kind: Type) -> npt.NDArray[Any]:
+    """Rows of whole blocks as the bytes that ggml's own quantiser makes of them."""
+    block, size = GGML_QUANT_SIZES[kind]
+    rows, columns = values.shape
+    out = np.zeros((rows, columns // block * size), dtype=np.uint8)
+    source = np.ascontiguousarray(values)
+    made = _library().ggml_quantize_chunk(int(kind), source.ctypes.data, out.ctypes.data, 0, rows, columns, None)
+    assert made == out.nbytes
+    return out
