@@ -1,4 +1,4 @@
-"""Vectors and blocks by llama.cpp, through the xllamacpp wheel."""
+"""Vectors, tokens and blocks by llama.cpp, through the xllamacpp wheel."""
 
 from __future__ import annotations
 
@@ -59,11 +59,52 @@ def vectors(
     )
 
 
-@cache
-def _library() -> CDLL:
+# The C interface, of which the wheel has no Python form. Settings go in and out whole, so only that there is room
+# for them matters.
+_TOKENIZER = """
+import json, sys
+from ctypes import *
+class Settings(Structure):
+    _fields_ = [("room", c_char * 1024)]
+llama = CDLL(sys.argv[1])
+quiet = CFUNCTYPE(None, c_int, c_char_p, c_void_p)(lambda *_: None)
+llama.llama_log_set(quiet, None)
+llama.llama_model_default_params.restype = Settings
+llama.llama_model_load_from_file.restype = llama.llama_model_get_vocab.restype = c_void_p
+llama.llama_model_get_vocab.argtypes = [c_void_p]
+llama.llama_tokenize.argtypes = [c_void_p, c_char_p, c_int32, c_void_p, c_int32, c_bool, c_bool]
+model = llama.llama_model_load_from_file(sys.argv[2].encode(), llama.llama_model_default_params())
+vocab = llama.llama_model_get_vocab(model)
+rows = []
+for text in json.load(sys.stdin):
+    raw = text.encode()
+    out = (c_int32 * (len(raw) + 8))()
+    for special in (True, False):
+        count = llama.llama_tokenize(vocab, raw, len(raw), out, len(out), True, special)
+        rows.append(out[:count])
+print("ANSWER", json.dumps(rows))
+"""
+
+
+def tokens(path: Path, texts: Sequence[str]) -> tuple[list[list[int]], list[list[int]]]:
+    """Ids of texts: with special tokens that stand in them taken for what they are, and for plain text."""
+    command = [sys.executable, "-c", _TOKENIZER, str(_shared_object()), str(path)]
+    done = subprocess.run(command, input=json.dumps(texts), capture_output=True, text=True, timeout=120)
+    answers = [line for line in done.stdout.splitlines() if line.startswith("ANSWER")]
+    assert answers, done.stdout[-2000:] + done.stderr[-3000:]
+    rows = json.loads(answers[0].removeprefix("ANSWER"))
+    return rows[::2], rows[1::2]
+
+
+def _shared_object() -> Path:
     x = pytest.importorskip("xllamacpp", reason="llama.cpp is not installed (pip install xllamacpp)")
     (path,) = Path(x.__file__).parent.glob("xllamacpp.*.so")
-    library = CDLL(str(path))
+    return path
+
+
+@cache
+def _library() -> CDLL:
+    library = CDLL(str(_shared_object()))
     library.ggml_quantize_chunk.restype = c_size_t
     library.ggml_quantize_chunk.argtypes = [c_int, c_void_p, c_void_p, c_int64, c_int64, c_int64, c_void_p]
     library.ggml_quantize_requires_imatrix.restype = c_bool
