@@ -11,6 +11,7 @@ import pytest
 
 import mlx_jina
 from bench import convert as bench
+from bench import v5_shape
 from mlx_jina.weights import gguf_tokenizer
 from mlx_jina.weights.gguf_file import GGUF
 from tests.weights import llama_cpp
@@ -22,13 +23,13 @@ TYPES = {"F16": {"F16": 197, "F32": 113}, "Q4_K_M": {"Q4_K": 168, "Q6_K": 29, "F
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return bench.random_model(tmp_path_factory.mktemp("real") / "model")
+    return v5_shape.random_model(tmp_path_factory.mktemp("real") / "model")
 
 
 @pytest.mark.parametrize("kind", TYPES)
 def test_memory_open_time_and_vectors(source: Path, tmp_path: Path, kind: str) -> None:
     path = tmp_path / "m.gguf"
-    seconds, memory = bench.in_process(str(source), path, kind)
+    seconds, memory = bench.converted(str(source), path, kind)
     start = time.perf_counter()
     file = GGUF(path)
     opened = time.perf_counter() - start
