@@ -16,7 +16,7 @@ from mlx_jina import device
 from mlx_jina.errors import CheckpointError, InputError
 from mlx_jina.weights import convert, folder, gguf_file, gguf_lora, gguf_model, lora
 from mlx_jina.weights.gguf_file import GGUF
-from tests import checkpoints, decoder_checkpoints
+from tests import checkpoints, decoder_checkpoints, torch_reference
 from tests.checkpoints import V5_TASKS
 from tests.weights import llama_cpp
 
@@ -95,6 +95,15 @@ def test_there_and_back(tmp_path: Path, model: str) -> None:
     assert GGUF(tmp_path / "fused.gguf").metadata == GGUF(tmp_path / "wanted.gguf").metadata
     load = mlx_jina.load
     assert load(tmp_path / "fused.gguf").fingerprint() == load(tmp_path / "wanted.gguf").fingerprint()
+
+
+def test_peft_takes_the_adapters_that_we_write(tmp_path: Path) -> None:
+    source, target = _written(tmp_path, "nano")
+    convert.to_mlx(str(target), tmp_path / "back")
+    ids = folder.read(source).tokenizer.encode(TEXTS)
+    theirs = torch_reference.last_token(torch_reference.eurobert(tmp_path / "back", "retrieval"), ids)
+    ours = mlx_jina.load(target, task="retrieval").encode(TEXTS, prompt="")
+    assert abs(ours - theirs).max() < 2e-6
 
 
 @pytest.mark.parametrize("options", [{"bits": 8, "group_size": 32}, {"dtype": "bfloat16"}, {}])
