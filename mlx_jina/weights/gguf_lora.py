@@ -2,7 +2,7 @@
 
 A base NAME.gguf has its adapters in lora-TASK-NAME.gguf. An adapter holds `X.weight.lora_a` (r, in) and
 `X.weight.lora_b` (out, r) for a weight `X.weight` of the base, and one alpha: W + (alpha / r) B A, where alpha 0
-stands for a factor of 1.
+stands for a factor of 1. Of token_embd, whose rows are looked up, lora_a is B and lora_b is A transposed.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ ALPHA, TASK, PROMPT = "adapter.lora.alpha", "adapter.lora.task_name", "adapter.l
 TASKS = "mlx-jina.adapters"
 BASE = "general.base_model.0.repo_url"
 HUB = "https://huggingface.co/"
-ADAPTER = "adapter"
+ADAPTER, LOOKED_UP = "adapter", "token_embd.weight"
 
 
 def name_of(task: str, base: Path) -> Path:
@@ -116,6 +116,8 @@ def _adapter(file: GGUF, architecture: Architecture) -> Adapter:
         if halves[target].keys() != {"lora_a", "lora_b"}:
             raise _refuse(file, f"{target} has only its {next(iter(halves[target]))}")
         a, b = (_tensor(file, halves[target][half]) for half in ("lora_a", "lora_b"))
+        if target == LOOKED_UP:
+            a, b = mx.contiguous(b.T), a
         if a.shape[0] != b.shape[1]:
             raise _refuse(file, f"{target} has a lora_a {a.shape} and a lora_b {b.shape}, which have no rank")
         pairs[ours.removesuffix(".weight")] = Pair(a, b, alpha / a.shape[0] if alpha else 1.0)
@@ -147,8 +149,9 @@ def _file(opened: Source, architecture: Architecture, target: Path, task: str, a
         if piece.of > 1:
             raise CheckpointError(f"{adapter.path}: it changes {module}, which GGUF holds in parts")
         pair = adapter.pairs[module]
-        # A file has one alpha: what differs from it goes into the B of the pair.
-        for half, array, factor in (("lora_a", pair.a, 1.0), ("lora_b", pair.b, alphas[module] / alpha)):
+        # A file has one alpha: what differs from it goes into one half of the pair.
+        arrays = (pair.b, pair.a.T) if name == LOOKED_UP else (pair.a, pair.b)
+        for half, array, factor in zip(("lora_a", "lora_b"), arrays, (1.0, alphas[module] / alpha), strict=True):
             make = partial(_scaled, array, factor)
             outputs.append(gguf_file.Output(f"{name}.{half}", Type.F32, array.shape, make))
     base = opened.general.get("name", opened.path.stem)
@@ -166,7 +169,7 @@ def _file(opened: Source, architecture: Architecture, target: Path, task: str, a
         keys["general.license"] = opened.general["license"]
     if "source.url" in opened.general:
         keys[BASE] = opened.general["source.url"]
-    if prefix := opened.prompts.get(opened.default_prompt_name or ""):
+    if prefix := opened.prompts.get(task, opened.prompts.get(opened.default_prompt_name or "")):
         keys[PROMPT] = prefix
     return gguf_file.File(target, architecture.name, keys, outputs)
 

@@ -196,6 +196,24 @@ def test_metadata_survives_a_folder(tmp_path: Path, model: str, kind: str) -> No
         assert first.raw(name).tobytes() == second.raw(name).tobytes()
 
 
+def test_a_file_says_where_it_comes_from(tmp_path: Path) -> None:
+    snapshot = tmp_path / "models--jinaai--jina-embeddings-v5-text-small" / "snapshots" / "0a1b2c"
+    snapshot.mkdir(parents=True)
+    convert.to_gguf(str(checkpoints.v5_small(snapshot)), tmp_path / "m.gguf", task="retrieval", kind="Q5_K_M")
+    metadata = GGUF(tmp_path / "m.gguf").metadata
+    assert {key: value for key, value in metadata.items() if key.startswith("general.")} == {
+        "general.architecture": "qwen3",
+        "general.type": "model",
+        "general.name": "jina-embeddings-v5-text-small",
+        "general.finetune": "retrieval",
+        "general.license": "cc-by-nc-4.0",
+        "general.source.url": "https://huggingface.co/jinaai/jina-embeddings-v5-text-small",
+        "general.source.revision": "0a1b2c",
+        "general.file_type": 17,
+        "general.quantization_version": 2,
+    }
+
+
 def test_what_llama_cpp_assumes_when_it_is_missing_is_there(tmp_path: Path) -> None:
     convert.to_gguf(str(checkpoints.tiny_jina_bert(tmp_path / "v2")), tmp_path / "v2.gguf", kind="F16")
     file = GGUF(tmp_path / "v2.gguf")

@@ -46,6 +46,25 @@ def test_llama_cpp_takes_the_base_with_each_adapter(tmp_path: Path, model: str) 
     assert np.triu(alike, 1).max() < 0.99
 
 
+def test_llama_cpp_takes_adapters_of_the_embedding(tmp_path: Path) -> None:
+    # Not of v5-small: llama.cpp multiplies by its embedding once more, as its head, and aborts.
+    source, target = decoder_checkpoints.v5_nano(tmp_path / "source"), tmp_path / "m.gguf"
+    place = source / "adapters/retrieval"
+    config = checkpoints.v5_adapter_config(4, target_modules=[*checkpoints.V5_TARGETS, "embed_tokens"])
+    weights = decoder_checkpoints.nano_adapter_weights(checkpoints.read_config(source), 4, 1)
+    rng = np.random.default_rng(0)
+    for half, shape in (("A", (4, 64)), ("B", (512, 4))):
+        name = f"base_model.model.embed_tokens.lora_{half}.weight"
+        weights[name] = rng.normal(0, 0.5, shape).astype(np.float32)
+    checkpoints.write_adapter(place, config, weights)
+    convert.to_gguf(str(source), target, kind="F32")
+    wanted, ours = mlx_jina.load(source, task="retrieval"), mlx_jina.load(target, task="retrieval")
+    assert ours.fingerprint() == wanted.fingerprint()
+    ids = [row.tolist() for row in gguf_model.read(target).tokenizer.encode(TEXTS)]
+    theirs = llama_cpp.vectors(target, ids, [gguf_lora.name_of("retrieval", target)])
+    assert abs(ours.encode(TEXTS, prompt="") - theirs).max() < 2e-6
+
+
 def test_llama_cpp_takes_adapters_over_a_quantised_base(tmp_path: Path) -> None:
     _, target = _written(tmp_path, kind="Q8_0")
     ids = [row.tolist() for row in gguf_model.read(target).tokenizer.encode(TEXTS)]
