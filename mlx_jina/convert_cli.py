@@ -10,7 +10,10 @@ import click
 from mlx_jina.errors import InputError
 
 # Those of gguf_types.py, which imports too much for a parser.
-TYPES = tuple("F32 F16 BF16 Q8_0 Q6_K Q5_K_M Q5_K_S Q5_1 Q5_0 Q4_K_M Q4_K_S Q4_1 Q4_0".split())
+TYPES = tuple(
+    "F32 F16 BF16 Q8_0 Q6_K Q5_K_M Q5_K_S Q5_1 Q5_0 Q4_K_M Q4_K_S Q4_1 Q4_0 IQ4_NL IQ4_XS "
+    "Q3_K_L Q3_K_M Q3_K_S IQ3_M IQ3_S Q2_K TQ2_0 TQ1_0".split()
+)
 DTYPES = ("float32", "float16", "bfloat16")
 THRESHOLD = 0.99
 _HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
@@ -46,14 +49,17 @@ def to_mlx(
 @click.option(
     "--type",
     "kind",
-    type=click.Choice(TYPES, case_sensitive=False),
+    metavar="TYPE",
     default="F16",
     show_default=True,
-    help="Type of the matrices.",
+    help=f"Type of the matrices: {', '.join(TYPES)}.",
 )
 @click.option("--force", is_flag=True, help="Replace TARGET.")
 def to_gguf(source: str, target: Path, task: str | None, kind: str, force: bool) -> None:
-    """Write SOURCE (a model's name, a folder or a .gguf) as the file TARGET for llama.cpp and mlx-jina."""
+    """Write SOURCE (a model's name, a folder or a .gguf) as the file TARGET for llama.cpp and mlx-jina.
+
+    Of a model with adapters, without --task, the base is written, and each adapter beside it as lora-TASK-TARGET.
+    """
     from mlx_jina.weights import convert as functions
 
     functions.to_gguf(source, target, task=task, kind=kind, force=force)

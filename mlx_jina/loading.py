@@ -83,11 +83,11 @@ def _cast(model: nn.Module, dtype: mx.Dtype) -> None:
 def load(path: Path, name: str, task: str | None, dtype: str | None) -> Loaded:
     """Read a folder for one task or for all; `name` is what the user called it."""
     entry = catalog.find(name) or catalog.find(path.name)
-    if path.is_file():
+    if folder.holds_gguf(path):
         # Imported here: the gguf package takes a quarter of a second.
         from mlx_jina.weights import gguf_model
 
-        files = gguf_model.read(path, packed=device.on_gpu())
+        files = gguf_model.read(path, task, packed=device.on_gpu())
     else:
         files = folder.read(path, task, merged=entry is not None and len(entry.tasks) == 1)
     entry = entry or next((catalog.find(adapter.base) for adapter in files.adapters.values()), None)

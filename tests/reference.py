@@ -84,7 +84,8 @@ def jina_bert(weights: dict[str, Any], config: dict[str, Any], layout: str, ids:
 
 
 def unit(x: Array) -> Array:
-    """Rows of unit length."""
+    """Rows of unit length, in float64."""
+    x = x.astype(np.float64)
     return x / np.linalg.norm(x, axis=-1, keepdims=True)
 
 

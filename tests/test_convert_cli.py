@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from click.testing import CliRunner
 
 from mlx_jina import convert_cli
@@ -73,6 +74,27 @@ def test_inspect_shows_what_a_file_is(tmp_path: Path) -> None:
     assert rows["size"] == f"{target.stat().st_size:,} bytes"
     assert rows["qwen3.rope.freq_base"] == "3500000.0"
     assert rows["tokenizer.ggml.tokens"] == "512 x str"
+
+
+def test_adapters_are_written_beside_their_base(tmp_path: Path) -> None:
+    source, target = checkpoints.v5_small(tmp_path / "model"), tmp_path / "m.gguf"
+    run = CliRunner().invoke
+    assert run(convert, ["to-gguf", str(source), str(target)]).exit_code == 0
+    assert run(convert, ["compare", str(source), str(target), "--task", "retrieval"]).exit_code == 0
+    table = run(convert, ["inspect", str(tmp_path / "lora-retrieval-m.gguf")]).stdout
+    rows = dict(line.split(maxsplit=1) for line in table.splitlines())
+    assert (rows["general.type"], rows["adapter.lora.task_name"]) == ("adapter", "retrieval")
+    again = run(convert, ["to-gguf", str(source), str(target)])
+    assert "--force replaces it" in str(again.exception)
+    calibrated = run(convert, ["to-gguf", str(source), str(tmp_path / "x.gguf"), "--type", "iq2_xs"])
+    assert "importance matrix" in str(calibrated.exception)
+
+
+def test_progress_is_shown(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    source = checkpoints.v5_small(tmp_path / "model")
+    for write, target in ((functions.to_gguf, "m.gguf"), (functions.to_mlx, "mlx")):
+        write(str(source), tmp_path / target, show_progress=True)
+        assert "Converting: 100%" in capfd.readouterr().err
 
 
 def test_the_types_offered_are_those_that_can_be_written() -> None:

@@ -20,9 +20,11 @@ from mlx_jina.errors import InputError
 from mlx_jina.weights import (
     gguf_blocks,
     gguf_file,
+    gguf_lora,
     gguf_model,
     gguf_tokenizer,
     gguf_types,
+    lora,
     names,
     safetensors_file,
 )
@@ -44,9 +46,13 @@ def _progress(total: int, show: bool | None) -> Iterator[Callable[[int], object]
 
 def _check_target(target: Path, force: bool) -> None:
     if target.exists() and not force:
-        raise InputError(f"{target} exists already; --force replaces it")
+        raise _exists(target)
     if not target.parent.is_dir():
         raise InputError(f"the folder {target.parent} does not exist")
+
+
+def _exists(target: Path) -> InputError:
+    return InputError(f"{target} exists already; --force replaces it")
 
 
 def _refuse_source(target: Path, source: Source) -> None:
@@ -63,19 +69,31 @@ def to_gguf(
     force: bool = False,
     show_progress: bool | None = None,
 ) -> None:
-    """Write a checkpoint as one .gguf that llama.cpp and `mlx_jina.load` take."""
-    kind = kind.upper()
-    if kind not in gguf_types.FILE_TYPES:
-        raise InputError(
-            f"type {kind!r} is not one of {', '.join(gguf_types.FILE_TYPES)}; llama.cpp's llama-quantize makes "
-            "others from an F32 or F16 file"
-        )
+    """Write a checkpoint as a .gguf that llama.cpp and `mlx_jina.load` take.
+
+    `task` fuses its adapter. Without it the adapters, if there are any, are written beside `target` as
+    lora-TASK-TARGET, which llama.cpp loads with `--lora`.
+    """
+    kind = gguf_types.check(kind)
     _check_target(target, force)
     if target.is_dir():
         raise InputError(f"{target} is a folder; a .gguf is one file")
     opened = open_source(source, task)
     _refuse_source(target, opened)
     architecture = names.of_config(opened.path, opened.config)
+    adapters = gguf_lora.files(opened, architecture, target)
+    # Those of an earlier model of this name would pass for this one's.
+    old = gguf_lora.named_after(target) - {adapter.target for adapter in adapters}
+    if not force and (there := [path for path in (*old, *(a.target for a in adapters)) if path.exists()]):
+        raise _exists(there[0])
+    files = [*adapters, _model_file(opened, architecture, target, kind)]
+    with _progress(sum(file.nbytes for file in files), show_progress) as advance:
+        gguf_file.write(files, advance)
+    for path in old:
+        path.unlink()
+
+
+def _model_file(opened: Source, architecture: names.Architecture, target: Path, kind: str) -> gguf_file.File:
     pieces = names.to_gguf(opened.path, architecture, opened.weights)
     # Parts of one tensor follow each other, so that it is read once.
     order = {name: i for i, name in enumerate(opened.weights)}
@@ -89,12 +107,13 @@ def to_gguf(
         size = full.shape[0] // piece.of
         return gguf_blocks.quantize(full[piece.index * size : (piece.index + 1) * size], chosen)
 
-    layers = int(opened.config["num_hidden_layers"])
+    layers, heads = int(opened.config["num_hidden_layers"]), int(opened.config["num_attention_heads"])
+    heads_per_kv = heads // int(opened.config.get("num_key_value_heads") or heads)
     outputs = []
     for name, piece in rows:
         full = opened.weights[piece.name].shape
         shape = (full[0] // piece.of, *full[1:])
-        chosen = gguf_types.choose(name, shape, kind, layers)
+        chosen = gguf_types.choose(name, shape, kind, layers, heads_per_kv)
         outputs.append(gguf_file.Output(name, chosen, shape, partial(make, piece, chosen)))
     metadata = gguf_model.metadata(opened, architecture, kind)
     metadata |= gguf_tokenizer.metadata(
@@ -104,8 +123,7 @@ def to_gguf(
         opened.config.get("type_vocab_size"),
         gguf_tokenizer.pre_of_v2(opened.names, opened.weights),
     )
-    with _progress(sum(output.nbytes for output in outputs), show_progress) as advance:
-        gguf_file.write(target, architecture.name, metadata, outputs, advance)
+    return gguf_file.File(target, architecture.name, metadata, outputs)
 
 
 def _packed_output(tensors: gguf_model.Tensors, module: str) -> Output:
@@ -222,6 +240,7 @@ def to_mlx(
     """Write a checkpoint as a folder that `mlx_jina.load` and MLX's other loaders take.
 
     Of a .gguf, blocks that MLX can hold exactly stay packed unless `dtype` or `bits` asks for something else.
+    `task` fuses its adapter; without it the adapters, if there are any, go into adapters/TASK as they are.
     """
     if dtype is not None and dtype not in DTYPES:
         raise InputError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
@@ -250,7 +269,10 @@ def to_mlx(
         if opened.prompts:
             own = {"prompts": dict(opened.prompts), "default_prompt_name": opened.default_prompt_name}
             _write_json(beside / "config_sentence_transformers.json", own)
-        with _progress(sum(output.nbytes for output in outputs), show_progress) as advance:
+        beside_them = [output for adapter in opened.adapters.values() for output in lora.outputs(adapter)]
+        with _progress(sum(output.nbytes for output in (*outputs, *beside_them)), show_progress) as advance:
+            for name, adapter in opened.adapters.items():
+                lora.write(beside / "adapters" / name, adapter, advance)
             safetensors_file.write(beside / "model.safetensors", outputs, advance)
 
 

@@ -31,6 +31,11 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
+def holds_gguf(path: Path) -> bool:
+    """Whether this is a .gguf, or a folder of such files and not of Hugging Face's."""
+    return path.is_file() or (not (path / "config.json").is_file() and any(path.glob("*.gguf")))
+
+
 def weight_files(folder: Path) -> list[Path]:
     """The safetensors files of a folder, from its index where it has one."""
     index = folder / "model.safetensors.index.json"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import mlx.core as mx
 import numpy as np
@@ -11,13 +11,21 @@ import numpy.typing as npt
 from gguf import GGMLQuantizationType as Type
 from gguf import quants
 
-from mlx_jina.weights import gguf_kquants
+from mlx_jina.errors import CheckpointError
+from mlx_jina.weights import gguf_iquants, gguf_kquants
+
+if TYPE_CHECKING:
+    from mlx_jina.weights.gguf_file import GGUF
 
 Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 
 GROUP = 32
-_K_TYPES = (Type.Q4_K, Type.Q5_K, Type.Q6_K)
+# What the gguf package can read but not write.
+_QUANTIZE = {
+    **dict.fromkeys(gguf_kquants.TYPES, gguf_kquants.quantize),
+    **dict.fromkeys(gguf_iquants.TYPES, gguf_iquants.quantize),
+}
 _PLAIN = {Type.F32: np.float32, Type.F16: np.float16}
 # Rows are converted in pieces of this many weights: the arithmetic takes several times their size.
 PIECE = 1 << 22
@@ -170,8 +178,19 @@ def dequantize(raw: Bytes, kind: Type, shape: tuple[int, ...]) -> mx.array:
     return mx.array(values.reshape(shape))
 
 
+def decode(file: GGUF, name: str, raw: Bytes, shape: tuple[int, ...]) -> mx.array:
+    """Bytes of a file's tensor, or of some of its rows, as `dequantize` makes them."""
+    kind = file.entries[name].type
+    try:
+        return dequantize(raw, kind, shape)
+    except NotImplementedError:
+        raise CheckpointError(
+            f"{file.path}: tensor {name!r} has the type {kind.name}, which cannot be decoded here"
+        ) from None
+
+
 def quantize(values: mx.array, kind: Type) -> npt.NDArray[Any]:
-    """An array as the bytes of a type: all of F32, F16, BF16, Q8_0, Q4_0 to Q5_1 and Q4_K to Q6_K."""
+    """An array as the bytes of a type that gguf_types.py chooses."""
     rows = values.reshape(-1, values.shape[-1])
     step = max(1, PIECE // rows.shape[-1])
     out: npt.NDArray[Any] | None = None
@@ -191,4 +210,4 @@ def _encode(rows: mx.array, kind: Type) -> npt.NDArray[Any]:
     full = rows.astype(mx.float32)
     if kind is Type.F16:
         return np.array(full.astype(mx.float16))
-    return (gguf_kquants.quantize if kind in _K_TYPES else quants.quantize)(np.array(full), kind)
+    return _QUANTIZE.get(kind, quants.quantize)(np.array(full), kind)

@@ -270,40 +270,68 @@ def _add(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
         writer.add_array(key, value if isinstance(value, bytes) else list(value))
 
 
-def write(
-    target: Path,
-    architecture: str,
-    metadata: Mapping[str, Any],
-    outputs: Sequence[Output],
-    advance: Callable[[int], object] = lambda _: None,
-) -> None:
-    """Write a .gguf beside `target`, tensor after tensor, and put it there. `advance` is told each one's bytes."""
-    beside = target.with_name(f"{target.name}.partial")
-    writer = gguf.GGUFWriter(None, architecture)
-    for key, value in metadata.items():
+@dataclass(frozen=True)
+class File:
+    """A .gguf to write."""
+
+    target: Path
+    architecture: str
+    metadata: Mapping[str, Any]
+    outputs: Sequence[Output]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its tensors."""
+        return sum(output.nbytes for output in self.outputs)
+
+    @property
+    def beside(self) -> Path:
+        """Where it lies until it is whole."""
+        return self.target.with_name(f"{self.target.name}.partial")
+
+
+def write(files: Sequence[File], advance: Callable[[int], object] = lambda _: None) -> None:
+    """Write files beside their targets, tensor after tensor, and put them there once all of them are whole.
+
+    `advance` is told each tensor's bytes.
+    """
+    try:
+        for file in files:
+            _write(file, advance)
+        for file in files:
+            os.replace(file.beside, file.target)
+    except BaseException:
+        for file in files:
+            file.beside.unlink(missing_ok=True)
+        raise
+
+
+def _write(new: File, advance: Callable[[int], object]) -> None:
+    writer = gguf.GGUFWriter(None, new.architecture)
+    for key, value in new.metadata.items():
         if key != "general.architecture":
             _add(writer, key, value)
-    for output in outputs:
+    for output in new.outputs:
         # The writer infers dtypes of arrays; a raw type with the true shape needs no guess.
         writer.add_tensor_info(
             output.name, output.shape, np.dtype(np.float32), output.nbytes, raw_dtype=output.type
         )
     try:
-        writer.write_header_to_file(beside)
+        writer.write_header_to_file(new.beside)
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
         for file in writer.fout or ():
-            _write_tensors(file, outputs, advance)
+            _write_tensors(file, new.outputs, advance)
             os.fsync(file.fileno())
             file.close()
-        os.replace(beside, target)
     except OSError as error:
-        _abandon(writer, beside)
         code = error.errno or errno.EIO
-        raise OSError(code, os.strerror(code), str(target)) from error
-    except BaseException:
-        _abandon(writer, beside)
-        raise
+        raise OSError(code, os.strerror(code), str(new.target)) from error
+    finally:
+        for file in writer.fout or ():
+            # After a full disk closing flushes, and fails, once more; the first error is the one to report.
+            with suppress(OSError):
+                file.close()
 
 
 def _write_tensors(file: BinaryIO, outputs: Sequence[Output], advance: Callable[[int], object]) -> None:
@@ -317,11 +345,3 @@ def _write_tensors(file: BinaryIO, outputs: Sequence[Output], advance: Callable[
         advance(output.nbytes)
     file.write(bytes(-file.tell() % gguf.GGUF_DEFAULT_ALIGNMENT))
     file.flush()
-
-
-def _abandon(writer: gguf.GGUFWriter, beside: Path) -> None:
-    for file in writer.fout or ():
-        # After a full disk closing flushes, and fails, once more; the first error is the one to report.
-        with suppress(OSError):
-            file.close()
-    beside.unlink(missing_ok=True)

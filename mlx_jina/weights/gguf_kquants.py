@@ -1,4 +1,4 @@
-"""Weights to Q4_K, Q5_K and Q6_K blocks, which the gguf package can only read.
+"""Weights to Q2_K ... Q6_K blocks, which the gguf package can only read.
 
 A block of 256 weights has sub-blocks whose scales are themselves small integers times one number in float16.
 Of each sub-block the scale (and minimum) with the least weighted squared error is searched, then rounded, and
@@ -6,6 +6,9 @@ the weights are rounded once more to what was rounded.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -17,16 +20,17 @@ Floats = npt.NDArray[np.float32]
 BLOCK = 256
 # Weights at a time, so that the many passes of a search stay in a core's cache.
 _PIECE = 1 << 16
-_LEVELS = {Type.Q4_K: 15, Type.Q5_K: 31}
+_LEVELS = {Type.Q2_K: 3, Type.Q4_K: 15, Type.Q5_K: 31}
+_PAIRS_OF_BITS = np.arange(0, 8, 2, dtype=np.uint8)[:, None]
 
 
-def _divide(a: Floats | np.float32, b: Floats) -> Floats:
+def divide(a: Floats | np.float32, b: Floats) -> Floats:
     """The quotient, and 0 where b is 0."""
     shape = np.broadcast_shapes(np.shape(a), b.shape)
     return np.divide(a, b, out=np.zeros(shape, dtype=np.float32), where=b != 0)
 
 
-def _half(x: Floats) -> tuple[Bytes, Floats]:
+def half(x: Floats) -> tuple[Bytes, Floats]:
     """As bytes of float16, and the value that those have."""
     half = x.astype(np.float16)
     return half.view(np.uint8).reshape(*x.shape[:-1], -1), half.astype(np.float32)
@@ -41,15 +45,15 @@ def _affine(x: Floats, levels: int) -> tuple[Floats, Floats]:
     best = np.full_like(low, np.inf)
     scale, minimum = span / levels, -low
     for step in np.arange(-1.0, 1.01, 0.1, dtype=np.float32):
-        q = np.clip(np.rint(_divide(levels + step, span) * (x - low)), 0, levels)
+        q = np.clip(np.rint(divide(levels + step, span) * (x - low)), 0, levels)
         wq = weight * q
         sum_q, sum_qq = wq.sum(axis=-1, keepdims=True), (wq * q).sum(axis=-1, keepdims=True)
         sum_qx = (wq * x).sum(axis=-1, keepdims=True)
         # The line through (q, x) with the least weighted error; one that starts above zero goes through it.
-        slope = _divide(total * sum_qx - sum_q * sum_x, total * sum_qq - sum_q * sum_q)
-        start = _divide(sum_x - slope * sum_q, total)
+        slope = divide(total * sum_qx - sum_q * sum_x, total * sum_qq - sum_q * sum_q)
+        start = divide(sum_x - slope * sum_q, total)
         above = start > 0
-        slope, start = np.where(above, _divide(sum_qx, sum_qq), slope), np.where(above, 0, start)
+        slope, start = np.where(above, divide(sum_qx, sum_qq), slope), np.where(above, 0, start)
         error = (weight * (slope * q + start - x) ** 2).sum(axis=-1, keepdims=True)
         better = (error < best) & (slope > 0)
         best = np.where(better, error, best)
@@ -65,63 +69,107 @@ def _six_bits(scales: Bytes, minima: Bytes) -> Bytes:
     return np.concatenate([low, mid, high], axis=-1)
 
 
-def _q45(x: Floats, kind: Type) -> Bytes:
+def _two_bits(q: Bytes) -> Bytes:
+    """The two lowest bits of 256 weights in 64 bytes: each half of 128 is four runs of 32."""
+    runs = (q & np.uint8(3)).reshape(len(q), 2, 4, 32)
+    return np.bitwise_or.reduce(runs << _PAIRS_OF_BITS, axis=2).reshape(len(q), -1)
+
+
+def _rounded(groups: Floats, kind: Type, top: int) -> tuple[Bytes, list[Bytes], list[Bytes]]:
+    """Weights as w = scale q - minimum: q; scales and minima as integers up to `top`; the unit of each."""
     levels = _LEVELS[kind]
-    groups = x.reshape(-1, 8, 32)
-    scale, minimum = _affine(groups, levels)
-    parts, values = [], []
-    for numbers in (scale, minimum):
-        raw, unit = _half(numbers.max(axis=-1, keepdims=True) / np.float32(63))
-        small = np.clip(np.rint(_divide(numbers, unit)), 0, 63)
-        parts.append((raw, small.astype(np.uint8)))
-        values.append((unit * small)[..., None])
-    q = np.clip(np.rint(_divide(groups + values[1], values[0])), 0, levels)
-    bits = q.astype(np.uint8)
-    pairs = (bits & 15).reshape(-1, 4, 2, 32)
+    small, units, values = [], [], []
+    for numbers in _affine(groups, levels):
+        raw, unit = half(numbers.max(axis=-1, keepdims=True) / np.float32(top))
+        integers = np.clip(np.rint(divide(numbers, unit)), 0, top)
+        small.append(integers.astype(np.uint8))
+        units.append(raw)
+        values.append((unit * integers)[..., None])
+    q = np.clip(np.rint(divide(groups + values[1], values[0])), 0, levels)
+    return q.astype(np.uint8), small, units
+
+
+def _q2(x: Floats) -> Bytes:
+    q, (scales, minima), units = _rounded(x.reshape(-1, 16, 16), Type.Q2_K, 15)
+    return np.concatenate([scales | minima << 4, _two_bits(q), *units], axis=-1)
+
+
+def _q45(x: Floats, kind: Type) -> Bytes:
+    q, (scales, minima), units = _rounded(x.reshape(-1, 8, 32), kind, 63)
+    pairs = (q & 15).reshape(-1, 4, 2, 32)
     nibbles = (pairs[:, :, 0] | pairs[:, :, 1] << 4).reshape(len(x), -1)
-    columns = [parts[0][0], parts[1][0], _six_bits(parts[0][1], parts[1][1])]
+    columns = [*units, _six_bits(scales, minima)]
     if kind is Type.Q5_K:
-        columns.append(np.packbits(bits >> 4, axis=1, bitorder="little").reshape(len(x), -1))
+        columns.append(np.packbits(q >> 4, axis=1, bitorder="little").reshape(len(x), -1))
     return np.concatenate([*columns, nibbles], axis=-1)
 
 
-def _symmetric(x: Floats) -> Floats:
-    """Scale of w = scale q, q from -32 to 31, for groups along the last axis."""
+def _symmetric(x: Floats, top: int) -> Floats:
+    """Scale of w = scale q, q from -top to top - 1, for groups along the last axis."""
     weight = x * x
     at = np.abs(x).argmax(axis=-1, keepdims=True)
-    top = np.take_along_axis(x, at, axis=-1)
-    best, scale = np.zeros_like(top), np.zeros_like(top)
+    peak = np.take_along_axis(x, at, axis=-1)
+    best, scale = np.zeros_like(peak), np.zeros_like(peak)
     for step in np.arange(-0.9, 0.91, 0.1, dtype=np.float32):
-        q = np.clip(np.rint(_divide(-32 - step, top) * x), -32, 31)
+        q = np.clip(np.rint(divide(-top - step, peak) * x), -top, top - 1)
         wq = weight * q
         sum_qx, sum_qq = (wq * x).sum(axis=-1, keepdims=True), (wq * q).sum(axis=-1, keepdims=True)
         # How much of the weighted square the best multiple of q explains.
-        gain = _divide(sum_qx * sum_qx, sum_qq)
+        gain = divide(sum_qx * sum_qx, sum_qq)
         better = gain > best
-        best, scale = np.where(better, gain, best), np.where(better, _divide(sum_qx, sum_qq), scale)
+        best, scale = np.where(better, gain, best), np.where(better, divide(sum_qx, sum_qq), scale)
     return scale[..., 0]
+
+
+def signed(scale: Floats, top: int) -> tuple[Bytes, npt.NDArray[np.int8], Floats]:
+    """Scales of a block as integers from -top to top - 1: their unit as float16, they, and what they stand for."""
+    at = np.abs(scale).argmax(axis=-1, keepdims=True)
+    raw, unit = half(np.take_along_axis(scale, at, axis=-1) / np.float32(-top))
+    small = np.clip(np.rint(divide(scale, unit)), -top, top - 1)
+    return raw, small.astype(np.int8), (unit * small)[..., None]
+
+
+def _q3(x: Floats) -> Bytes:
+    groups = x.reshape(-1, 16, 16)
+    raw, small, scale = signed(_symmetric(groups, 4), 32)
+    q = (np.clip(np.rint(divide(groups, scale)), -4, 3) + 4).astype(np.uint8).reshape(len(x), -1)
+    mask = np.packbits((q >> 2).reshape(-1, 8, 32), axis=1, bitorder="little").reshape(len(x), -1)
+    six = (small + 32).astype(np.uint8)
+    low = (six[:, :8] & 15) | six[:, 8:] << 4
+    high = np.bitwise_or.reduce((six >> 4).reshape(-1, 4, 4) << _PAIRS_OF_BITS, axis=1)
+    return np.concatenate([mask, _two_bits(q), low, high, raw], axis=-1)
 
 
 def _q6(x: Floats) -> Bytes:
     groups = x.reshape(-1, 16, 16)
-    scale = _symmetric(groups)
-    at = np.abs(scale).argmax(axis=-1, keepdims=True)
-    raw, unit = _half(np.take_along_axis(scale, at, axis=-1) / np.float32(-128))
-    small = np.clip(np.rint(_divide(scale, unit)), -128, 127)
-    q = np.clip(np.rint(_divide(groups, (unit * small)[..., None])), -32, 31) + 32
+    raw, small, scale = signed(_symmetric(groups, 32), 128)
+    q = (np.clip(np.rint(divide(groups, scale)), -32, 31) + 32).astype(np.uint8).reshape(len(x), -1)
     # Each half of 128 weights is four runs of 32.
-    runs = q.astype(np.uint8).reshape(-1, 2, 4, 32)
+    runs = q.reshape(-1, 2, 4, 32)
     low = (runs[:, :, :2] & 15) | runs[:, :, 2:] << 4
-    shifts = np.arange(0, 8, 2, dtype=np.uint8)[:, None]
-    high = np.bitwise_or.reduce(runs >> 4 << shifts, axis=2)
-    scales = small.astype(np.int8).view(np.uint8)
-    return np.concatenate([low.reshape(len(x), -1), high.reshape(len(x), -1), scales, raw], axis=-1)
+    return np.concatenate(
+        [low.reshape(len(x), -1), _two_bits(q >> np.uint8(4)), small.view(np.uint8), raw], axis=-1
+    )
+
+
+_MAKE: dict[Type, Callable[[Floats], Bytes]] = {
+    Type.Q2_K: _q2,
+    Type.Q3_K: _q3,
+    Type.Q4_K: partial(_q45, kind=Type.Q4_K),
+    Type.Q5_K: partial(_q45, kind=Type.Q5_K),
+    Type.Q6_K: _q6,
+}
+TYPES = tuple(_MAKE)
 
 
 def quantize(rows: Floats, kind: Type) -> Bytes:
-    """Rows of whole blocks as the bytes of Q4_K, Q5_K or Q6_K."""
-    blocks = rows.reshape(-1, BLOCK)
-    step = _PIECE // BLOCK
-    pieces = [blocks[at : at + step] for at in range(0, len(blocks), step)]
-    made = [_q6(piece) if kind is Type.Q6_K else _q45(piece, kind) for piece in pieces]
+    """Rows of whole blocks as the bytes of a K type."""
+    return by_pieces(rows, BLOCK, _MAKE[kind])
+
+
+def by_pieces(rows: Floats, block: int, make: Callable[[Floats], Bytes]) -> Bytes:
+    """Rows as the bytes that `make` gives for blocks, some at a time."""
+    blocks = rows.reshape(-1, block)
+    step = _PIECE // block
+    made = [make(blocks[at : at + step]) for at in range(0, len(blocks), step)]
     return np.concatenate(made).reshape(len(rows), -1)

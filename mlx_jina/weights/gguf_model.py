@@ -13,7 +13,7 @@ import numpy as np
 from gguf import GGMLQuantizationType as Type
 
 from mlx_jina.errors import CheckpointError
-from mlx_jina.weights import gguf_blocks, gguf_tokenizer, gguf_types, names
+from mlx_jina.weights import gguf_blocks, gguf_lora, gguf_tokenizer, gguf_types, names
 from mlx_jina.weights.checkpoint import Checkpoint
 from mlx_jina.weights.gguf_file import GGUF
 from mlx_jina.weights.names import Architecture, Rows
@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from mlx_jina.weights.source import Source
 
 CONFIG, PROMPTS = "mlx-jina.config", "mlx-jina.prompts"
-# Stored whole in CONFIG, except what the file itself says or what would be wrong about it.
-_NOT_KEPT = ("quantization", "quantization_config", "auto_map", "_name_or_path", "gguf")
+# config.json is stored whole in CONFIG, except what would be wrong about the file, and what other keys say.
+_NOT_KEPT = ("quantization", "quantization_config", "auto_map", "_name_or_path", "gguf", "vocab_size")
+KINDS = ("model_type", "architectures")
 # Keys that some converters leave out where the value follows from others, as llama.cpp takes it to do.
 _LEFT_OUT: Mapping[str, Callable[[Mapping[str, Any]], int]] = {
     "attention.head_count_kv": lambda config: int(config["num_attention_heads"]),
@@ -80,17 +81,11 @@ class Tensors(Mapping[str, mx.array]):
     def __getitem__(self, name: str) -> mx.array:
         self.shape(name)
         dtype = self.dtype(name)
-        pieces = [self._decode(rows).astype(dtype) for rows in self._parts[name]]
+        pieces = [
+            gguf_blocks.decode(self.file, rows.name, self._raw(rows), self._shape(rows)).astype(dtype)
+            for rows in self._parts[name]
+        ]
         return pieces[0] if len(pieces) == 1 else mx.concatenate(pieces)
-
-    def _decode(self, rows: Rows) -> mx.array:
-        kind = self.file.entries[rows.name].type
-        try:
-            return gguf_blocks.dequantize(self._raw(rows), kind, self._shape(rows))
-        except NotImplementedError:
-            raise CheckpointError(
-                f"{self.file.path}: tensor {rows.name!r} has the type {kind.name}, which cannot be decoded here"
-            ) from None
 
     def pack(self, module: str) -> gguf_blocks.Packed:
         """A module of `bits` in MLX's packed form."""
@@ -199,9 +194,12 @@ def quantization(bits: Mapping[str, int]) -> dict[str, Any]:
     return {"group_size": gguf_blocks.GROUP, "bits": common, **other}
 
 
-def read(path: Path, *, packed: bool = False) -> Checkpoint:
-    """Read a .gguf. `packed`: blocks that MLX can hold exactly stay small; else all become plain arrays."""
-    file = GGUF(path)
+def read(path: Path, task: str | None = None, *, packed: bool = False) -> Checkpoint:
+    """Read a .gguf, or the one in a folder; of the adapters beside it all, or the one of `task`.
+
+    `packed`: blocks that MLX can hold exactly stay small; else all become plain arrays.
+    """
+    file = GGUF(gguf_lora.base_of(path))
     config, lazy = open_tensors(file, packed=packed)
     tensors: dict[str, mx.array] = {}
     dtype = mx.float16 if lazy.bits else None
@@ -226,6 +224,7 @@ def read(path: Path, *, packed: bool = False) -> Checkpoint:
         tokenizer=tokenizer,
         prompts=stored.get("prompts") or {},
         default_prompt_name=stored.get("default_prompt_name"),
+        adapters=gguf_lora.read(file, task, alone=path.is_dir()),
         exact_dtype=dtype,
     )
 
@@ -251,8 +250,11 @@ def metadata(source: Source, architecture: Architecture, file_type: str) -> dict
         keys[f"{architecture.name}.{key}"] = value
     keys[f"{architecture.name}.pooling_type"] = architecture.pooling
     keys[f"{architecture.name}.vocab_size"] = int(config["vocab_size"])
-    kept = {key: value for key, value in config.items() if key not in _NOT_KEPT}
+    said = {*_NOT_KEPT, *architecture.keys, *architecture.fixed} - {*KINDS}
+    kept = {key: value for key, value in config.items() if key not in said}
     keys[CONFIG] = json.dumps(kept, sort_keys=True)
+    if source.adapters:
+        keys[gguf_lora.TASKS] = list(source.adapters)
     if source.prompts:
         own = {"prompts": dict(source.prompts), "default_prompt_name": source.default_prompt_name}
         keys[PROMPTS] = json.dumps(own)

@@ -265,6 +265,12 @@ def _template(file: GGUF, tokens: Sequence[str], model: str) -> processors.Templ
     )
 
 
+def _added(token: str, kind: int, pre: str) -> AddedToken:
+    # RoBERTa's and EuroBERT's masks take the space before them along, which GGUF has no key for.
+    lstrip = (pre.startswith("jina-v2-") and token == "<mask>") or (pre == "jina-v5-nano" and token == "<|mask|>")
+    return AddedToken(token, special=kind == CONTROL, normalized=False, lstrip=lstrip)
+
+
 def _rebuilt(file: GGUF) -> FastTokenizer:
     model = file.get(f"{PREFIX}.model", str)
     tokens = file.get(f"{PREFIX}.tokens", list)
@@ -282,7 +288,7 @@ def _rebuilt(file: GGUF) -> FastTokenizer:
         raise CheckpointError(f"{file.path}: metadata '{PREFIX}.model' is {model!r}, which cannot be rebuilt")
     for kind, add in ((CONTROL, fast.add_special_tokens), (USER_DEFINED, fast.add_tokens)):
         named = [token for token, own in zip(tokens, kinds, strict=True) if own == kind]
-        add([AddedToken(token, special=kind == CONTROL, normalized=False) for token in named])
+        add([_added(token, kind, str(file.metadata.get(f"{PREFIX}.pre"))) for token in named])
     if (template := _template(file, tokens, model)) is not None:
         fast.post_processor = template
     return fast

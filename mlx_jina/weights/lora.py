@@ -1,4 +1,4 @@
-"""LoRA adapters in PEFT's layout: read and checked, then fused into the weights or run beside them.
+"""LoRA adapters in PEFT's layout: read, checked and written; fused into the weights or run beside them.
 
 Hu et al. 2021 (arXiv 2106.09685): W + (alpha/r) B A, with A (r, in) and B (out, r); of an embedding, whose rows
 are looked up, W is (rows, width), A (r, width) and B (rows, r). A model loaded for one
@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -139,6 +140,41 @@ def read(folder: Path) -> Adapter:
     if idle := set(config["target_modules"]) - {_leaf(module) for module in pairs}:
         raise _refuse(weights_path, f"it has nothing for {', '.join(sorted(idle))} of 'target_modules'")
     return adapter
+
+
+def write(folder: Path, adapter: Adapter, advance: Callable[[int], object] = lambda _: None) -> None:
+    """Write an adapter as a folder that `read` and PEFT take. `advance` is told each tensor's bytes."""
+    ranks = {module: pair.a.shape[0] for module, pair in adapter.pairs.items()}
+    alphas = {module: pair.scale * ranks[module] for module, pair in adapter.pairs.items()}
+    rank, alpha = next(iter(ranks.values())), next(iter(alphas.values()))
+    config = {
+        "peft_type": "LORA",
+        "task_type": "FEATURE_EXTRACTION",
+        "base_model_name_or_path": adapter.base,
+        "r": rank,
+        "lora_alpha": alpha,
+        "target_modules": sorted({_leaf(module) for module in adapter.pairs}),
+        "rank_pattern": {re.escape(module): own for module, own in ranks.items() if own != rank},
+        "alpha_pattern": {re.escape(module): own for module, own in alphas.items() if own != alpha},
+        "bias": "none",
+        "inference_mode": True,
+    }
+    folder.mkdir(parents=True)
+    (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    safetensors_file.write(folder / WEIGHTS_FILE, outputs(adapter), advance)
+
+
+def outputs(adapter: Adapter) -> list[safetensors_file.Output]:
+    """An adapter's tensors under PEFT's names."""
+    halves = {
+        f"base_model.model.{module}.lora_{half}.weight": array
+        for module, pair in adapter.pairs.items()
+        for half, array in (("A", pair.a), ("B", pair.b))
+    }
+    return [
+        safetensors_file.Output({name: (array.shape, array.dtype)}, partial(dict, {name: array}))
+        for name, array in halves.items()
+    ]
 
 
 def _leaf(module: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import mlx.core as mx
 from mlx_jina import catalog, hub
 from mlx_jina.errors import CheckpointError, InputError
 from mlx_jina.tokens import Tokenizer
-from mlx_jina.weights import folder, gguf_model, gguf_tokenizer, lora, names, quantize
+from mlx_jina.weights import folder, gguf_lora, gguf_model, gguf_tokenizer, lora, names, quantize
 from mlx_jina.weights.gguf_file import GGUF
 
 
@@ -41,13 +41,20 @@ class Source:
     names: tuple[str, ...] = ()
     # Modules of a .gguf whose blocks MLX can hold as they are.
     packed: gguf_model.Tensors | None = None
+    # By task, to be kept or fused.
+    adapters: Mapping[str, lora.Adapter] = field(default_factory=dict)
 
 
 def _from_gguf(path: Path, task: str | None) -> Source:
-    if task is not None:
-        raise InputError(f"{path} is one file without adapters; --task needs a folder that has them")
-    file = GGUF(path)
+    file = GGUF(gguf_lora.base_of(path))
     config, tensors = gguf_model.open_tensors(file, packed=True)
+    adapters = gguf_lora.read(file, task, alone=path.is_dir())
+    if task is not None and not adapters:
+        raise InputError(f"{file.path} has no adapters beside it, of which --task could choose one")
+    if adapters:
+        # What a folder with adapters calls itself, by which its reader expects them all.
+        own = gguf_model.stored_json(file, gguf_model.CONFIG)
+        config |= {key: own[key] for key in gguf_model.KINDS if key in own}
     tokenizer, raw = gguf_tokenizer.read(file)
     stored = gguf_model.stored_json(file, gguf_model.PROMPTS)
 
@@ -71,6 +78,7 @@ def _from_gguf(path: Path, task: str | None) -> Source:
         },
         names=(str(file.metadata.get("tokenizer.ggml.pre")), str(file.metadata.get("general.name")), str(path)),
         packed=tensors,
+        adapters=adapters,
     )
 
 
@@ -123,23 +131,9 @@ def _from_folder(path: Path, name: str, task: str | None) -> Source:
     entry = catalog.find(name) or catalog.find(path.name)
     merged = entry is not None and len(entry.tasks) == 1
     files = folder.read(path, task, merged=merged)
-    if files.adapters and task is None:
-        raise InputError(
-            f"{path} has an adapter for each task; choose one with --task: {', '.join(files.adapters)}"
-        )
     entry = entry or next((catalog.find(adapter.base) for adapter in files.adapters.values()), None)
     config = dict(files.config)
-    weights = _plain(config, files.tensors)
-    for adapter in files.adapters.values():
-        weights = _with_adapter(weights, adapter)
     general: dict[str, Any] = {"name": entry.repo.rpartition("/")[2] if entry else path.name}
-    if task is not None:
-        general["finetune"] = task
-        config["task_names"] = [task]
-        if config.get("model_type") == "jina_embeddings_v5":
-            # With its adapter fused it is an ordinary model, and no longer asks for files beside it.
-            fixed = names.of_config(path, config).fixed
-            config.update({key: fixed[key] for key in ("model_type", "architectures")})
     if entry is not None:
         general["license"] = entry.license
         if "/" in entry.repo:
@@ -150,19 +144,32 @@ def _from_folder(path: Path, name: str, task: str | None) -> Source:
     return Source(
         path=path,
         config=config,
-        weights=weights,
+        weights=_plain(config, files.tensors),
         tokenizer=files.tokenizer,
         tokenizer_json=(path / "tokenizer.json").read_text(encoding="utf-8"),
         prompts=files.prompts or (entry.prompts if entry else {}),
         default_prompt_name=files.default_prompt_name or (entry.default_prompt_name if entry else None),
         general=general,
         names=(entry.repo if entry else name, general["name"], str(path), str(config.get("_name_or_path"))),
+        adapters=files.adapters,
     )
 
 
+def _for_task(source: Source, task: str) -> Source:
+    """The source with its adapter fused in: an ordinary model, which no longer asks for files beside it."""
+    name = next(iter(source.adapters), task)
+    weights, config = source.weights, {**source.config, "task_names": [name]}
+    for adapter in source.adapters.values():
+        weights = _with_adapter(weights, adapter)
+    if config.get("model_type") == "jina_embeddings_v5":
+        fixed = names.of_config(source.path, config).fixed
+        config |= {key: fixed[key] for key in gguf_model.KINDS}
+    general = {**source.general, "finetune": name}
+    return replace(source, config=config, weights=weights, general=general, packed=None, adapters={})
+
+
 def open_source(name: str, task: str | None = None) -> Source:
-    """A model's name, folder or .gguf, opened without reading its weights."""
+    """A model's name, folder or .gguf, opened without reading its weights; with the adapter of `task`, or all."""
     path = hub.resolve(name, task=task)
-    if not path.is_dir():
-        return _from_gguf(path, task)
-    return _from_folder(path, name, task)
+    source = _from_gguf(path, task) if folder.holds_gguf(path) else _from_folder(path, name, task)
+    return source if task is None else _for_task(source, task)

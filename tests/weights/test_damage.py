@@ -11,13 +11,14 @@ import struct
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import mlx_jina
 from mlx_jina.errors import CheckpointError, InputError
-from mlx_jina.weights import convert, gguf_model, safetensors_file
+from mlx_jina.weights import convert, gguf_lora, gguf_model, safetensors_file
 from mlx_jina.weights.gguf_file import GGUF
 from tests import checkpoints
 
@@ -97,6 +98,24 @@ def test_mutated_gguf(tmp_path: Path) -> None:
         head, rest = (whole[:table], whole[table:]) if i % 2 else (b"", whole)
         path.write_bytes(head + _mutated(rest, rng, start - len(head)))
     _check(_load_all(tmp_path / "m.gguf", paths), paths)
+
+
+@linux
+def test_mutated_adapters(tmp_path: Path) -> None:
+    source, base = checkpoints.v5_small(tmp_path / "model"), tmp_path / "m.gguf"
+    convert.to_gguf(str(source), base, kind="Q8_0")
+    adapter = gguf_lora.name_of("retrieval", base)
+    whole = adapter.read_bytes()
+    start = min(entry.offset for entry in GGUF(adapter).entries.values())
+    rng = random.Random(0)
+    folders = [tmp_path / f"folder-{i}" for i in range(200)]
+    for folder in folders:
+        folder.mkdir()
+        for file in tmp_path.glob("*.gguf"):
+            (folder / file.name).symlink_to(file)
+        (folder / adapter.name).unlink()
+        (folder / adapter.name).write_bytes(_mutated(whole, rng, start))
+    _check(_load_all(base, folders), folders)
 
 
 def _relabelled(whole: bytes, rng: random.Random) -> bytes:
@@ -240,8 +259,14 @@ except OSError as error:
 
 
 @pytest.mark.parametrize(("function", "name"), [("to_gguf", "new.gguf"), ("to_mlx", "new")])
-def test_a_full_disk_leaves_nothing_new(tmp_path: Path, function: str, name: str) -> None:
-    source, target = checkpoints.tiny_jina_bert(tmp_path / "model"), tmp_path / name
+@pytest.mark.parametrize("make", [checkpoints.tiny_jina_bert, checkpoints.v5_small])
+def test_a_full_disk_leaves_nothing_new(
+    tmp_path: Path, make: Callable[[Path], Path], function: str, name: str
+) -> None:
+    source, target = make(tmp_path / "model"), tmp_path / name
+    # Files beside the target: of v5-small the adapters, which fit where the base does not.
+    beside = [f"lora-{task}-{name}" for task in checkpoints.V5_TASKS] if make is checkpoints.v5_small else []
+    wanted = sorted(["model", name, *beside]) if function == "to_gguf" else ["model", name]
     for there in (False, True):
         if there:
             getattr(convert, function)(str(source), target)
@@ -249,7 +274,7 @@ def test_a_full_disk_leaves_nothing_new(tmp_path: Path, function: str, name: str
             [sys.executable, "-c", FULL, function, str(source), str(target)], capture_output=True, text=True
         )
         assert done.stdout.split() == [str(errno.EFBIG), str(target)], done.stderr
-        assert sorted(os.listdir(tmp_path)) == ["model", name][: 1 + there]
+        assert sorted(os.listdir(tmp_path)) == (wanted if there else ["model"])
     mlx_jina.load(target)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +15,9 @@ from gguf import GGUFReader
 
 import mlx_jina
 from mlx_jina.errors import CheckpointError, InputError
-from mlx_jina.weights import convert, folder, gguf_file, gguf_model, gguf_types
+from mlx_jina.weights import convert, folder, gguf_file, gguf_model
 from mlx_jina.weights.gguf_file import GGUF
-from tests import checkpoints, decoder_checkpoints, v3_checkpoints
+from tests import checkpoints, decoder_checkpoints, reference, v3_checkpoints
 from tests.weights import llama_cpp
 
 TEXTS = [
@@ -23,7 +25,7 @@ TEXTS = [
     "the quick brown fox jumps over the lazy dog " * 8,
     "Paris is the capital of France; light travels fast in vacuum!",
 ]
-QUANTIZED = ["Q8_0", "Q6_K", "Q5_K_M", "Q5_K_S", "Q5_1", "Q5_0", "Q4_K_M", "Q4_K_S", "Q4_1", "Q4_0"]
+QUANTIZED = ["Q8_0", "Q6_K", "Q5_K_M", "Q5_1", "Q5_0", "Q4_K_M", "Q4_1", "Q4_0", "IQ4_NL", "Q2_K"]
 
 
 def _same(source: Path, target: Path) -> None:
@@ -61,7 +63,7 @@ def test_f32_and_back_is_byte_identical(tmp_path: Path, layout: str) -> None:
 def _check_against_llama(path: Path, bound: float) -> None:
     encoder = mlx_jina.load(path, dtype="float32")
     ids = gguf_model.read(path).tokenizer.encode(TEXTS)
-    ours = encoder.encode(TEXTS, prompt="").astype(np.float64)
+    ours = reference.unit(encoder.encode(TEXTS, prompt=""))
     cosines = (ours * llama_cpp.vectors(path, [row.tolist() for row in ids])).sum(axis=1)
     assert 1 - cosines.min() < bound
 
@@ -116,18 +118,9 @@ def test_llama_cpp_gives_the_same_vectors_for_code(tmp_path: Path, kind: str, bo
     convert.to_gguf(str(source), tmp_path / "m.gguf", kind=kind)
     ids = gguf_model.read(tmp_path / "m.gguf").tokenizer.encode(TEXTS)
     encoder = mlx_jina.load(tmp_path / "m.gguf", dtype="float32")
-    ours = encoder.encode(TEXTS, task=encoder.tasks[0], prompt="").astype(np.float64)
+    ours = reference.unit(encoder.encode(TEXTS, task=encoder.tasks[0], prompt=""))
     cosines = (ours * llama_cpp.vectors(tmp_path / "m.gguf", [row.tolist() for row in ids])).sum(axis=1)
     assert 1 - cosines.min() < bound
-
-
-@pytest.mark.parametrize("kind", ["Q6_K", "Q5_K_M", "Q4_K_M"])
-def test_llama_cpp_reads_our_k_types(tmp_path: Path, kind: str) -> None:
-    shape = {**checkpoints.V5_TINY, "hidden": 256, "head_dim": 64, "intermediate": 512}
-    source = checkpoints.v5_small(tmp_path / "model", shape)
-    convert.to_gguf(str(source), tmp_path / "m.gguf", task="retrieval", kind=kind)
-    assert gguf_types.FILE_TYPES[kind] in {entry.type for entry in GGUF(tmp_path / "m.gguf").entries.values()}
-    _check_against_llama(tmp_path / "m.gguf", 3e-3)
 
 
 def test_one_fingerprint_for_one_model(tmp_path: Path) -> None:
@@ -188,18 +181,56 @@ def test_mlx_lm_loads_our_folders(tmp_path: Path, options: dict[str, Any], model
     assert ours @ vector / np.linalg.norm(vector) > (0.999 if "dtype" in options else 0.999999)
 
 
-def test_metadata_survives_a_folder(tmp_path: Path) -> None:
-    source = checkpoints.tiny_jina_bert(tmp_path / "jina-embeddings-v2-small-en")
-    convert.to_gguf(str(source), tmp_path / "a.gguf", kind="Q8_0")
+MODELS: dict[str, tuple[Callable[[Path], Path], str | None]] = {
+    "jina-embeddings-v2-small-en": (checkpoints.tiny_jina_bert, None),
+    "jina-embeddings-v5-text-small": (checkpoints.v5_small, "retrieval"),
+    "jina-embeddings-v5-text-nano": (decoder_checkpoints.v5_nano, "clustering"),
+    "jina-code-embeddings-0.5b": (decoder_checkpoints.code, None),
+}
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("kind", ["F16", "Q8_0"])
+def test_metadata_survives_a_folder(tmp_path: Path, model: str, kind: str) -> None:
+    make, task = MODELS[model]
+    convert.to_gguf(str(make(tmp_path / model)), tmp_path / "made.gguf", task=task, kind=kind)
+    # What other people add has to survive as well.
+    extra = {"general.description": "words", "general.tags": ["a", "b"], "general.size_label": "33M"}
+    made = GGUF(tmp_path / "made.gguf")
+    outputs = [
+        gguf_file.Output(name, entry.type, entry.shape, partial(made.raw, name))
+        for name, entry in made.entries.items()
+    ]
+    architecture = made.metadata["general.architecture"]
+    gguf_file.write([gguf_file.File(tmp_path / "a.gguf", architecture, {**made.metadata, **extra}, outputs)])
     convert.to_mlx(str(tmp_path / "a.gguf"), tmp_path / "mlx")
-    convert.to_gguf(str(tmp_path / "mlx"), tmp_path / "b.gguf", kind="Q8_0")
+    convert.to_gguf(str(tmp_path / "mlx"), tmp_path / "b.gguf", kind=kind)
     first, second = GGUF(tmp_path / "a.gguf"), GGUF(tmp_path / "b.gguf")
-    assert first.metadata == second.metadata
-    assert first.metadata["general.license"] == "apache-2.0"
-    assert first.metadata["general.source.url"] == "https://huggingface.co/jinaai/jina-embeddings-v2-small-en"
+    assert first.metadata == second.metadata == {**made.metadata, **extra}
+    assert first.metadata["general.license"] in ("apache-2.0", "cc-by-nc-4.0")
+    assert first.metadata["general.source.url"] == f"https://huggingface.co/jinaai/{model}"
+    assert first.metadata.get("general.finetune") == task
     for name, entry in first.entries.items():
         assert entry.type == second.entries[name].type
         assert first.raw(name).tobytes() == second.raw(name).tobytes()
+
+
+def test_a_file_says_where_it_comes_from(tmp_path: Path) -> None:
+    snapshot = tmp_path / "models--jinaai--jina-embeddings-v5-text-small" / "snapshots" / "0a1b2c"
+    snapshot.mkdir(parents=True)
+    convert.to_gguf(str(checkpoints.v5_small(snapshot)), tmp_path / "m.gguf", task="retrieval", kind="Q5_K_M")
+    metadata = GGUF(tmp_path / "m.gguf").metadata
+    assert {key: value for key, value in metadata.items() if key.startswith("general.")} == {
+        "general.architecture": "qwen3",
+        "general.type": "model",
+        "general.name": "jina-embeddings-v5-text-small",
+        "general.finetune": "retrieval",
+        "general.license": "cc-by-nc-4.0",
+        "general.source.url": "https://huggingface.co/jinaai/jina-embeddings-v5-text-small",
+        "general.source.revision": "0a1b2c",
+        "general.file_type": 17,
+        "general.quantization_version": 2,
+    }
 
 
 def test_what_llama_cpp_assumes_when_it_is_missing_is_there(tmp_path: Path) -> None:
@@ -233,22 +264,6 @@ def test_the_gguf_package_reads_the_same(tmp_path: Path) -> None:
         assert tensor.data.tobytes() == ours.raw(tensor.name).tobytes()
 
 
-# Counts of real files, by layers: 28 of Qwen3-0.6B and 4 of v2-small as Q4_K_M.
-@pytest.mark.parametrize(("layers", "per_layer", "q4", "q6"), [(28, 7, 168, 29), (4, 7, 24, 5)])
-def test_types_are_mixed_as_by_llama_quantize(layers: int, per_layer: int, q4: int, q6: int) -> None:
-    matrices = ["attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"][:per_layer]
-    names = ["token_embd.weight", *(f"blk.{i}.{m}.weight" for i in range(layers) for m in matrices)]
-    chosen = [gguf_types.choose(name, (256, 256), "Q4_K_M", layers) for name in names]
-    assert (chosen.count(Type.Q4_K), chosen.count(Type.Q6_K)) == (q4, q6)
-
-
-def test_types_that_do_not_fit_a_row_give_way() -> None:
-    assert gguf_types.choose("blk.0.attn_q.weight", (8, 96), "Q4_K_M", 4) == Type.Q5_0
-    assert gguf_types.choose("token_embd.weight", (8, 96), "Q4_0", 4) == Type.Q8_0
-    assert gguf_types.choose("blk.0.attn_q.weight", (8, 40), "Q8_0", 4) == Type.F16
-    assert gguf_types.choose("token_types.weight", (2, 96), "F16", 4) == Type.F32
-
-
 def _rewritten(source: Path, target: Path, change: dict[str, object], **renamed: np.ndarray) -> Path:
     """A copy with other metadata and other tensors (None removes a key)."""
     file = GGUF(source)
@@ -265,7 +280,7 @@ def _rewritten(source: Path, target: Path, change: dict[str, object], **renamed:
         if array.size
     ]
     keys = dict(reversed(metadata.items()))
-    gguf_file.write(target, str(metadata["general.architecture"]), keys, outputs)
+    gguf_file.write([gguf_file.File(target, str(metadata["general.architecture"]), keys, outputs)])
     return target
 
 
@@ -349,7 +364,8 @@ def test_targets_and_options_are_checked_first(tmp_path: Path) -> None:
         (convert.to_mlx, "there", {}, "--force"),
         (convert.to_gguf, "there", {"force": True}, "is a folder"),
         (convert.to_gguf, "no/m.gguf", {}, "does not exist"),
-        (convert.to_gguf, "m.gguf", {"kind": "IQ2_XS"}, "llama-quantize"),
+        (convert.to_gguf, "m.gguf", {"kind": "IQ2_XS"}, "importance matrix"),
+        (convert.to_gguf, "m.gguf", {"kind": "Q9_0"}, "type 'Q9_0' is not one of F32, F16"),
         (convert.to_mlx, "model", {"force": True}, "also the source"),
         (convert.to_mlx, "x", {"bits": 3}, "bits 3"),
         (convert.to_mlx, "x", {"group_size": 31}, "group size 31"),

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tokenizers import AddedToken, models, normalizers, pre_tokenizers, processors, trainers
 from tokenizers import Tokenizer as FastTokenizer
-from tokenizers import models, normalizers, pre_tokenizers, processors, trainers
 
 from mlx_jina.errors import CheckpointError
 from mlx_jina.tokens import Tokenizer
@@ -80,7 +80,7 @@ def roberta(prefix: bool = False) -> FastTokenizer:
     fast = FastTokenizer(models.BPE(unk_token=None))
     fast.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=prefix)
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    specials = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    specials = ["<s>", "<pad>", "</s>", "<unk>", AddedToken("<mask>", lstrip=True)]
     trainer = trainers.BpeTrainer(
         vocab_size=320, initial_alphabet=alphabet, special_tokens=specials, show_progress=False
     )

@@ -1,0 +1,129 @@
+"""Weights to IQ4_NL, IQ4_XS and IQ3_S blocks, which the gguf package can only read.
+
+Their weights are entries of a fixed table times a scale. As in gguf_kquants.py, scales with the least weighted
+squared error are searched, rounded, and the weights chosen once more for what was rounded. The other IQ types
+want a calibration file (an importance matrix), without which llama.cpp refuses to write them, too.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+import numpy.typing as npt
+from gguf import GGMLQuantizationType as Type
+from gguf.quants import IQ3_S, IQ4_NL
+
+from mlx_jina.weights.gguf_kquants import BLOCK, Bytes, Floats, by_pieces, divide, half, signed
+
+GROUP = 32
+_TABLE = np.array(IQ4_NL.kvalues, dtype=np.float32)
+# The nearest entry for every half number from -128 to 127.5: entries are integers, so borders are half ones.
+_STEPS = np.arange(-256, 256) / 2 + 0.25
+_NEAREST = np.abs(_STEPS[:, None] - _TABLE).argmin(axis=1).astype(np.uint8)
+
+
+def _entries(x: Floats) -> Bytes:
+    """The number of the table's entry nearest to each weight."""
+    index: Bytes = _NEAREST[np.clip(np.floor(x * 2), -256, 255).astype(np.int16) + 256]
+    return index
+
+
+def _scales(x: Floats) -> Floats:
+    """Scale of w = scale entry, for groups along the last axis."""
+    weight = x * x
+    at = np.abs(x).argmax(axis=-1, keepdims=True)
+    peak = np.take_along_axis(x, at, axis=-1)
+    best, scale = np.zeros_like(peak), np.zeros_like(peak)
+    for first in _TABLE[0] + np.arange(-7, 8, dtype=np.float32):
+        q = _TABLE[_entries(divide(first, peak) * x)]
+        wq = weight * q
+        sum_qx, sum_qq = (wq * x).sum(axis=-1, keepdims=True), (wq * q).sum(axis=-1, keepdims=True)
+        gain = divide(sum_qx * sum_qx, sum_qq)
+        better = gain > best
+        best, scale = np.where(better, gain, best), np.where(better, divide(sum_qx, sum_qq), scale)
+    return scale[..., 0]
+
+
+def _nibbles(entries: Bytes) -> Bytes:
+    """Groups of 32 in 16 bytes: the first half low, the second high."""
+    halves = entries.reshape(-1, 2, 16)
+    return halves[:, 0] | halves[:, 1] << np.uint8(4)
+
+
+def _iq4_nl(x: Floats) -> Bytes:
+    raw, scale = half(_scales(x)[:, None])
+    return np.concatenate([raw, _nibbles(_entries(divide(x, scale)))], axis=-1)
+
+
+def _iq4_xs(x: Floats) -> Bytes:
+    groups = x.reshape(-1, 8, GROUP)
+    raw, small, scale = signed(_scales(groups), 32)
+    nibbles = _nibbles(_entries(divide(groups, scale))).reshape(len(x), -1)
+    six = (small + 32).astype(np.uint8)
+    low = (six[:, ::2] & 15) | six[:, 1::2] << 4
+    high = np.bitwise_or.reduce((six >> 4).astype("<u2") << np.arange(0, 16, 2, dtype="<u2"), axis=1)
+    return np.concatenate([raw, high.astype("<u2")[:, None].view(np.uint8), low, nibbles], axis=-1)
+
+
+@cache
+def _grid() -> tuple[Floats, npt.NDArray[np.int64]]:
+    """The 512 points (512, 4) of IQ3_S, odd numbers up to 15; and for each of 8^4 cells its 8 nearest of them."""
+    IQ3_S.init_grid()
+    assert IQ3_S.grid is not None
+    points = IQ3_S.grid.reshape(-1, 4).astype(np.float32)
+    cells = 2 * np.stack(np.meshgrid(*[np.arange(8)] * 4, indexing="ij"), axis=-1).reshape(-1, 4) + 1
+    # Squared distances, less what is the same for all points of a cell.
+    distances = (points * points).sum(axis=-1) - 2 * cells @ points.T
+    near = np.argpartition(distances, 8, axis=-1)[:, :8]
+    order = np.take_along_axis(distances, near, axis=-1).argsort(axis=-1, kind="stable")
+    return points, np.take_along_axis(near, order, axis=-1)
+
+
+def _cells(x: Floats) -> npt.NDArray[np.int32]:
+    """The cell of each four weights in units of their scale."""
+    digits = np.clip(np.rint((x - 1) / 2), 0, 7).astype(np.int32)
+    return digits[..., 0] * 512 + digits[..., 1] * 64 + digits[..., 2] * 8 + digits[..., 3]
+
+
+def _iq3_s(x: Floats) -> Bytes:
+    points, near = _grid()
+    nearest = points[near[:, 0]]
+    fours = np.abs(x).reshape(-1, 8, 8, 4)
+    weight = fours * fours
+    peak = fours.max(axis=(-2, -1), keepdims=True)
+    best, scale = np.zeros_like(peak), np.zeros_like(peak)
+    for top in 15 + np.arange(-9, 10, dtype=np.float32) / 5:
+        q = nearest[_cells(divide(top, peak) * fours)]
+        wq = weight * q
+        sum_qx, sum_qq = (wq * fours).sum(axis=(-2, -1), keepdims=True), (wq * q).sum(axis=(-2, -1), keepdims=True)
+        gain = divide(sum_qx * sum_qx, sum_qq)
+        better = gain > best
+        best, scale = np.where(better, gain, best), np.where(better, divide(sum_qx, sum_qq), scale)
+    # Scales are odd numbers up to 31 times one unit.
+    unit = scale.max(axis=1, keepdims=True) / np.float32(31)
+    small = np.clip(np.rint((divide(scale, unit) - 1) / 2), 0, 15)
+    ours = (2 * small + 1) * unit
+    candidates = near[_cells(divide(fours, ours))]
+    errors = (weight[..., None, :] * (ours[..., None] * points[candidates] - fours[..., None, :]) ** 2).sum(
+        axis=-1
+    )
+    index = np.take_along_axis(candidates, errors.argmin(axis=-1)[..., None], axis=-1)[..., 0]
+    q = points[index] * (2 * small + 1)
+    axes = (1, 2, 3)
+    raw, _ = half(divide((weight * q * fours).sum(axis=axes), (weight * q * q).sum(axis=axes))[:, None])
+    index, small = index.reshape(len(x), -1), small.reshape(len(x), 8).astype(np.uint8)
+    high = np.packbits((index >> 8).astype(np.uint8), axis=-1, bitorder="little")
+    signs = np.packbits(x < 0, axis=-1, bitorder="little")
+    low = (index & 255).astype(np.uint8)
+    return np.concatenate([raw, low, high, signs, small[:, ::2] | small[:, 1::2] << 4], axis=-1)
+
+
+_MAKE = {Type.IQ4_NL: (GROUP, _iq4_nl), Type.IQ4_XS: (BLOCK, _iq4_xs), Type.IQ3_S: (BLOCK, _iq3_s)}
+TYPES = tuple(_MAKE)
+
+
+def quantize(rows: Floats, kind: Type) -> Bytes:
+    """Rows of whole blocks as the bytes of an IQ type."""
+    block, make = _MAKE[kind]
+    return by_pieces(rows, block, make)
