@@ -14,6 +14,7 @@ import numpy.typing as npt
 from tqdm import tqdm
 
 from mlx_jina import device, hub, loading, models, prompts, vectors
+from mlx_jina.catalog import Entry
 from mlx_jina.errors import InputError
 from mlx_jina.loading import Loaded
 from mlx_jina.pipeline import Pipeline, Plan
@@ -51,6 +52,8 @@ class Encoder:
 
     def __init__(self, loaded: Loaded, worker: Worker) -> None:
         files, entry = loaded.files, loaded.entry
+        self.entry: Entry | None = entry
+        """The catalog's row of the model, if it has one."""
         self._models = loaded.models
         self._model = model = next(iter(loaded.models.values()))
         self._default_prompt_name = loaded.default_prompt_name
@@ -128,7 +131,7 @@ class Encoder:
             raise InputError("encode needs the texts exactly once, as `texts` (or `inputs`, or `sentences`)")
         if convert_to_tensor or not convert_to_numpy:
             raise InputError("encode returns NumPy arrays; use torch.from_numpy(...) on the result")
-        plan = self._plan(
+        plan = self.plan(
             task=task,
             prompt_name=prompt_name,
             prompt=prompt,
@@ -181,7 +184,7 @@ class Encoder:
         Yields blocks (n, D) whose rows together are the texts in input order. `advance` is told how many texts
         are done after each forward pass, which is long before their block is full. Options as in `encode`.
         """
-        plan = self._plan(**options)
+        plan = self.plan(**options)
         for _, rows in self._pipeline.windows(enumerate(texts), plan, advance):
             yield rows
 
@@ -235,7 +238,7 @@ class Encoder:
     def _model_for(self, task: str | None) -> models.Model:
         return self._models[task if task in self._models else None]
 
-    def _plan(
+    def plan(
         self,
         *,
         task: str | None = None,
@@ -250,6 +253,7 @@ class Encoder:
         ranges: npt.ArrayLike | None = None,
         allow_untrained_dim: bool = False,
     ) -> Plan:
+        """The options of `encode`, checked. Raises InputError."""
         name, prompt_name = prompts.choose_task(task, prompt_name, self.tasks, required=None not in self._models)
         dimension = self._check_dimension(truncate_dim, allow_untrained_dim)
         checked = vectors.check_precision(precision)

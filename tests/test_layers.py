@@ -21,7 +21,7 @@ LEVELS = (
     ("loading", "pipeline"),
     ("encoder",),
     ("encode", "similarity", "info", "compare", "inputs", "outputs", "partial"),
-    ("convert_cli",),
+    ("convert_cli", "server"),
     ("cli",),
 )
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
