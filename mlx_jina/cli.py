@@ -15,6 +15,7 @@ import click
 from mlx_jina import __version__, catalog
 from mlx_jina.convert_cli import convert
 from mlx_jina.errors import MlxJinaError
+from mlx_jina.serve_cli import serve
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -148,23 +149,7 @@ def info(model: str | None, **options: Any) -> None:
     run(model, options)
 
 
-@commands.command()
-@click.argument("models", nargs=-1)
-@click.option("--host", default="127.0.0.1", show_default=True, metavar="ADDRESS", help="Where to listen.")
-@click.option("--port", default=7171, show_default=True, metavar="N", help="0 takes a free one.")
-@click.option("--allow-download", is_flag=True, help="Requests may have known models downloaded.")
-@click.option("--dtype", type=click.Choice(DTYPES), help="What to compute in. [default: by device]")
-@click.option("--cache-dir", metavar="DIR", help="Hugging Face cache to use instead of the usual one.")
-def serve(models: tuple[str, ...], host: str, port: int, allow_download: bool, **loading: Any) -> None:
-    """Answer embedding requests over HTTP.
-
-    MODELS are names, Hugging Face ids or folders, or ALIAS=NAME; the first is the default. [default: pocket]
-    """
-    from mlx_jina.server.serve import run
-
-    run(models or ("pocket",), host, port, allow_download=allow_download, loading=loading)
-
-
+commands.add_command(serve)
 commands.add_command(convert)
 
 

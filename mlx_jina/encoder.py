@@ -11,6 +11,7 @@ from typing import Any
 import mlx.nn as nn
 import numpy as np
 import numpy.typing as npt
+from mlx.utils import tree_flatten
 from tqdm import tqdm
 
 from mlx_jina import device, hub, loading, models, prompts, vectors
@@ -59,13 +60,16 @@ class Encoder:
         self._default_prompt_name = loaded.default_prompt_name
         self._tokenizer = files.tokenizer
         self._worker = worker
-        self._pipeline = Pipeline(files.tokenizer, worker)
+        self.pipeline = Pipeline(files.tokenizer, worker)
+        """What all texts go through; the server feeds it batches of its own."""
         self._fingerprints: dict[str | None, str] = {}
         self.dtype: str = str(loaded.dtype).removeprefix("mlx.core.")
         self.dimension: int = model.dimension
         """Width of an untruncated vector."""
         self.max_length: int = model.max_length
         """Tokens of the longest text, special tokens included."""
+        self.pooling: str = model.pooling
+        """How token states become one vector: "mean" or "last"."""
         self.tasks: tuple[str, ...] = loaded.tasks
         """Tasks that can be asked for; empty if the model has one vector space for all."""
         own_dims = files.config.get("matryoshka_dims") or (entry.truncate_dims if entry else ())
@@ -75,6 +79,10 @@ class Encoder:
         """Prefixes by name."""
         self.path: Path = files.path
         """Where the files are."""
+        modules = [each for each in loaded.models.values() if isinstance(each, nn.Module)]
+        arrays = {id(x): x for each in modules for x in dict(tree_flatten(each.parameters())).values()}
+        self.nbytes: int = sum(x.nbytes for x in arrays.values())
+        """Bytes of its weights in memory."""
 
     def __repr__(self) -> str:
         return f"Encoder({str(self.path)!r}, dimension={self.dimension}, dtype={self.dtype!r})"
@@ -157,7 +165,7 @@ class Encoder:
             delay=2 if show_progress_bar is None else 0,
             disable=None if show_progress_bar is None else not show_progress_bar,
         ) as bar:
-            for positions, rows in self._pipeline.windows(((i, items[i]) for i in order), plan, bar.update):
+            for positions, rows in self.pipeline.windows(((i, items[i]) for i in order), plan, bar.update):
                 out[positions] = rows
         return out[0] if single else out
 
@@ -185,7 +193,7 @@ class Encoder:
         are done after each forward pass, which is long before their block is full. Options as in `encode`.
         """
         plan = self.plan(**options)
-        for _, rows in self._pipeline.windows(enumerate(texts), plan, advance):
+        for _, rows in self.pipeline.windows(enumerate(texts), plan, advance):
             yield rows
 
     def similarity(self, a: npt.ArrayLike, b: npt.ArrayLike) -> Floats:

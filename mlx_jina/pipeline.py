@@ -16,7 +16,7 @@ from mlx.utils import tree_flatten
 
 from mlx_jina import batching, device, lanes, vectors
 from mlx_jina.batching import Batch
-from mlx_jina.errors import InputError, NumericalError, TruncationWarning
+from mlx_jina.errors import InputError, NumericalError, TooLongError, TruncationWarning
 from mlx_jina.models import Model
 from mlx_jina.tokens import Ids, Tokenizer
 from mlx_jina.vectors import Floats, Precision, Vectors
@@ -52,7 +52,7 @@ class Pipeline:
 
     def __init__(self, tokenizer: Tokenizer, worker: Worker) -> None:
         self._tokenizer = tokenizer
-        self._worker = worker
+        self.worker = worker
 
     def windows(
         self, items: Iterable[Item], plan: Plan, advance: Callable[[int], object]
@@ -64,22 +64,21 @@ class Pipeline:
         cut = 0
         waiting: deque[tuple[list[int], Future[list[Ids]]]] = deque()
 
-        def finish() -> tuple[list[int], Vectors]:
+        def encoded() -> tuple[list[int], Vectors]:
             nonlocal cut
             positions, tokenized = waiting.popleft()
-            ids = tokenized.result()
-            cut += sum(len(text) > plan.max_length for text in ids)
-            ids = [self._tokenizer.truncate(text, plan.max_length) for text in ids]
-            return positions, _finish(self._forward(ids, positions, plan, advance), plan)
+            ids, too_long = self.cut(tokenized.result(), plan)
+            cut += too_long
+            return positions, finish(self._forward(ids, positions, plan, advance), plan)
 
         with ThreadPoolExecutor(max_workers=1, thread_name_prefix="mlx-jina-tokens") as ahead:
             for window in _cut(items):
                 positions = [position for position, _ in window]
-                waiting.append((positions, ahead.submit(self._tokenize, window, plan)))
+                waiting.append((positions, ahead.submit(self.tokenize, window, plan)))
                 if len(waiting) > 1:
-                    yield finish()
+                    yield encoded()
             while waiting:
-                yield finish()
+                yield encoded()
         if cut:
             noun = "text was" if cut == 1 else "texts were"
             warnings.warn(
@@ -88,7 +87,8 @@ class Pipeline:
                 stacklevel=3,
             )
 
-    def _tokenize(self, window: Sequence[Item], plan: Plan) -> list[Ids]:
+    def tokenize(self, window: Sequence[Item], plan: Plan) -> list[Ids]:
+        """Ids of texts with the plan's prefix, uncut. Raises InputError, TooLongError if they may not be cut."""
         positions = [position for position, _ in window]
         texts = [plan.prefix + text if isinstance(text, str) else text for _, text in window]
         ids = self._tokenizer.encode(texts, positions)
@@ -96,11 +96,16 @@ class Pipeline:
             if not len(text):
                 raise InputError(f"text {position} is empty, and this model adds no token of its own")
             if len(text) > plan.max_length and not plan.truncate:
-                raise InputError(
+                raise TooLongError(
                     f"text {position} has {len(text)} tokens, more than max_length={plan.max_length}; "
                     "truncate=True cuts it"
                 )
         return ids
+
+    def cut(self, ids: Sequence[Ids], plan: Plan) -> tuple[list[Ids], int]:
+        """Ids of texts at the plan's length at most, and how many were longer."""
+        too_long = sum(len(text) > plan.max_length for text in ids)
+        return [self._tokenizer.truncate(text, plan.max_length) for text in ids], too_long
 
     def _forward(
         self, ids: Sequence[Ids], positions: Sequence[int], plan: Plan, advance: Callable[[int], object]
@@ -117,7 +122,7 @@ class Pipeline:
 
         try:
             for batch in (*batching.batches(ids, plan.batch_tokens), None):
-                queue.append(self._worker.submit(step, plan.model, started, batch))
+                queue.append(self.worker.submit(step, plan.model, started, batch))
                 if len(queue) == QUEUED:
                     collect()
             while queue:
@@ -125,8 +130,8 @@ class Pipeline:
         finally:
             for future in queue:
                 future.cancel()
-        for index in np.flatnonzero(~_usable(pooled, plan)).tolist():
-            pooled[index] = self._worker.run(_retry, plan, ids[index], positions[index])
+        for index in np.flatnonzero(~usable(pooled, plan)).tolist():
+            pooled[index] = self.worker.run(retry, plan, ids[index], positions[index])
         return pooled
 
 
@@ -154,7 +159,7 @@ def evaluated(rows: mx.array) -> Floats:
     return np.array(rows)
 
 
-def _retry(plan: Plan, ids: Ids, position: int) -> Floats:
+def retry(plan: Plan, ids: Ids, position: int) -> Floats:
     """On the worker: one text alone in float32, for a vector that came out unusable."""
     model = plan.model
     assert isinstance(model, nn.Module)
@@ -167,7 +172,7 @@ def _retry(plan: Plan, ids: Ids, position: int) -> Floats:
             pooled: Floats = np.array(model(mx.array(batch.ids), batch.runs))
         finally:
             model.update(stored)
-        if _usable(pooled, plan)[0]:
+        if usable(pooled, plan)[0]:
             return pooled[0]
     raise NumericalError(
         f"the vector of text {position} came out as NaN, infinite or zero, also in float32; the model's weights "
@@ -175,14 +180,15 @@ def _retry(plan: Plan, ids: Ids, position: int) -> Floats:
     )
 
 
-def _usable(pooled: Floats, plan: Plan) -> npt.NDArray[np.bool_]:
+def usable(pooled: Floats, plan: Plan) -> npt.NDArray[np.bool_]:
     """Which rows are finite, and not zero as far as they are kept."""
     lengths = np.linalg.norm(pooled[:, : plan.dimension], axis=-1)
     good: npt.NDArray[np.bool_] = np.isfinite(pooled).all(axis=-1) & (lengths > 0)
     return good
 
 
-def _finish(pooled: Floats, plan: Plan) -> Vectors:
+def finish(pooled: Floats, plan: Plan) -> Vectors:
+    """Pooled vectors (N, D) cut to the plan's dimension, normalised and quantised."""
     kept = pooled[:, : plan.dimension]
     return vectors.quantize(vectors.normalize(kept) if plan.normalize else kept, plan.precision, plan.ranges)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, WithJsonSchema, model_validator
@@ -37,7 +37,7 @@ def _texts(given: Any) -> list[str]:
     items = given if isinstance(given, list) else [given]
     if len(items) > MAX_TEXTS:
         raise PydanticCustomError("too_many_texts", f"{len(items)} texts in one request; at most {MAX_TEXTS}")
-    texts = [item.get("text") if isinstance(item, dict) else item for item in items]
+    texts: list[Any] = [item.get("text") if isinstance(item, dict) else item for item in items]
     for index, text in enumerate(texts):
         if isinstance(text, int) or (isinstance(text, list) and text and isinstance(text[0], int)):
             raise PydanticCustomError("token_ids", TOKEN_IDS)
@@ -71,11 +71,14 @@ Texts = Annotated[
 
 @dataclass(frozen=True)
 class Reply:
-    """An answer: `content` becomes JSON (NumPy arrays included), `embedded` the X-Embedding-* headers."""
+    """An answer: `content` becomes JSON (NumPy arrays included), `embedded` the X-Embedding-* headers.
+
+    Bytes are sent as they are, as `media_type`.
+    """
 
     content: Any
     embedded: Embedded | None = None
-    headers: Mapping[str, str] = field(default_factory=dict)
+    media_type: str = "application/json"
 
 
 Handler = Callable[[Engine, Any], Awaitable[Reply]]
@@ -86,7 +89,7 @@ ErrorBody = Callable[[Refusal, str], Mapping[str, Any]]
 class Endpoint:
     """One route. `body` is the request's schema (None if it has none), `error_body` what its clients read.
 
-    `error_body` gets the refusal and the request's id.
+    `error_body` gets the refusal and the request's id. `public` ones need no API key.
     """
 
     method: str
@@ -94,3 +97,4 @@ class Endpoint:
     handler: Handler
     error_body: ErrorBody
     body: type[Body] | None = None
+    public: bool = False

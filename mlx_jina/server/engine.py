@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mlx_jina import prompts
-from mlx_jina.catalog import Entry
 from mlx_jina.encoder import Encoder
-from mlx_jina.errors import InputError, NumericalError
+from mlx_jina.errors import InputError, NumericalError, TooLongError
 from mlx_jina.server.library import Library, Model
 from mlx_jina.server.refusal import Refusal
+from mlx_jina.server.scheduler import BatchError
 from mlx_jina.vectors import Vectors
 
 # How other APIs name the two sides and the tasks (Voyage, Cohere, sentence-transformers).
@@ -71,52 +70,44 @@ class Engine:
         the server has no room or the model does not load. Cancelling the call gives its place to others.
         """
         started = time.perf_counter()
-        chosen, suffix = self.library.find(model)
-        encoder = await self.library.load(chosen)
-        loaded = time.perf_counter()
-        task, prompt_name = _task_and_prompt(encoder, chosen.entry, suffix, task, input_type)
-        _check_dimensions(encoder, dimensions)
-        if late_chunking:
-            raise Refusal(400, "late_chunking is not offered by this server", None, "late_chunking")
-        try:
-            plan = encoder.plan(
-                task=task,
-                prompt_name=prompt_name,
-                truncate_dim=dimensions,
-                truncate=truncate,
-                normalize_embeddings=normalize,
-                precision=precision,
-            )
-            fingerprint = await asyncio.to_thread(encoder.fingerprint, task)
-            counts = await asyncio.to_thread(encoder.count_tokens, [plan.prefix + text for text in texts])
-            if not truncate and max(counts, default=0) > encoder.max_length:
-                raise Refusal(400, "too long", "INPUT_TOKEN_LIMIT_EXCEEDED", "input")
-            vectors = await asyncio.to_thread(
-                encoder.encode,
-                texts,
-                task=task,
-                prompt_name=prompt_name,
-                truncate_dim=dimensions,
-                normalize_embeddings=normalize,
-                precision=precision,
-            )
-        except InputError as error:
-            raise Refusal(400, str(error)) from None
-        except NumericalError as error:
-            raise Refusal(500, str(error)) from None
+        chosen, suffix = await self.library.find(model)
+        async with self.library.using(chosen) as loaded:
+            ready = time.perf_counter()
+            encoder = loaded.encoder
+            try:
+                task, prompt_name = _task_and_prompt(encoder, suffix, task, input_type)
+                _check_dimensions(encoder, dimensions)
+                if late_chunking:
+                    raise Refusal(400, "this server does not offer late_chunking", None, "late_chunking")
+                plan = encoder.plan(
+                    task=task,
+                    prompt_name=prompt_name,
+                    truncate_dim=dimensions,
+                    truncate=truncate,
+                    normalize_embeddings=normalize,
+                    precision=precision,
+                )
+                encoded = await loaded.scheduler.run(texts, plan)
+            except TooLongError as error:
+                raise Refusal(400, str(error), "INPUT_TOKEN_LIMIT_EXCEEDED", "input") from None
+            except InputError as error:
+                raise Refusal(400, str(error), "invalid_input") from None
+            except (NumericalError, BatchError) as error:
+                raise Refusal(500, str(error), "computation_failed") from None
+            fingerprint = await loaded.fingerprint(task)
         return Embedded(
             model=chosen,
-            vectors=vectors,
-            tokens=[min(count, encoder.max_length) for count in counts],
-            truncated=sum(count > encoder.max_length for count in counts),
+            vectors=encoded.vectors,
+            tokens=encoded.tokens,
+            truncated=encoded.truncated,
             fingerprint=fingerprint,
-            load_seconds=loaded - started,
+            load_seconds=ready - started,
             seconds=time.perf_counter() - started,
         )
 
 
 def _task_and_prompt(
-    encoder: Encoder, entry: Entry | None, suffix: str | None, task: str | None, input_type: str | None
+    encoder: Encoder, suffix: str | None, task: str | None, input_type: str | None
 ) -> tuple[str | None, str | None]:
     """The task and prompt name for `Encoder.encode`, from the three places where clients can say them."""
     said = {"the model's suffix": suffix, "task": task, "input_type": input_type}
@@ -137,7 +128,7 @@ def _task_and_prompt(
     name = next(iter(tasks), None)
     side = next(iter(sides), None)
     if name is None and len(encoder.tasks) > 1:
-        name = _default_task(encoder, entry, side)
+        name = _default_task(encoder, side)
     if side is None:
         return name, None
     return name, prompts.of_side(
@@ -145,11 +136,11 @@ def _task_and_prompt(
     )
 
 
-def _default_task(encoder: Encoder, entry: Entry | None, side: str | None) -> str | None:
+def _default_task(encoder: Encoder, side: str | None) -> str | None:
     """Only retrieval has two sides; for the rest, the default of Jina's own API."""
     if side is not None and "retrieval" in encoder.tasks:
         return "retrieval"
-    return entry.default_task if entry else None
+    return encoder.entry.default_task if encoder.entry else None
 
 
 def _check_dimensions(encoder: Encoder, dimensions: int | None) -> None:

@@ -10,13 +10,14 @@ from pydantic import AliasChoices, Field, field_validator
 
 from mlx_jina.server.dialect import Body, Endpoint, Reply, Texts
 from mlx_jina.server.engine import Embedded, Engine
+from mlx_jina.server.library import Model
 from mlx_jina.server.refusal import Refusal
 
 Encoding = Literal["float", "base64", "binary", "ubinary", "int8", "uint8"]
 
 
 def error_body(refusal: Refusal, request_id: str) -> dict[str, Any]:
-    """OpenAI's SDKs read `error.message`; Jina's clients `detail`, and `errors` of a body that broke its schema."""
+    """OpenAI's SDKs read `error.message`, Jina's clients `detail`, and `errors` of a broken schema."""
     body: dict[str, Any] = {
         "error": {
             "message": refusal.message,
@@ -35,11 +36,9 @@ class EmbeddingsRequest(Body):
 
     model: str = ""
     input: Texts
-    encoding: Encoding = Field(
-        "float",
-        validation_alias=AliasChoices(
-            "embedding_type", "embedding_types", "output_dtype", "encoding_format", "encoding_type"
-        ),
+    encoding_format: Encoding = "float"
+    embedding_type: Encoding | None = Field(
+        None, validation_alias=AliasChoices("embedding_type", "embedding_types", "encoding_type", "output_dtype")
     )
     dimensions: int | None = Field(
         None, validation_alias=AliasChoices("dimensions", "output_dimension", "output_dimensionality")
@@ -50,10 +49,15 @@ class EmbeddingsRequest(Body):
     truncate: bool = False
     normalized: bool = True
 
-    @field_validator("encoding", mode="before")
+    @field_validator("embedding_type", mode="before")
     @classmethod
     def _one_of_a_list(cls, given: Any) -> Any:
         return given[0] if isinstance(given, list) and len(given) == 1 else given
+
+    @property
+    def encoding(self) -> Encoding:
+        """Jina's field wins: OpenAI's JavaScript client always sends its own."""
+        return self.embedding_type or self.encoding_format
 
 
 async def embeddings(engine: Engine, body: EmbeddingsRequest) -> Reply:
@@ -92,11 +96,27 @@ def _encoded(done: Embedded, encoding: Encoding) -> list[Any]:
 
 
 async def models(engine: Engine, body: None) -> Reply:
-    """The models that can be asked for, and what each can do."""
-    data = []
-    for model in engine.library.available():
-        data.append({"id": model.name, "object": "model", "created": 0, "owned_by": "mlx-jina"})
-    return Reply({"object": "list", "data": data})
+    """The models that can be asked for, and what each can do; some is known only of those in memory."""
+    return Reply({"object": "list", "data": [_described(model) for model in await engine.library.available()]})
+
+
+def _described(model: Model) -> dict[str, Any]:
+    encoder = model.loaded.encoder if model.loaded else None
+    known = encoder or model.entry
+    return {
+        "id": model.name,
+        "object": "model",
+        "created": 0,
+        "owned_by": model.entry.repo.partition("/")[0] if model.entry and "/" in model.entry.repo else "mlx-jina",
+        "state": "loaded" if encoder else "not-loaded",
+        "dimension": known.dimension if known else None,
+        "dimensions": list(known.truncate_dims) if known else None,
+        "max_tokens": known.max_length if known else None,
+        "tasks": list(known.tasks) if known else None,
+        "pooling": encoder.pooling if encoder else None,
+        "license": model.entry.license if model.entry else None,
+        "fingerprints": model.loaded.fingerprints() if model.loaded else None,
+    }
 
 
 ENDPOINTS = (
