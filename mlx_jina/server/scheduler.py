@@ -43,6 +43,10 @@ class BatchError(RuntimeError):
     """MLX failed on a request's texts, also without those of other requests."""
 
 
+class _Abandoned(Exception):
+    """Nobody waits for this forward pass any more."""
+
+
 @dataclass(frozen=True)
 class Encoded:
     """One request's vectors (N, D), the tokens of each text as embedded, and how many texts were cut."""
@@ -107,6 +111,8 @@ class Scheduler:
         self._seconds_per_token = 0.0
         self.waiting_tokens = 0
         """Of all texts whose batch has not started."""
+        self.running_tokens = 0
+        """Of the batches that compute now."""
 
     def seconds_ahead(self) -> float:
         """How long what waits now will take, going by the last batches."""
@@ -209,6 +215,7 @@ class Scheduler:
             taken.append(heapq.heappop(texts))
             tokens += len(taken[-1].ids)
         self.waiting_tokens -= tokens
+        self.running_tokens += tokens
         return taken
 
     # ---- on the worker
@@ -220,11 +227,14 @@ class Scheduler:
             taken = self._next(device.default_batch_tokens(), short_only=False)
         self._run(taken, interruptible=True)
         with self._changed:
+            self.running_tokens = 0
             self._pumping = False
             self._pump_later()
 
-    def _turn(self) -> None:
-        """Between two pieces of a long text: one small batch of short ones."""
+    def _turn(self, running: Sequence[_Text]) -> None:
+        """Between two pieces of a long text: one small batch of short ones, unless its client has gone."""
+        if all(text.job.gone for text in running):
+            raise _Abandoned
         with self._changed:
             taken = self._next(SHORT, short_only=True)
         self._run(taken, interruptible=False)
@@ -237,8 +247,10 @@ class Scheduler:
         batch = batching.flatten(ids, order)
         started = time.perf_counter()
         try:
-            with memory.giving_way(self._turn if interruptible else None):
+            with memory.giving_way((lambda: self._turn(taken)) if interruptible else None):
                 pooled = _forward(taken[0].job.plan.model, batch)
+        except _Abandoned:
+            return
         except Exception as error:
             self._failed(taken, error, interruptible)
             return

@@ -14,8 +14,11 @@ from tests.server.process import Server
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny model with tasks and sides."""
-    return checkpoints.v5_small(tmp_path_factory.mktemp("served") / "small")
+    """A tiny model with tasks and sides, for texts of up to 256 tokens."""
+    folder = checkpoints.v5_small(tmp_path_factory.mktemp("served") / "small")
+    config = checkpoints.read_json(folder / "config.json")
+    checkpoints.write_json(folder / "config.json", {**config, "max_position_embeddings": 256})
+    return folder
 
 
 @pytest.fixture(scope="session")

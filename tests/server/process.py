@@ -47,7 +47,9 @@ class Server:
     def metric(self, name: str) -> float:
         """The sum over all labels."""
         page = self.client.get("/metrics").text
-        return sum(float(value) for value in re.findall(rf"^mlx_jina_{name}(?:{{.*}})? (\S+)$", page, re.MULTILINE))
+        return sum(
+            float(value) for value in re.findall(rf"^mlx_jina_{name}(?:{{.*}})? (\S+)$", page, re.MULTILINE)
+        )
 
     def stop(self, number: int = signal.SIGTERM, timeout: float = 60) -> int:
         """The exit status after a signal."""
