@@ -89,9 +89,7 @@ def locked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 class TestKey:
-    @pytest.mark.parametrize(
-        "value", [None, "Bearer wrong", "Bearer", "Basic s3cret", "Bearer s3cret2", "s3cret"]
-    )
+    @pytest.mark.parametrize("value", [None, "Bearer wrong", "Bearer", "Basic s3cret", "Bearer s3cret2", "s3cret"])
     def test_without_it(self, locked: Server, value: str | None) -> None:
         headers = {} if value is None else {"Authorization": value}
         for method, path in (("POST", "/v1/embeddings"), ("GET", "/v1/models"), ("GET", "/metrics")):

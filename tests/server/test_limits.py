@@ -19,8 +19,8 @@ from mlx_jina.server.library import Library
 from mlx_jina.server.refusal import Refusal
 from tests.server.process import Server
 
-# About a second of work each, the second in one piece.
-BULK = ["bread water flour salt " * 20] * 40
+# Some work in many pieces, and some in one.
+BULK = ["bread water flour salt " * 20] * 16
 LONG = ["bread water flour salt " * 400]
 
 
