@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import mlx_jina
-from mlx_jina import Encoder, InputError, NumericalError, memory
+from mlx_jina import Encoder, InputError, NumericalError, device, memory
 from mlx_jina.batching import Run
 from mlx_jina.models import Model
 from mlx_jina.server import scheduler
@@ -119,9 +119,8 @@ class TestBatches:
     def test_mistakes_concern_one_request(self, pocket: Encoder, queue: Scheduler) -> None:
         async def work() -> list[Any]:
             plan = pocket.plan()
-            return await asyncio.gather(
-                queue.run(["good"], plan), queue.run(["bad \ud800"], plan), return_exceptions=True
-            )
+            requests = (queue.run([text], plan) for text in ("good", "bad \ud800"))
+            return await asyncio.gather(*requests, return_exceptions=True)
 
         good, bad = run(work)
         np.testing.assert_allclose(good.vectors, pocket.encode(["good"]), atol=1e-6)
@@ -153,7 +152,7 @@ class TestOrder:
     def test_a_query_overtakes_a_bulk(
         self, pocket: Encoder, queue: Scheduler, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(scheduler.device, "default_batch_tokens", lambda: 64)
+        monkeypatch.setattr(device, "default_batch_tokens", lambda: 64)
         bulk = [f"number {i} of many texts" for i in range(60)]
         assert self.finished(pocket, queue, bulk, ["a query"]) == [1, 0]
 
@@ -225,7 +224,7 @@ class _Fails:
         self.dimension = model.dimension
 
     def __call__(self, ids: mx.array, runs: Sequence[Run]) -> mx.array:
-        if self._token in ids.tolist():
+        if (ids == self._token).any().item():
             raise RuntimeError(f"[malloc] Unable to allocate 1 byte for {ids.tolist()}")
         return self._model(ids, runs)
 
