@@ -225,11 +225,13 @@ class Scheduler:
         with self._changed:
             self._changed.wait_for(lambda: not self._arriving, GATHER_SECONDS)
             taken = self._next(device.default_batch_tokens(), short_only=False)
-        self._run(taken, interruptible=True)
-        with self._changed:
-            self.running_tokens = 0
-            self._pumping = False
-            self._pump_later()
+        try:
+            self._run(taken, interruptible=True)
+        finally:
+            with self._changed:
+                self.running_tokens = 0
+                self._pumping = False
+                self._pump_later()
 
     def _turn(self, running: Sequence[_Text]) -> None:
         """Between two pieces of a long text: one small batch of short ones, unless its client has gone."""

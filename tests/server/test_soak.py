@@ -145,6 +145,7 @@ async def soak(server: Server, texts: Texts, seconds: float) -> tuple[Counter[st
     await asyncio.gather(*clients, return_exceptions=True)
     await crowd.client.aclose()
     if failures:
+        print(crowd.ends, memory, server.client.get("/health").text)
         raise failures[0]
     return crowd.ends, memory
 
