@@ -54,6 +54,10 @@ def serve(
 
     Only this machine is let in. Any other --host needs an API key.
     """
+    from mlx_jina import device
+
+    # Before anything imports MLX.
+    device.use_fast_blas()
     try:
         from mlx_jina.server import guard, serve
         from mlx_jina.server.app import Settings

@@ -7,7 +7,7 @@ from typing import Any
 
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from mlx_jina import __version__
+from mlx_jina import __version__, device
 from mlx_jina.server.dialect import Endpoint, Reply
 from mlx_jina.server.engine import Engine
 from mlx_jina.server.metrics import Metrics
@@ -24,6 +24,8 @@ def endpoints(metrics: Metrics, document: Mapping[str, Any]) -> tuple[Endpoint, 
             {
                 "status": "ok",
                 "version": __version__,
+                "backend": device.backend(),
+                "blas": None if device.on_gpu() else device.blas(),
                 "models": [model.name for model in library.in_memory()],
                 "bytes_in_memory": library.bytes_in_memory(),
                 "waiting_tokens": library.waiting_tokens(),

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mlx_jina import Encoder
+from mlx_jina import Encoder, device
 from mlx_jina.vectors import Vectors
 from tests.server.process import Server
 
@@ -191,4 +191,6 @@ def test_health_and_metrics(server: Server) -> None:
     before = server.metric("texts_total")
     server.embed(["a", "b"])
     assert server.metric("texts_total") == before + 2
-    assert "pocket" in server.client.get("/health").json()["models"]
+    health = server.client.get("/health").json()
+    assert "pocket" in health["models"]
+    assert health["blas"] == (None if device.on_gpu() else device.blas())
