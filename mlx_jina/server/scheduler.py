@@ -57,15 +57,17 @@ class Encoded:
 
 
 class _Job:
-    """One request's texts."""
+    """One request's texts, on their way through three threads: event loop, tokenising, worker."""
 
-    def __init__(self, ids: Sequence[Ids], plan: Plan, done: Callable[[Vectors | Exception], None]) -> None:
-        self.ids = ids
+    def __init__(self, texts: Sequence[str], plan: Plan, done: Callable[[Vectors | Exception], None]) -> None:
+        self.texts = texts
         self.plan = plan
-        self.pooled: Floats = np.empty((len(ids), plan.model.dimension), dtype=np.float32)
-        self.remaining = len(ids)
         self.done = done
         self.gone = False
+        self.ids: list[Ids] = []
+        self.truncated = 0
+        self.pooled: Floats = np.empty((len(texts), plan.model.dimension), dtype=np.float32)
+        self.remaining = len(texts)
 
 
 @dataclass(frozen=True, order=True)
@@ -124,19 +126,6 @@ class Scheduler:
         Raises InputError, NumericalError, BatchError.
         """
         loop = asyncio.get_running_loop()
-        large = sum(map(len, texts)) > LARGE
-        with self._changed:
-            self._arriving += not large
-        try:
-            ids, truncated = await loop.run_in_executor(
-                self._large if large else self._small, self._tokenize, texts, plan
-            )
-        finally:
-            with self._changed:
-                self._arriving -= not large
-                self._changed.notify()
-        if not ids:
-            return Encoded(pipeline.finish(np.empty((0, plan.model.dimension), np.float32), plan), [], 0)
         answer: asyncio.Future[Vectors] = loop.create_future()
 
         def settle(result: Vectors | Exception) -> None:
@@ -152,22 +141,40 @@ class Scheduler:
             if not loop.is_closed():
                 loop.call_soon_threadsafe(settle, result)
 
-        job = _Job(ids, plan, done)
-        self._add(job)
+        job = _Job(texts, plan, done)
+        large = sum(map(len, texts)) > LARGE
+        with self._changed:
+            self._arriving += not large
+        (self._large if large else self._small).submit(self._tokenize, job, large)
         try:
-            return Encoded(await answer, [len(text) for text in ids], truncated)
+            return Encoded(await answer, [len(text) for text in job.ids], job.truncated)
         except asyncio.CancelledError:
             self._drop(job)
             raise
 
-    def _tokenize(self, texts: Sequence[str], plan: Plan) -> tuple[list[Ids], int]:
-        return self._pipeline.cut(self._pipeline.tokenize(list(enumerate(texts)), plan), plan)
+    def _tokenize(self, job: _Job, large: bool) -> None:
+        try:
+            if not job.gone:
+                ids = self._pipeline.tokenize(list(enumerate(job.texts)), job.plan)
+                job.ids, job.truncated = self._pipeline.cut(ids, job.plan)
+                self._add(job)
+        except Exception as error:
+            job.done(error)
+        finally:
+            with self._changed:
+                self._arriving -= not large
+                self._changed.notify()
 
     # ---- the queue
 
     def _add(self, job: _Job) -> None:
+        if not job.ids:
+            job.done(pipeline.finish(job.pooled, job.plan))
+            return
         due = time.monotonic()
         with self._changed:
+            if job.gone:
+                return
             queue = self._queues.setdefault(id(job.plan.model), _Queue())
             for index in sorted(range(len(job.ids)), key=lambda i: len(job.ids[i])):
                 tokens = len(job.ids[index])
