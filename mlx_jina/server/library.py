@@ -192,9 +192,9 @@ class Library:
         try:
             path = await asyncio.to_thread(self._resolve, model)
             async with self._making_room:
-                await self._make_room(_size(path), keep=model)
+                await self._make_room(_size(path), wanted=model)
                 encoder = await asyncio.to_thread(load, model.source, **self._options())
-                await self._make_room(encoder.nbytes, keep=model)
+                await self._make_room(encoder.nbytes, wanted=model)
         except (ModelNotFoundError, CheckpointError) as error:
             words = f"model {model.name!r} cannot be loaded: {error}"
             raise Refusal(503, words, "model_not_loaded") from None
@@ -212,13 +212,13 @@ class Library:
         places = {key: value for key, value in self._options().items() if key != "dtype"}
         return hub.resolve(model.source, **places)
 
-    async def _make_room(self, size: int, keep: Model) -> None:
+    async def _make_room(self, size: int, wanted: Model) -> None:
         if self._max_memory is None:
             return
         if size > self._max_memory:
             raise Refusal(
                 503,
-                f"model {keep.name!r} takes {size / 1e6:.0f} MB, and this server may use "
+                f"model {wanted.name!r} takes {size / 1e6:.0f} MB, and this server may use "
                 f"{self._max_memory / 1e6:.0f} MB (--max-memory)",
                 "model_not_loaded",
             )
@@ -230,7 +230,7 @@ class Library:
         if size + self.bytes_in_memory() > self._max_memory:
             raise Refusal(
                 503,
-                f"there is no room for model {keep.name!r} while others are in use",
+                f"there is no room for model {wanted.name!r} while others are in use",
                 "model_not_loaded",
                 headers={"Retry-After": "5"},
             )

@@ -18,7 +18,7 @@ import httpx2
 class Server:
     """`mlx-jina serve` as a process of its own, ready to answer. Its log is kept, and shown if a test fails."""
 
-    def __init__(self, *arguments: str | Path, env: Mapping[str, str] | None = None, port: int = 0) -> None:
+    def __init__(self, *arguments: str | int | Path, env: Mapping[str, str] | None = None, port: int = 0) -> None:
         command = [sys.executable, "-W", "error", "-m", "mlx_jina", "serve", "--port", port, *arguments]
         self.process = subprocess.Popen([*map(str, command)], stderr=subprocess.PIPE, text=True, env=env)
         self.log = ""

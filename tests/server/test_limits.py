@@ -6,6 +6,7 @@ import asyncio
 import json
 import signal
 import time
+import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -129,13 +130,15 @@ class TestLibrary:
     def test_idle_models_are_unloaded(self) -> None:
         async def work() -> None:
             library = Library(["pocket"], keep_alive=0.01)
-            async with library.using(library.default):
-                pass
+            async with library.using(library.default) as loaded:
+                encoder = weakref.ref(loaded.encoder)
+            del loaded
             idle = asyncio.create_task(library.unload_idle())
             while library.in_memory():
                 await asyncio.sleep(0.01)
             idle.cancel()
             assert library.bytes_in_memory() == 0
+            assert encoder() is None
             async with library.using(library.default) as again:
                 assert again.encoder.encode("a").shape == (256,)
 

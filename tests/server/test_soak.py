@@ -25,7 +25,7 @@ MALFORMED = (b"", b"{", b'{"input": 7}', b'{"input": [[1]]}', b'{"input": ["a", 
 class Texts:
     """Texts of mixed lengths, and the vectors that the offline encoder gives them."""
 
-    def __init__(self, encoder: Encoder, count: int = 300) -> None:
+    def __init__(self, encoder: Encoder, count: int) -> None:
         self.random = random.Random(0)
         lengths = [min(int(self.random.lognormvariate(2.5, 1)) + 1, 600) for _ in range(count)]
         self.texts = [" ".join(self.random.choices(WORDS, k=length)) for length in lengths]
@@ -150,10 +150,12 @@ async def soak(server: Server, texts: Texts, seconds: float) -> tuple[Counter[st
     return crowd.ends, memory
 
 
-@pytest.mark.parametrize("seconds", [3, pytest.param(600, marks=pytest.mark.slow)])
-def test_soak(pocket: Encoder, seconds: float) -> None:
-    with Server("--preload", "--max-requests", "48") as server:
-        ends, memory = asyncio.run(soak(server, Texts(pocket), seconds))
+@pytest.mark.parametrize(
+    ("seconds", "texts", "places"), [(2, 40, 12), pytest.param(600, 300, 48, marks=pytest.mark.slow)]
+)
+def test_soak(pocket: Encoder, seconds: float, texts: int, places: int) -> None:
+    with Server("--preload", "--max-requests", places) as server:
+        ends, memory = asyncio.run(soak(server, Texts(pocket, texts), seconds))
         print(dict(ends), [round(each) for each in memory])
         assert ends["answered 200"] > seconds
         assert {end for end in ends if end.endswith("500")} == set()
