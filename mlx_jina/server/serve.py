@@ -115,11 +115,14 @@ def _with_key(settings: Settings, path: Path | None) -> Settings:
 def _listening(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), family=family, backlog=2048)
+        listener = socket.create_server((host, port), family=family, backlog=2048)
     except OSError as error:
-        raise InputError(
-            f"cannot listen on {host} port {port}: {error.strerror}; --port chooses another"
-        ) from None
+        words = f"cannot listen on {host} port {port}: {error.strerror}; --port chooses another"
+        raise InputError(words) from None
+    # Connections inherit it. asyncio sets it on sockets of its own making only, and an answer's second packet
+    # would wait 40 ms for the client to acknowledge the first.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listener
 
 
 def _ignore(*_: object) -> None:
