@@ -66,7 +66,7 @@ async def _serve(
     library = Library(models, observe=metrics.batch, **options)
     metrics.gauge("bytes_in_memory", "Bytes of all loaded models' weights", library.bytes_in_memory)
     metrics.gauge("waiting_tokens", "Tokens of texts whose batch has not started", library.waiting_tokens)
-    with _listening(host, port) as listener:
+    with listening(host, port) as listener:
         if preload:
             await _preload(library)
         # uvicorn has its own handlers; when it is done it raises the signal once more, which is then no news.
@@ -112,7 +112,8 @@ def _with_key(settings: Settings, path: Path | None) -> Settings:
     return replace(settings, api_key=key)
 
 
-def _listening(host: str, port: int) -> socket.socket:
+def listening(host: str, port: int) -> socket.socket:
+    """A socket that accepts connections; port 0 takes a free one. Raises InputError."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         listener = socket.create_server((host, port), family=family, backlog=2048)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from mlx_jina.server import guard
+from mlx_jina.server import guard, serve
 from tests.server.process import Server
 
 
@@ -133,6 +134,12 @@ class TestStart:
     def test_which_addresses_are_this_machines(self) -> None:
         assert all(map(guard.is_loopback, ("127.0.0.1", "127.0.0.2", "::1", "localhost")))
         assert not any(map(guard.is_loopback, ("0.0.0.0", "::", "192.168.1.7", "localhost.evil.example", "")))
+
+    def test_no_answer_waits_for_an_acknowledgement(self) -> None:
+        with serve.listening("127.0.0.1", 0) as listener, socket.create_connection(listener.getsockname()):
+            connection, _ = listener.accept()
+            with connection:
+                assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
     def test_a_port_that_is_taken(self, server: Server) -> None:
         done = start("--port", str(server.port))
