@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import mlx.core as mx
 import numpy as np
 
-from mlx_jina import batching, device, memory, pipeline
+from mlx_jina import batching, device, lanes, memory, pipeline
 from mlx_jina.errors import NumericalError
 from mlx_jina.models import Model
 from mlx_jina.pipeline import Pipeline, Plan
@@ -252,12 +252,14 @@ class Scheduler:
         if not taken:
             return
         ids = [text.ids for text in taken]
-        order = np.argsort([-len(text) for text in ids], kind="stable")
-        batch = batching.flatten(ids, order)
+        batch = batching.flatten(ids, np.argsort([-len(text) for text in ids], kind="stable"))
+        model = taken[0].job.plan.model
+        # What comes in between needs all lanes, of which a long text takes but one.
+        interruptible = interruptible and len(ids[0]) > SHORT
         started = time.perf_counter()
         try:
             with memory.giving_way((lambda: self._turn(taken)) if interruptible else None):
-                pooled = _forward(taken[0].job.plan.model, batch)
+                shares = lanes.run(lambda share: _forward(model, share), batch)
         except _Abandoned:
             return
         except Exception as error:
@@ -266,8 +268,9 @@ class Scheduler:
         seconds = time.perf_counter() - started
         self._observe(len(taken), len(batch.ids), seconds)
         self._seconds_per_token += 0.1 * (seconds / len(batch.ids) - self._seconds_per_token)
-        for row, i in zip(pooled, order.tolist(), strict=True):
-            self._deliver(taken[i], row)
+        for share, pooled in shares:
+            for i, row in zip(share.order.tolist(), pooled, strict=True):
+                self._deliver(taken[i], row)
 
     def _failed(self, taken: Sequence[_Text], error: Exception, interruptible: bool) -> None:
         """Nobody's answer fails for another request's text: each request is run by itself."""
@@ -298,6 +301,4 @@ class Scheduler:
 
 
 def _forward(model: Model, batch: batching.Batch) -> Floats:
-    pooled = model(mx.array(batch.ids), batch.runs)
-    mx.eval(pooled)
-    return np.array(pooled)
+    return pipeline.evaluated(model(mx.array(batch.ids), batch.runs))

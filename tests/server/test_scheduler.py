@@ -162,9 +162,10 @@ class TestOrder:
     def test_but_nothing_waits_for_ever(
         self, pocket: Encoder, queue: Scheduler, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """As if the long text had waited for longer than its length asks for."""
+        """As if the longer text had waited for more than its length asks for."""
         monkeypatch.setattr(scheduler, "SECONDS_PER_TOKEN", 1e-9)
-        assert self.finished(pocket, queue, ["bread " * 1100], ["a query"]) == [0, 1]
+        monkeypatch.setattr(device, "default_batch_tokens", lambda: 64)
+        assert self.finished(pocket, queue, ["bread " * 900], ["a query"]) == [0, 1]
 
 
 class TestLongTexts:
