@@ -10,6 +10,7 @@ from mlx_jina.errors import (
     MlxJinaError,
     ModelNotFoundError,
     NumericalError,
+    TooLongError,
     TruncationWarning,
 )
 
@@ -25,6 +26,7 @@ __all__ = [
     "MlxJinaError",
     "ModelNotFoundError",
     "NumericalError",
+    "TooLongError",
     "TruncationWarning",
     "__version__",
     "load",

@@ -12,7 +12,7 @@ class Entry:
 
     `repo` is its Hugging Face id; `truncate_dims` are the Matryoshka sizes it was trained for. With several
     `tasks` it comes with an adapter or with prompts for each; with one, that is merged into its weights. `prompts`
-    stand in where the checkpoint brings none.
+    stand in where the checkpoint brings none. `default_task` is what Jina's hosted API takes when none is named.
     """
 
     repo: str
@@ -27,6 +27,7 @@ class Entry:
     default_prompt_name: str | None = None
     # Whether it also answers without a task, from its base weights, as published.
     untasked: bool = False
+    default_task: str | None = None
 
     @property
     def non_commercial(self) -> bool:
@@ -85,6 +86,7 @@ def _v5(name: str, dimension: int, max_length: int, truncate_dims: tuple[int, ..
                     tasks=tasks,
                     prompts={"query": "Query: ", "document": "Document: "},
                     default_prompt_name="document",
+                    default_task="text-matching" if len(tasks) > 1 else None,
                 )
             )
     return tuple(rows)

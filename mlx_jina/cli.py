@@ -16,6 +16,7 @@ from click.core import ParameterSource
 from mlx_jina import __version__, catalog
 from mlx_jina.convert_cli import convert
 from mlx_jina.errors import InputError, MlxJinaError
+from mlx_jina.serve_cli import serve
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -189,6 +190,7 @@ def info(model: str | None, **options: Any) -> None:
     run(model, options)
 
 
+commands.add_command(serve)
 commands.add_command(convert)
 
 

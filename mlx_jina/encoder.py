@@ -11,9 +11,11 @@ from typing import Any, overload
 import mlx.nn as nn
 import numpy as np
 import numpy.typing as npt
+from mlx.utils import tree_flatten
 from tqdm import tqdm
 
 from mlx_jina import device, hub, loading, models, prompts, vectors
+from mlx_jina.catalog import Entry
 from mlx_jina.chunking import Chunking
 from mlx_jina.errors import InputError
 from mlx_jina.late import ChunkedDocument, TokenVectors, check_pooling, documents, joined, token_vectors
@@ -56,18 +58,23 @@ class Encoder:
 
     def __init__(self, loaded: Loaded, worker: Worker) -> None:
         files, entry = loaded.files, loaded.entry
+        self.entry: Entry | None = entry
+        """The catalog's row of the model, if it has one."""
         self._models = loaded.models
         self._model = model = next(iter(loaded.models.values()))
         self._default_prompt_name = loaded.default_prompt_name
         self._tokenizer = files.tokenizer
         self._worker = worker
-        self._pipeline = Pipeline(files.tokenizer, worker)
+        self.pipeline = Pipeline(files.tokenizer, worker)
+        """What all texts go through; the server feeds it batches of its own."""
         self._fingerprints: dict[str | None, str] = {}
         self.dtype: str = str(loaded.dtype).removeprefix("mlx.core.")
         self.dimension: int = model.dimension
         """Width of an untruncated vector."""
         self.max_length: int = model.max_length
         """Tokens of the longest text, special tokens included."""
+        self.pooling: str = model.pooling
+        """How token states become one vector: "mean" or "last"."""
         self.tasks: tuple[str, ...] = loaded.tasks
         """Tasks that can be asked for; empty if the model has one vector space for all."""
         own_dims = files.config.get("matryoshka_dims") or (entry.truncate_dims if entry else ())
@@ -77,6 +84,10 @@ class Encoder:
         """Prefixes by name."""
         self.path: Path = files.path
         """Where the files are."""
+        modules = [each for each in loaded.models.values() if isinstance(each, nn.Module)]
+        arrays = {id(x): x for each in modules for x in dict(tree_flatten(each.parameters())).values()}
+        self.nbytes: int = sum(x.nbytes for x in arrays.values())
+        """Bytes of its weights in memory."""
 
     def __repr__(self) -> str:
         return f"Encoder({str(self.path)!r}, dimension={self.dimension}, dtype={self.dtype!r})"
@@ -161,15 +172,15 @@ class Encoder:
             if output_value == "token_embeddings":
                 tokens = [text.vectors for text in tokens] if isinstance(tokens, list) else tokens.vectors
             return tokens
-        plan = self._plan(**options)
+        plan = self.plan(**options)
         items = [given[0]] if isinstance(given[0], str) else list(given[0])
         with _progress(len(items), show_progress_bar) as bar:
             if late_chunking:
-                out = joined(self._pipeline, items, plan, bar.update)
+                out = joined(self.pipeline, items, plan, bar.update)
             else:
                 columns, kind = vectors.layout(plan.dimension, plan.precision)
                 out = np.empty((len(items), columns), dtype=kind)
-                for positions, rows in self._pipeline.windows(longest_first(items), plan, bar.update):
+                for positions, rows in self.pipeline.windows(longest_first(items), plan, bar.update):
                     out[positions] = rows
         return out[0] if isinstance(given[0], str) else out
 
@@ -188,10 +199,10 @@ class Encoder:
         `encode`, and texts are cut to `max_length` as there.
         """
         items = [texts] if isinstance(texts, str) else list(texts)
-        plan = self._plan(**options)
+        plan = self.plan(**options)
         found: dict[int, TokenVectors] = {}
         with _progress(len(items), show_progress_bar) as bar:
-            for positions, block in token_vectors(self._pipeline, longest_first(items), plan, bar.update):
+            for positions, block in token_vectors(self.pipeline, longest_first(items), plan, bar.update):
                 found.update(zip(positions, block, strict=True))
         return found[0] if isinstance(texts, str) else [found[i] for i in range(len(items))]
 
@@ -219,8 +230,8 @@ class Encoder:
         Yields blocks (n, D) whose rows together are the texts in input order. `advance` is told how many texts
         are done after each forward pass, which is long before their block is full. Options as in `encode`.
         """
-        plan = self._plan(**options)
-        for _, rows in self._pipeline.windows(enumerate(texts), plan, advance):
+        plan = self.plan(**options)
+        for _, rows in self.pipeline.windows(enumerate(texts), plan, advance):
             yield rows
 
     @overload
@@ -275,10 +286,10 @@ class Encoder:
     ) -> Iterator[list[ChunkedDocument]]:
         """`encode_chunks` of documents from any iterable, in order, holding no more than two windows of them."""
         how = Chunking(chunk, chunk_tokens, overlap, language)
-        plan = self._plan(**options)
+        plan = self.plan(**options)
         if late:
             check_pooling(plan.model)
-        return documents(self._pipeline, enumerate(texts), plan, how, late, advance)
+        return documents(self.pipeline, enumerate(texts), plan, how, late, advance)
 
     def similarity(
         self,
@@ -333,12 +344,7 @@ class Encoder:
             self._fingerprints[name] = hashlib.sha256(canonical).hexdigest()[:16]
         return self._fingerprints[name]
 
-    # ---- from here on private
-
-    def _model_for(self, task: str | None) -> models.Model:
-        return self._models[task if task in self._models else None]
-
-    def _plan(
+    def plan(
         self,
         *,
         task: str | None = None,
@@ -353,8 +359,9 @@ class Encoder:
         ranges: npt.ArrayLike | None = None,
         allow_untrained_dim: bool = False,
     ) -> Plan:
+        """The options of `encode`, checked. Raises InputError."""
         name, prompt_name = prompts.choose_task(task, prompt_name, self.tasks, required=None not in self._models)
-        dimension = self._check_dimension(truncate_dim, allow_untrained_dim)
+        dimension = vectors.check_dimension(truncate_dim, self.dimension, self.truncate_dims, allow_untrained_dim)
         checked = vectors.check_precision(precision)
         if checked.endswith("int8") and ranges is None and not normalize_embeddings:
             raise InputError(f"precision={precision!r} without normalisation needs `ranges` (vectors.ranges_of)")
@@ -378,19 +385,10 @@ class Encoder:
             model=self._model_for(name),
         )
 
-    def _check_dimension(self, truncate_dim: int | None, allow_untrained: bool) -> int:
-        if truncate_dim is None:
-            return self.dimension
-        if not 1 <= truncate_dim <= self.dimension:
-            raise InputError(f"truncate_dim={truncate_dim} must lie between 1 and {self.dimension}")
-        trained = self.truncate_dims or (self.dimension,)
-        if truncate_dim not in trained and not allow_untrained:
-            sizes = ", ".join(map(str, trained)) if self.truncate_dims else "none: it has no Matryoshka training"
-            raise InputError(
-                f"truncate_dim={truncate_dim} is not a size that this model was trained for ({sizes}); "
-                "allow_untrained_dim=True cuts anyway"
-            )
-        return truncate_dim
+    # ---- from here on private
+
+    def _model_for(self, task: str | None) -> models.Model:
+        return self._models[task if task in self._models else None]
 
 
 def _progress(total: int, show: bool | None) -> tqdm:

@@ -2,6 +2,7 @@
 
     MlxJinaError
     ├── InputError           (ValueError)       a text or an option that cannot be used
+    │   └── TooLongError                        a text of more tokens than the limit
     ├── ModelNotFoundError   (LookupError)      no such model, or not on this machine
     ├── CheckpointError      (ValueError)       files that are not a model which runs here exactly
     └── NumericalError       (ArithmeticError)  a vector came out as NaN, infinite or zero
@@ -18,6 +19,10 @@ class MlxJinaError(Exception):
 
 class InputError(MlxJinaError, ValueError):
     """A text or an option that cannot be used."""
+
+
+class TooLongError(InputError):
+    """A text of more tokens than the limit, which was not to be cut."""
 
 
 class ModelNotFoundError(MlxJinaError, LookupError):

@@ -5,7 +5,9 @@ MLX builds its graph lazily and evaluates siblings side by side, so pieces alone
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import mlx.core as mx
 
@@ -17,6 +19,27 @@ SCORE_BYTES = 16 << 20
 # CPU is fastest while intermediate results stay in its caches.
 ROWS = 4096
 CPU_ROWS = 512
+
+
+_here = threading.local()
+
+
+def _evaluate(x: mx.array) -> None:
+    """Evaluate one piece of a long input, then let short ones have a turn, if this thread runs any."""
+    mx.eval(x)
+    if (turn := getattr(_here, "turn", None)) is not None:
+        turn()
+
+
+@contextmanager
+def giving_way(turn: Callable[[], object] | None) -> Iterator[None]:
+    """Call `turn` after each piece that this thread evaluates: a long forward pass lets others in between."""
+    before = getattr(_here, "turn", None)
+    _here.turn = turn
+    try:
+        yield
+    finally:
+        _here.turn = before
 
 
 def _rows() -> int:
@@ -31,7 +54,7 @@ def by_rows(function: Callable[..., mx.array], *rows: mx.array) -> mx.array:
     pieces = []
     for start in range(0, total, count):
         pieces.append(function(*(x[start : start + count] for x in rows)))
-        mx.eval(pieces[-1])
+        _evaluate(pieces[-1])
     return mx.concatenate(pieces)
 
 
@@ -43,5 +66,5 @@ def settle(x: mx.array, *, long: bool | None = None) -> mx.array:
     one thread's long graph would keep the other lanes waiting.
     """
     if (x.shape[0] > ROWS if long is None else long) or not device.on_gpu():
-        mx.eval(x)
+        _evaluate(x)
     return x

@@ -18,7 +18,7 @@ from mlx.utils import tree_flatten
 
 from mlx_jina import batching, device, lanes, vectors
 from mlx_jina.batching import Batch
-from mlx_jina.errors import InputError, NumericalError, TruncationWarning
+from mlx_jina.errors import InputError, NumericalError, TooLongError, TruncationWarning
 from mlx_jina.models import Model
 from mlx_jina.tokens import Ids, Tokenizer
 from mlx_jina.vectors import Floats, Precision, Vectors
@@ -62,7 +62,7 @@ class Pipeline:
 
     def __init__(self, tokenizer: Tokenizer, worker: Worker) -> None:
         self.tokenizer = tokenizer
-        self._worker = worker
+        self.worker = worker
 
     def windows(
         self, items: Iterable[Item], plan: Plan, advance: Callable[[int], object]
@@ -72,19 +72,25 @@ class Pipeline:
         `items` are positions and texts, `advance` is told how many texts are done. Errors name positions.
         """
         cut = 0
-        for positions, ids in ahead(items, partial(self._tokenize, plan=plan)):
-            cut += sum(len(text) > plan.max_length for text in ids)
-            ids = [self.tokenizer.truncate(text, plan.max_length) for text in ids]
+        for positions, ids in ahead(items, partial(self.tokenize, plan=plan)):
+            ids, too_long = self.cut(ids, plan)
+            cut += too_long
             pooled = self.forward(ids, positions, plan, lambda texts: advance(len(texts)))
             yield positions, finish(pooled, plan)
         warn_of_cut(cut, plan)
 
-    def _tokenize(self, window: Sequence[Item], plan: Plan) -> list[Ids]:
+    def tokenize(self, window: Sequence[Item], plan: Plan) -> list[Ids]:
+        """Ids of texts with the plan's prefix, uncut. Raises InputError, TooLongError if they may not be cut."""
         positions, texts = prompted(window, plan)
         ids = self.tokenizer.encode(texts, positions)
         for position, text in zip(positions, ids, strict=True):
             check_length(text, position, plan)
         return ids
+
+    def cut(self, ids: Sequence[Ids], plan: Plan) -> tuple[list[Ids], int]:
+        """Ids of texts at the plan's length at most, and how many were longer."""
+        too_long = sum(len(text) > plan.max_length for text in ids)
+        return [self.tokenizer.truncate(text, plan.max_length) for text in ids], too_long
 
     def forward(
         self,
@@ -115,7 +121,7 @@ class Pipeline:
 
         try:
             for batch in (*batching.batches(ids, plan.batch_tokens), None):
-                queue.append(self._worker.submit(step, plan.model, pool, started, batch))
+                queue.append(self.worker.submit(step, plan.model, pool, started, batch))
                 if len(queue) == QUEUED:
                     collect()
             while queue:
@@ -123,9 +129,9 @@ class Pipeline:
         finally:
             for future in queue:
                 future.cancel()
-        unusable = np.flatnonzero(~_usable(pooled, plan))
+        unusable = np.flatnonzero(~usable(pooled, plan))
         for index in np.unique(np.searchsorted(starts, unusable, side="right") - 1).tolist():
-            pooled[rows_of([index])] = self._worker.run(_retry, plan, pool, ids, index, positions[index])
+            pooled[rows_of([index])] = self.worker.run(retry, plan, pool, ids, index, positions[index])
         return pooled
 
 
@@ -163,7 +169,7 @@ def check_length(ids: Ids, position: int, plan: Plan) -> None:
     if not len(ids):
         raise InputError(f"text {position} is empty, and this model adds no token of its own")
     if len(ids) > plan.max_length and not plan.truncate:
-        raise InputError(
+        raise TooLongError(
             f"text {position} has {len(ids)} tokens, more than max_length={plan.max_length}; truncate=True cuts it"
         )
 
@@ -201,7 +207,7 @@ def evaluated(rows: mx.array) -> Floats:
     return np.array(rows)
 
 
-def _retry(plan: Plan, pool: Pool, ids: Sequence[Ids], index: int, position: int) -> Floats:
+def retry(plan: Plan, pool: Pool, ids: Sequence[Ids], index: int, position: int) -> Floats:
     """On the worker: one text alone in float32, for a vector that came out unusable."""
     model = plan.model
     assert isinstance(model, nn.Module)
@@ -213,7 +219,7 @@ def _retry(plan: Plan, pool: Pool, ids: Sequence[Ids], index: int, position: int
             pooled: Floats = np.array(pool(model, batching.flatten(ids, np.array([index]))))
         finally:
             model.update(stored)
-        if _usable(pooled, plan).all():
+        if usable(pooled, plan).all():
             return pooled
     raise NumericalError(
         f"the vector of text {position} came out as NaN, infinite or zero, also in float32; the model's weights "
@@ -221,7 +227,7 @@ def _retry(plan: Plan, pool: Pool, ids: Sequence[Ids], index: int, position: int
     )
 
 
-def _usable(pooled: Floats, plan: Plan) -> npt.NDArray[np.bool_]:
+def usable(pooled: Floats, plan: Plan) -> npt.NDArray[np.bool_]:
     """Which rows are finite, and not zero as far as they are kept."""
     lengths = np.linalg.norm(pooled[:, : plan.dimension], axis=-1)
     good: npt.NDArray[np.bool_] = np.isfinite(pooled).all(axis=-1) & (lengths > 0)
@@ -229,7 +235,7 @@ def _usable(pooled: Floats, plan: Plan) -> npt.NDArray[np.bool_]:
 
 
 def finish(pooled: Floats, plan: Plan) -> Vectors:
-    """Truncated, normalised, quantised: (N, D) to what the plan asks for."""
+    """Pooled vectors (N, D) cut to the plan's dimension, normalised and quantised."""
     kept = pooled[:, : plan.dimension]
     return vectors.quantize(vectors.normalize(kept) if plan.normalize else kept, plan.precision, plan.ranges)
 

@@ -34,6 +34,21 @@ def check_precision(precision: str) -> Precision:
     return precision
 
 
+def check_dimension(wanted: int | None, full: int, trained: Sequence[int], allow_untrained: bool) -> int:
+    """The size to cut vectors of `full` dimensions to, None meaning all; `trained` is empty without Matryoshka."""
+    if wanted is None:
+        return full
+    if not 1 <= wanted <= full:
+        raise InputError(f"truncate_dim={wanted} must lie between 1 and {full}")
+    if wanted not in (trained or (full,)) and not allow_untrained:
+        sizes = ", ".join(map(str, trained)) or "none: it has no Matryoshka training"
+        raise InputError(
+            f"truncate_dim={wanted} is not a size that this model was trained for ({sizes}); "
+            "allow_untrained_dim=True cuts anyway"
+        )
+    return wanted
+
+
 def layout(dimension: int, precision: Precision) -> tuple[int, Any]:
     """Columns and NumPy dtype of vectors of `dimension` at `precision` (bits are packed, eight a byte)."""
     columns = (dimension + 7) // 8 if precision.endswith("binary") else dimension

@@ -1,0 +1,233 @@
+"""Requests to handlers and replies to bytes: the Starlette application."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+import traceback
+import uuid
+from collections.abc import Awaitable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import orjson
+from pydantic import ValidationError
+from starlette.applications import Starlette
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from mlx_jina.server import guard, openai, operations
+from mlx_jina.server.dialect import Body, Endpoint, Reply
+from mlx_jina.server.engine import Engine
+from mlx_jina.server.metrics import Metrics
+from mlx_jina.server.openapi import document
+from mlx_jina.server.places import Place, Places
+from mlx_jina.server.refusal import Refusal
+
+logger = logging.getLogger(__name__)
+
+DIALECTS = (openai,)
+
+# Bodies and vectors of at least so many bytes are parsed and written off the event loop.
+LARGE = 1 << 17
+# A body must have arrived after so many seconds.
+BODY_SECONDS = 60
+# Bodies under way at once, as a multiple of the largest.
+BODIES = 8
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a server allows.
+
+    `hosts` and `origins` come on top of this machine's own; `anywhere` is for a server that listens beyond it.
+    """
+
+    api_key: str | None = None
+    hosts: Sequence[str] = ()
+    origins: Sequence[str] = ()
+    anywhere: bool = False
+    max_requests: int = 256
+    max_body: int = 32 << 20
+
+
+def create_app(engine: Engine, metrics: Metrics, settings: Settings) -> Starlette:
+    """The application of all dialects."""
+    places = Places(settings.max_requests, BODIES * settings.max_body, engine.library.seconds_ahead)
+    metrics.gauge("requests_under_way", "Requests that have no answer yet", lambda: places.requests)
+    endpoints = [endpoint for dialect in DIALECTS for endpoint in dialect.ENDPOINTS]
+    endpoints += operations.endpoints(metrics, document(endpoints))
+    return Starlette(
+        routes=[
+            Route(each.path, _Caller(engine, each, places, metrics, settings), methods=[each.method])
+            for each in endpoints
+        ],
+        middleware=[
+            Middleware(
+                guard.Guard,
+                refuse=_refusal,
+                hosts=settings.hosts,
+                origins=settings.origins,
+                anywhere=settings.anywhere,
+            ),
+            Middleware(
+                CORSMiddleware,
+                allow_origin_regex=guard.origin_pattern(settings.origins),
+                allow_methods=("GET", "POST"),
+                allow_headers=("*",),
+                allow_private_network=True,
+                expose_headers=("X-Embedding-Fingerprint", "X-Embedding-Truncated", "Retry-After"),
+            ),
+        ],
+        exception_handlers={HTTPException: _unrouted},
+    )
+
+
+def _refusal(refusal: Refusal) -> Response:
+    """For requests that reach no dialect."""
+    return _json(openai.error_body(refusal, uuid.uuid4().hex), refusal.status, refusal.headers)
+
+
+async def _unrouted(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return _refusal(Refusal(error.status_code, error.detail, headers=error.headers))
+
+
+class _Caller:
+    """One endpoint as an ASGI application."""
+
+    def __init__(
+        self, engine: Engine, endpoint: Endpoint, places: Places, metrics: Metrics, settings: Settings
+    ) -> None:
+        self._engine = engine
+        self._endpoint = endpoint
+        self._places = places
+        self._metrics = metrics
+        self._settings = settings
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started = time.perf_counter()
+        try:
+            response = await self._respond(Headers(scope=scope), receive)
+        except ClientDisconnect:
+            self._metrics.hung_up()
+            return
+        self._metrics.answered(self._endpoint.path, response.status_code, time.perf_counter() - started)
+        await response(scope, receive, send)
+
+    async def _respond(self, headers: Headers, receive: Receive) -> Response:
+        endpoint = self._endpoint
+        request_id = uuid.uuid4().hex
+        try:
+            return await self._answer(headers, receive)
+        except Refusal as error:
+            refusal = error
+        except Exception as error:
+            if isinstance(error, ClientDisconnect):
+                raise
+            # The words of an exception might quote a text, so they are not logged.
+            where = "".join(traceback.format_tb(error.__traceback__))
+            logger.error("%s %s failed with %s\n%s", request_id, endpoint.path, type(error).__name__, where)
+            words = f"internal error; the server's log has more under {request_id}"
+            refusal = Refusal(500, words, "internal_error")
+        return _json(endpoint.error_body(refusal, request_id), refusal.status, refusal.headers)
+
+    async def _answer(self, headers: Headers, receive: Receive) -> Response:
+        endpoint = self._endpoint
+        if not endpoint.public:
+            guard.check_key(headers, self._settings.api_key)
+        if endpoint.body is None:
+            return _written(await endpoint.handler(self._engine, None))
+        with self._places.one() as place:
+            content = await _read(headers, receive, self._settings.max_body, place)
+            large = len(content) >= LARGE
+            if large:
+                parsed = await asyncio.to_thread(_parsed, endpoint.body, content)
+            else:
+                parsed = _parsed(endpoint.body, content)
+            reply = await _while_connected(endpoint.handler(self._engine, parsed), receive)
+            if reply.embedded is not None:
+                self._metrics.truncated(reply.embedded.model.name, reply.embedded.truncated)
+                large = reply.embedded.vectors.nbytes >= LARGE
+            return await asyncio.to_thread(_written, reply) if large else _written(reply)
+
+
+async def _read(headers: Headers, receive: Receive, limit: int, place: Place) -> bytes:
+    """The body, if it is not too large and not too slow."""
+    too_large = Refusal(
+        413, f"the body is larger than {limit} bytes; send fewer texts at a time", "body_too_large"
+    )
+    said = headers.get("content-length", "")
+    if said.isdecimal() and int(said) > limit:
+        raise too_large
+    pieces = []
+    size = 0
+    ends = time.monotonic() + BODY_SECONDS
+    while True:
+        try:
+            message = await asyncio.wait_for(receive(), ends - time.monotonic())
+        except asyncio.TimeoutError:
+            raise Refusal(408, f"the body did not arrive within {BODY_SECONDS} s", "timeout") from None
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        piece = message.get("body", b"")
+        size += len(piece)
+        if size > limit:
+            raise too_large
+        place.grow(len(piece))
+        pieces.append(piece)
+        if not message.get("more_body", False):
+            return b"".join(pieces)
+
+
+async def _while_connected(work: Awaitable[T], receive: Receive) -> T:
+    """The work's result; cancels it and raises ClientDisconnect if the client hangs up first."""
+    working = asyncio.ensure_future(work)
+    leaving = asyncio.ensure_future(receive())
+    try:
+        await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientDisconnect
+        return working.result()
+    finally:
+        leaving.cancel()
+        working.cancel()
+
+
+def _parsed(schema: type[Body], content: bytes) -> Body:
+    try:
+        return schema.model_validate_json(content)
+    except ValidationError as error:
+        problems = error.errors(include_url=False, include_input=False, include_context=False)
+    details = [
+        {"field": ".".join(map(str, each["loc"])) or "body", "message": each["msg"], "type": each["type"]}
+        for each in problems
+    ]
+    first = details[0]
+    words = "; ".join(f"{detail['field']}: {detail['message']}" for detail in details)
+    status = 400 if first["type"] in ("json_invalid", "token_ids", "too_many_texts") else 422
+    raise Refusal(status, words, first["type"], first["field"], details=details)
+
+
+def _written(reply: Reply) -> Response:
+    headers = {}
+    if (embedded := reply.embedded) is not None:
+        headers["X-Embedding-Fingerprint"] = embedded.fingerprint
+        headers["X-Embedding-Truncated"] = str(embedded.truncated)
+    if isinstance(reply.content, bytes):
+        return Response(reply.content, 200, headers, reply.media_type)
+    return _json(reply.content, 200, headers)
+
+
+def _json(content: Any, status: int, headers: Mapping[str, str]) -> Response:
+    written = orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
+    return Response(written, status, headers, "application/json")

@@ -1,0 +1,155 @@
+"""What a dialect's handler calls: a client's names and options to vectors."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mlx_jina import prompts
+from mlx_jina.encoder import Encoder
+from mlx_jina.errors import InputError, NumericalError, TooLongError
+from mlx_jina.server.library import Library, Model
+from mlx_jina.server.refusal import Refusal
+from mlx_jina.server.scheduler import BatchError
+from mlx_jina.vectors import Vectors
+
+# How other APIs name the two sides and the tasks (Voyage, Cohere, sentence-transformers).
+_INPUT_TYPES = {"search_query": "query", "search_document": "document"}
+_SIDES = (prompts.QUERY, *prompts.DOCUMENTS)
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """The answer to one request."""
+
+    model: Model
+    vectors: Vectors
+    """(N, D), in the order of the texts."""
+    tokens: list[int]
+    """What each text was embedded from, prompt and special tokens included, after any cut."""
+    truncated: int
+    """How many texts were cut."""
+    fingerprint: str
+    """Vectors of equal fingerprints may be mixed in one index."""
+    load_seconds: float
+    """Of loading the model; 0 if it was loaded already."""
+    seconds: float
+    """From the call to its end, loading included."""
+
+
+class Engine:
+    """Texts to vectors for all requests of a server; use it from its event loop only."""
+
+    def __init__(self, library: Library) -> None:
+        self.library = library
+
+    async def embed(
+        self,
+        texts: Sequence[str],
+        model: str = "",
+        *,
+        task: str | None = None,
+        input_type: str | None = None,
+        dimensions: int | None = None,
+        normalize: bool = True,
+        precision: str = "float32",
+        truncate: bool = False,
+        late_chunking: bool = False,
+    ) -> Embedded:
+        """Vectors (N, D) of N texts.
+
+        - `model`: a name as clients write it, perhaps with a task or a side as suffix
+          ("v5-small:retrieval.query", "v2-base-en:query"); "" is the default model.
+        - `task`: as in Jina's API; `input_type`: "query" or "document", or a task, in anybody's spelling
+          (`prompt_name` means the same). They add to the suffix, and must not contradict it.
+        - `truncate`: cut texts that are too long, and count them; otherwise they are refused.
+        - `late_chunking`: the texts are one document's chunks, in order, each embedded in its context.
+
+        Raises Refusal: 404 for a model that is not here, 400 for texts and options that cannot be used, 503 if
+        the server has no room or the model does not load. Cancelling the call gives its place to others.
+        """
+        started = time.perf_counter()
+        chosen, suffix = await self.library.find(model)
+        async with self.library.using(chosen) as loaded:
+            ready = time.perf_counter()
+            encoder = loaded.encoder
+            try:
+                task, prompt_name = _task_and_prompt(encoder, suffix, task, input_type)
+                _check_dimensions(encoder, dimensions)
+                if late_chunking:
+                    raise Refusal(400, "this server does not offer late_chunking", None, "late_chunking")
+                plan = encoder.plan(
+                    task=task,
+                    prompt_name=prompt_name,
+                    truncate_dim=dimensions,
+                    truncate=truncate,
+                    normalize_embeddings=normalize,
+                    precision=precision,
+                )
+                encoded = await loaded.scheduler.run(texts, plan)
+            except TooLongError as error:
+                raise Refusal(400, str(error), "INPUT_TOKEN_LIMIT_EXCEEDED", "input") from None
+            except InputError as error:
+                raise Refusal(400, str(error), "invalid_input") from None
+            except (NumericalError, BatchError) as error:
+                raise Refusal(500, str(error), "computation_failed") from None
+            fingerprint = await loaded.fingerprint(task)
+        return Embedded(
+            model=chosen,
+            vectors=encoded.vectors,
+            tokens=encoded.tokens,
+            truncated=encoded.truncated,
+            fingerprint=fingerprint,
+            load_seconds=ready - started,
+            seconds=time.perf_counter() - started,
+        )
+
+
+def _task_and_prompt(
+    encoder: Encoder, suffix: str | None, task: str | None, input_type: str | None
+) -> tuple[str | None, str | None]:
+    """The task and prompt name for `Encoder.encode`, from the three places where clients can say them."""
+    said = {"the model's suffix": suffix, "task": task, "input_type": input_type}
+    tasks: dict[str, str] = {}
+    sides: dict[str, str] = {}
+    for place, word in said.items():
+        if word is None:
+            continue
+        word = _INPUT_TYPES.get(word, word)
+        name, side = (None, word) if word in _SIDES else prompts.split_task(word)
+        if name is not None:
+            tasks[name] = place
+        if side is not None:
+            sides["query" if side == prompts.QUERY else "document"] = place
+    for named in (tasks, sides):
+        if len(named) > 1:
+            raise Refusal(400, f"{' and '.join(f'{place} ({name})' for name, place in named.items())} contradict")
+    name = next(iter(tasks), None)
+    side = next(iter(sides), None)
+    if name is None and len(encoder.tasks) > 1:
+        name = _default_task(encoder, side)
+    if side is None:
+        return name, None
+    return name, prompts.of_side(
+        (prompts.QUERY,) if side == "query" else prompts.DOCUMENTS, encoder.prompts, name, encoder.tasks
+    )
+
+
+def _default_task(encoder: Encoder, side: str | None) -> str | None:
+    """Only retrieval has two sides; for the rest, the default of Jina's own API."""
+    if side is not None and "retrieval" in encoder.tasks:
+        return "retrieval"
+    return encoder.entry.default_task if encoder.entry else None
+
+
+def _check_dimensions(encoder: Encoder, dimensions: int | None) -> None:
+    trained = encoder.truncate_dims or (encoder.dimension,)
+    if dimensions is not None and dimensions not in (*trained, encoder.dimension):
+        sizes = ", ".join(map(str, trained))
+        raise Refusal(
+            400,
+            f"dimensions={dimensions} is not one that this model was trained for ({sizes})",
+            None,
+            "dimensions",
+        )

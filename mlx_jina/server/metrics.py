@@ -1,0 +1,59 @@
+"""What GET /metrics tells, for Prometheus."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+# From a short query on a GPU to a long document on a CPU.
+_SECONDS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60)
+
+
+class Metrics:
+    """Counters of one server."""
+
+    def __init__(self) -> None:
+        self._registry = registry = CollectorRegistry()
+        self._requests = Counter("mlx_jina_requests", "Requests answered", ["path", "status"], registry=registry)
+        self._seconds = Histogram(
+            "mlx_jina_request_seconds",
+            "Time to an answer, before it is sent",
+            ["path"],
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self._gone = Counter("mlx_jina_hung_up", "Clients that left before their answer", registry=registry)
+        self._truncated = Counter("mlx_jina_truncated_texts", "Texts that were cut", ["model"], registry=registry)
+        self._texts = Counter("mlx_jina_texts", "Texts embedded", ["model"], registry=registry)
+        self._tokens = Counter("mlx_jina_tokens", "Tokens embedded", ["model"], registry=registry)
+        self._batches = Counter("mlx_jina_batches", "Forward passes", ["model"], registry=registry)
+        self._busy = Counter("mlx_jina_forward_seconds", "Time in forward passes", ["model"], registry=registry)
+
+    def gauge(self, name: str, meaning: str, value: Callable[[], float]) -> None:
+        """A value that is asked for when it is read."""
+        Gauge(f"mlx_jina_{name}", meaning, registry=self._registry).set_function(value)
+
+    def answered(self, path: str, status: int, seconds: float) -> None:
+        """A request has its answer."""
+        self._requests.labels(path, str(status)).inc()
+        self._seconds.labels(path).observe(seconds)
+
+    def hung_up(self) -> None:
+        """A client left."""
+        self._gone.inc()
+
+    def truncated(self, model: str, texts: int) -> None:
+        """Texts of a request were cut."""
+        self._truncated.labels(model).inc(texts)
+
+    def batch(self, model: str, texts: int, tokens: int, seconds: float) -> None:
+        """A forward pass has ended. From any thread."""
+        self._texts.labels(model).inc(texts)
+        self._tokens.labels(model).inc(tokens)
+        self._batches.labels(model).inc()
+        self._busy.labels(model).inc(seconds)
+
+    def page(self) -> bytes:
+        """In Prometheus' text format."""
+        return generate_latest(self._registry)

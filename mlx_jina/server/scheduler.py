@@ -1,0 +1,304 @@
+"""Texts of many requests to batches for one model's worker, and each vector back to its own request.
+
+A batch is whatever waits when the worker is free, soonest due first. A text is due at its request's arrival
+plus a millisecond for each token of its own and of the request's shorter texts: a query overtakes long texts
+and the rest of a bulk, and nothing waits for ever. While a long text computes, short ones that arrive get a
+turn at every point where it evaluates a piece (memory.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import logging
+import threading
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+
+import mlx.core as mx
+import numpy as np
+
+from mlx_jina import batching, device, lanes, memory, pipeline
+from mlx_jina.errors import NumericalError
+from mlx_jina.models import Model
+from mlx_jina.pipeline import Pipeline, Plan
+from mlx_jina.tokens import Ids
+from mlx_jina.vectors import Floats, Vectors
+
+logger = logging.getLogger(__name__)
+
+SECONDS_PER_TOKEN = 1e-3
+# Longer texts only run in batches of their own kind; what comes in between one's pieces is no larger than this.
+SHORT = 1024
+# Characters of a request whose tokenisation others need not wait for.
+LARGE = 1 << 16
+# How long a batch waits for requests that have arrived but are still being tokenised.
+GATHER_SECONDS = 0.003
+
+
+class BatchError(RuntimeError):
+    """MLX failed on a request's texts, also without those of other requests."""
+
+
+class _Abandoned(Exception):
+    """Nobody waits for this forward pass any more."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One request's vectors (N, D), the tokens of each text as embedded, and how many texts were cut."""
+
+    vectors: Vectors
+    tokens: list[int]
+    truncated: int
+
+
+class _Job:
+    """One request's texts, on their way through three threads: event loop, tokenising, worker."""
+
+    def __init__(self, texts: Sequence[str], plan: Plan, done: Callable[[Vectors | Exception], None]) -> None:
+        self.texts = texts
+        self.plan = plan
+        self.done = done
+        self.gone = False
+        self.ids: list[Ids] = []
+        self.truncated = 0
+        self.pooled: Floats = np.empty((len(texts), plan.model.dimension), dtype=np.float32)
+        self.remaining = len(texts)
+
+
+@dataclass(frozen=True, order=True)
+class _Text:
+    """One text of a job, in the order in which texts are due."""
+
+    due: float
+    serial: int
+    job: _Job
+    index: int
+
+    @property
+    def ids(self) -> Ids:
+        return self.job.ids[self.index]
+
+
+class _Queue:
+    """Texts for one of the model's tasks: short and long ones apart."""
+
+    def __init__(self) -> None:
+        self.short: list[_Text] = []
+        self.long: list[_Text] = []
+
+
+class Scheduler:
+    """Feeds one encoder's worker. `run` belongs to the event loop, everything else to any thread."""
+
+    def __init__(
+        self, road: Pipeline, tokenizing: tuple[Executor, Executor], observe: Callable[[int, int, float], None]
+    ) -> None:
+        """`tokenizing` are threads for small and for large requests; `observe` is told of every batch.
+
+        Of that its texts, its tokens and its seconds.
+        """
+        self._pipeline = road
+        self._small, self._large = tokenizing
+        self._observe = observe
+        self._changed = threading.Condition()
+        self._queues: dict[int, _Queue] = {}
+        self._serial = 0
+        self._pumping = False
+        self._arriving = 0
+        self._seconds_per_token = 0.0
+        self.waiting_tokens = 0
+        """Of all texts whose batch has not started."""
+        self.running_tokens = 0
+        """Of the batches that compute now."""
+
+    def seconds_ahead(self) -> float:
+        """How long what waits now will take, going by the last batches."""
+        return self.waiting_tokens * self._seconds_per_token
+
+    async def run(self, texts: Sequence[str], plan: Plan) -> Encoded:
+        """Encode one request's texts. Cancelling drops those that have not started.
+
+        Raises InputError, NumericalError, BatchError.
+        """
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[Vectors] = loop.create_future()
+
+        def settle(result: Vectors | Exception) -> None:
+            if answer.done():
+                return
+            if isinstance(result, Exception):
+                answer.set_exception(result)
+            else:
+                answer.set_result(result)
+
+        def done(result: Vectors | Exception) -> None:
+            # The loop is closed if the process is about to end.
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(settle, result)
+
+        job = _Job(texts, plan, done)
+        large = sum(map(len, texts)) > LARGE
+        with self._changed:
+            self._arriving += not large
+        (self._large if large else self._small).submit(self._tokenize, job, large)
+        try:
+            return Encoded(await answer, [len(text) for text in job.ids], job.truncated)
+        except asyncio.CancelledError:
+            self._drop(job)
+            raise
+
+    def _tokenize(self, job: _Job, large: bool) -> None:
+        try:
+            if not job.gone:
+                ids = self._pipeline.tokenize(list(enumerate(job.texts)), job.plan)
+                job.ids, job.truncated = self._pipeline.cut(ids, job.plan)
+                self._add(job)
+        except Exception as error:
+            job.done(error)
+        finally:
+            with self._changed:
+                self._arriving -= not large
+                self._changed.notify()
+
+    # ---- the queue
+
+    def _add(self, job: _Job) -> None:
+        if not job.ids:
+            job.done(pipeline.finish(job.pooled, job.plan))
+            return
+        due = time.monotonic()
+        with self._changed:
+            if job.gone:
+                return
+            queue = self._queues.setdefault(id(job.plan.model), _Queue())
+            for index in sorted(range(len(job.ids)), key=lambda i: len(job.ids[i])):
+                tokens = len(job.ids[index])
+                due += tokens * SECONDS_PER_TOKEN
+                self._serial += 1
+                text = _Text(due, self._serial, job, index)
+                heapq.heappush(queue.short if tokens <= SHORT else queue.long, text)
+                self.waiting_tokens += tokens
+            self._changed.notify()
+            self._pump_later()
+
+    def _drop(self, job: _Job) -> None:
+        """A client has gone: what waits is taken out, what computes is computed for nothing."""
+        with self._changed:
+            job.gone = True
+            for queue in self._queues.values():
+                for texts in (queue.short, queue.long):
+                    kept = [text for text in texts if text.job is not job]
+                    self.waiting_tokens -= sum(len(text.ids) for text in texts if text.job is job)
+                    if len(kept) < len(texts):
+                        texts[:] = kept
+                        heapq.heapify(texts)
+
+    def _pump_later(self) -> None:
+        """With the lock held: have the worker take the next batch, if it is not about to."""
+        if not self._pumping and any(queue.short or queue.long for queue in self._queues.values()):
+            self._pumping = True
+            self._pipeline.worker.submit(self._pump)
+
+    def _next(self, budget: int, short_only: bool) -> list[_Text]:
+        """With the lock held: the texts due soonest, all for one task, within a budget of tokens."""
+        kinds = [
+            (texts, queue)
+            for queue in self._queues.values()
+            for texts in ((queue.short,) if short_only else (queue.short, queue.long))
+            if texts
+        ]
+        if not kinds:
+            return []
+        texts, queue = min(kinds, key=lambda kind: kind[0][0])
+        taken = [heapq.heappop(texts)]
+        tokens = len(taken[0].ids)
+        # A long text goes alone, so that it can be interrupted and nobody short waits for its end.
+        while texts is queue.short and texts and tokens + len(texts[0].ids) <= budget:
+            taken.append(heapq.heappop(texts))
+            tokens += len(taken[-1].ids)
+        self.waiting_tokens -= tokens
+        self.running_tokens += tokens
+        return taken
+
+    # ---- on the worker
+
+    def _pump(self) -> None:
+        """Run one batch, then queue up again, so that the worker's other jobs get their turn."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._arriving, GATHER_SECONDS)
+            taken = self._next(device.default_batch_tokens(), short_only=False)
+        try:
+            self._run(taken, interruptible=True)
+        finally:
+            with self._changed:
+                self.running_tokens = 0
+                self._pumping = False
+                self._pump_later()
+
+    def _turn(self, running: Sequence[_Text]) -> None:
+        """Between two pieces of a long text: one small batch of short ones, unless its client has gone."""
+        if all(text.job.gone for text in running):
+            raise _Abandoned
+        with self._changed:
+            taken = self._next(SHORT, short_only=True)
+        self._run(taken, interruptible=False)
+
+    def _run(self, taken: Sequence[_Text], interruptible: bool) -> None:
+        if not taken:
+            return
+        ids = [text.ids for text in taken]
+        batch = batching.flatten(ids, np.argsort([-len(text) for text in ids], kind="stable"))
+        model = taken[0].job.plan.model
+        # What comes in between needs all lanes, of which a long text takes but one.
+        interruptible = interruptible and len(ids[0]) > SHORT
+        started = time.perf_counter()
+        try:
+            with memory.giving_way((lambda: self._turn(taken)) if interruptible else None):
+                shares = lanes.run(lambda share: _forward(model, share), batch)
+        except _Abandoned:
+            return
+        except Exception as error:
+            self._failed(taken, error, interruptible)
+            return
+        seconds = time.perf_counter() - started
+        self._observe(len(taken), len(batch.ids), seconds)
+        self._seconds_per_token += 0.1 * (seconds / len(batch.ids) - self._seconds_per_token)
+        for share, pooled in shares:
+            for i, row in zip(share.order.tolist(), pooled, strict=True):
+                self._deliver(taken[i], row)
+
+    def _failed(self, taken: Sequence[_Text], error: Exception, interruptible: bool) -> None:
+        """Nobody's answer fails for another request's text: each request is run by itself."""
+        jobs = list(dict.fromkeys(text.job for text in taken))
+        if len(jobs) > 1:
+            for job in jobs:
+                self._run([text for text in taken if text.job is job], interruptible)
+            return
+        # Its words might quote what they were computed from.
+        where = "".join(traceback.format_tb(error.__traceback__))
+        logger.error("a forward pass failed with %s\n%s", type(error).__name__, where)
+        self._drop(jobs[0])
+        jobs[0].done(BatchError(f"the forward pass failed: {type(error).__name__}"))
+
+    def _deliver(self, text: _Text, row: Floats) -> None:
+        job = text.job
+        job.pooled[text.index] = row
+        job.remaining -= 1
+        if job.remaining or job.gone:
+            return
+        plan = job.plan
+        try:
+            for index in np.flatnonzero(~pipeline.usable(job.pooled, plan)).tolist():
+                job.pooled[index] = pipeline.retry(plan, pipeline.whole, job.ids, index, index)[0]
+            job.done(pipeline.finish(job.pooled, plan))
+        except NumericalError as error:
+            job.done(error)
+
+
+def _forward(model: Model, batch: batching.Batch) -> Floats:
+    return pipeline.evaluated(model(mx.array(batch.ids), batch.runs))

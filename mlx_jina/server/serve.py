@@ -1,0 +1,138 @@
+"""`mlx-jina serve`: the process around the application."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import resource
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+
+from mlx_jina.errors import InputError, ModelNotFoundError
+from mlx_jina.server.app import Settings, create_app
+from mlx_jina.server.engine import Engine
+from mlx_jina.server.library import Library
+from mlx_jina.server.metrics import Metrics
+from mlx_jina.server.refusal import Refusal
+
+logger = logging.getLogger("mlx_jina.server")
+
+# What is in flight at SIGTERM has so long to finish; a second Ctrl-C does not wait.
+GRACE_SECONDS = 120
+
+
+def run(
+    models: Sequence[str],
+    host: str,
+    port: int,
+    settings: Settings,
+    *,
+    preload: bool,
+    api_key_file: Path | None,
+    **library: Any,
+) -> None:
+    """Serve until SIGTERM or Ctrl-C, which both end it well: what is in flight is answered first.
+
+    `library` are options of `Library`. Raises InputError for an address beyond this machine without a key.
+    """
+    settings = _with_key(settings, api_key_file)
+    if settings.anywhere and not settings.api_key:
+        raise InputError(
+            f"--host {host} lets other machines in, which needs a key: --api-key-file, or MLX_JINA_API_KEY"
+        )
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    _allow_many_connections()
+    metrics = Metrics()
+    asyncio.run(_serve(models, host, port, settings, metrics, preload, library))
+
+
+async def _serve(
+    models: Sequence[str],
+    host: str,
+    port: int,
+    settings: Settings,
+    metrics: Metrics,
+    preload: bool,
+    options: dict[str, Any],
+) -> None:
+    library = Library(models, observe=metrics.batch, **options)
+    metrics.gauge("bytes_in_memory", "Bytes of all loaded models' weights", library.bytes_in_memory)
+    metrics.gauge("waiting_tokens", "Tokens of texts whose batch has not started", library.waiting_tokens)
+    with listening(host, port) as listener:
+        if preload:
+            await _preload(library)
+        # uvicorn has its own handlers; when it is done it raises the signal once more, which is then no news.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, _ignore)
+        config = uvicorn.Config(
+            create_app(Engine(library), metrics, settings),
+            access_log=False,
+            log_config=None,
+            log_level=logging.WARNING,
+            ws="none",
+            lifespan="off",
+            # Longer than clients keep a connection that they do not use: no request meets one that just closed.
+            timeout_keep_alive=120,
+            server_header=False,
+            timeout_graceful_shutdown=GRACE_SECONDS,
+        )
+        shown = f"[{host}]" if ":" in host else host
+        logger.info("listening on http://%s:%d", shown, listener.getsockname()[1])
+        idle = asyncio.create_task(library.unload_idle())
+        try:
+            await uvicorn.Server(config).serve(sockets=[listener])
+        finally:
+            idle.cancel()
+        logger.info("stopped")
+
+
+async def _preload(library: Library) -> None:
+    for model in library.configured():
+        try:
+            async with library.using(model) as loaded:
+                await loaded.warm_up()
+        except Refusal as refusal:
+            raise ModelNotFoundError(refusal.message) from None
+
+
+def _with_key(settings: Settings, path: Path | None) -> Settings:
+    if path is None:
+        return settings
+    key = path.read_text(encoding="utf-8").strip()
+    if not key:
+        raise InputError(f"{path} holds no key")
+    return replace(settings, api_key=key)
+
+
+def listening(host: str, port: int) -> socket.socket:
+    """A socket that accepts connections; port 0 takes a free one. Raises InputError."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        listener = socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as error:
+        words = f"cannot listen on {host} port {port}: {error.strerror}; --port chooses another"
+        raise InputError(words) from None
+    # Connections inherit it. asyncio sets it on sockets of its own making only, and an answer's second packet
+    # would wait 40 ms for the client to acknowledge the first.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listener
+
+
+def _ignore(*_: object) -> None:
+    pass
+
+
+def _allow_many_connections() -> None:
+    """MacOS gives a process 256 files to begin with."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 4096 if most == resource.RLIM_INFINITY else min(most, 4096)
+    with suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))

@@ -1,0 +1,37 @@
+"""Whatever fits the OpenAPI document, and much that does not, gets an answer that the document names."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from tests.server.process import Server
+
+# That nothing lenient is accepted is not among them: "64" for 64 is.
+CHECKS = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("schemathesis") is None, reason="needs schemathesis")
+def test_fuzz(folder: Path, tmp_path: Path) -> None:
+    with Server(f"tiny={folder}", "--preload", "--max-body", "1") as server:
+        command = [sys.executable, "-m", "schemathesis.cli", "run", f"{server.url}/openapi.json"]
+        options = ["--checks", CHECKS, "--max-examples", "200", "--seed", "1", "--request-timeout", "300"]
+        done = subprocess.run(
+            [*command, *options],
+            cwd=tmp_path,
+            env=os.environ | {"NO_COLOR": "1"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+        assert "passed" in done.stdout
+        assert server.client.get("/health").status_code == 200
+        assert server.metric("requests_under_way") == 0
+        assert "Traceback" not in server.log

@@ -1,0 +1,188 @@
+"""What a server does when there is too much to do, when clients leave, and when it is told to end."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import time
+import weakref
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx2
+import numpy as np
+import pytest
+
+from mlx_jina import Encoder, catalog
+from mlx_jina.server.library import Library
+from mlx_jina.server.refusal import Refusal
+from tests.server.process import Server
+
+# Some work in many pieces, and some in one.
+BULK = ["bread water flour salt " * 20] * 16
+LONG = ["bread water flour salt " * 400]
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 30) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def under_way(server: Server) -> float:
+    return server.metric("requests_under_way")
+
+
+class TestOverload:
+    def test_more_than_fits_gets_503_and_a_time_to_come_back(self) -> None:
+        with Server("--preload", "--max-requests", "2") as server, ThreadPoolExecutor(2) as clients:
+            accepted = [clients.submit(server.embed, BULK) for _ in range(2)]
+            wait_for(lambda: under_way(server) == 2)
+            refused = server.embed("one too many")
+            assert refused.status_code == 503
+            assert refused.json()["error"]["code"] == "overloaded"
+            assert 1 <= int(refused.headers["Retry-After"]) <= 60
+            assert server.client.get("/health").status_code == 200
+            assert [one.result().status_code for one in accepted] == [200, 200]
+            assert server.embed("now there is room").status_code == 200
+
+    def test_who_hangs_up_frees_the_place_and_the_machine(self) -> None:
+        with Server("--preload", "--max-requests", "1") as server:
+            with pytest.raises(httpx2.ReadTimeout):
+                server.client.post("/v1/embeddings", json={"input": LONG}, timeout=0.3)
+            wait_for(lambda: under_way(server) == 0)
+            assert server.embed("next").status_code == 200
+            assert server.metric("hung_up_total") == 1
+            assert server.metric("tokens_total") < 100
+            assert server.metric("waiting_tokens") == 0
+
+
+class TestEnd:
+    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+    def test_what_is_in_flight_is_answered_first(self, pocket: Encoder, number: int) -> None:
+        with Server("--preload") as server, ThreadPoolExecutor(1) as client:
+            answer = client.submit(server.embed, BULK)
+            wait_for(lambda: under_way(server) == 1)
+            assert server.stop(number) == 0
+            assert answer.result().status_code == 200
+            got = answer.result().json()["data"][-1]["embedding"]
+            np.testing.assert_allclose(got, pocket.encode(BULK[0]), atol=1e-6)
+            assert server.log.endswith("INFO stopped\n")
+            assert "Traceback" not in server.log
+
+    def test_after_kill_9_another_takes_over(self, pocket: Encoder) -> None:
+        with Server("--preload") as server, ThreadPoolExecutor(4) as clients:
+            answers = [clients.submit(server.embed, LONG) for _ in range(4)]
+            wait_for(lambda: under_way(server) == 4)
+            server.stop(signal.SIGKILL)
+            for answer in answers:
+                with pytest.raises(httpx2.TransportError):
+                    answer.result()
+            with Server("--preload", port=server.port) as again:
+                got = again.embed("at once").json()["data"][0]["embedding"]
+                np.testing.assert_allclose(got, pocket.encode("at once"), atol=1e-6)
+
+
+def test_the_log_never_holds_texts(server: Server) -> None:
+    for content in ('{"input": "sekret"}', '{"input": "sekret', '{"input": ["sekret", 7]}', '{"model": "sekret"}'):
+        server.client.post("/v1/embeddings", content=content)
+    server.embed("sekret", model="tiny", task="sekret")
+    assert "sekret" not in server.log
+
+
+class TestLibrary:
+    def test_the_least_recently_used_makes_room(self, folder: Path, pocket: Encoder, tiny: Encoder) -> None:
+        async def work() -> list[list[str]]:
+            library = Library(["pocket", f"a={folder}", f"b={folder}"], max_memory=pocket.nbytes + tiny.nbytes)
+            seen = []
+            for name in ("a", "pocket", "a", "b", "pocket"):
+                model, _ = await library.find(name)
+                async with library.using(model):
+                    seen.append([model.name for model in library.in_memory()])
+            return seen
+
+        assert asyncio.run(work()) == [["a"], ["pocket", "a"], ["pocket", "a"], ["a", "b"], ["pocket", "b"]]
+
+    def test_what_is_in_use_stays(self, folder: Path, pocket: Encoder) -> None:
+        async def work() -> None:
+            library = Library(["pocket", f"tiny={folder}"], max_memory=pocket.nbytes)
+            async with library.using(library.default):
+                tiny, _ = await library.find("tiny")
+                with pytest.raises(Refusal, match="no room for model 'tiny' while others are in use"):
+                    async with library.using(tiny):
+                        pass
+                assert library.default.loaded
+
+        asyncio.run(work())
+
+    def test_what_never_fits_is_refused(self) -> None:
+        async def work() -> None:
+            library = Library(["pocket"], max_memory=1000)
+            async with library.using(library.default):
+                pass
+
+        with pytest.raises(Refusal, match=r"'pocket' takes \d+ MB, and this server may use 0 MB"):
+            asyncio.run(work())
+
+    def test_idle_models_are_unloaded(self) -> None:
+        async def work() -> None:
+            library = Library(["pocket"], keep_alive=0.01)
+            async with library.using(library.default) as loaded:
+                encoder = weakref.ref(loaded.encoder)
+            del loaded
+            idle = asyncio.create_task(library.unload_idle())
+            while library.in_memory():
+                await asyncio.sleep(0.01)
+            idle.cancel()
+            assert library.bytes_in_memory() == 0
+            assert encoder() is None
+            async with library.using(library.default) as again:
+                assert again.encoder.encode("a").shape == (256,)
+
+        asyncio.run(asyncio.wait_for(work(), 30))
+
+    def test_requests_at_once_load_once(self) -> None:
+        async def work() -> None:
+            library = Library(["pocket"])
+
+            async def one() -> object:
+                async with library.using(library.default) as loaded:
+                    return loaded
+
+            first, second, _ = await asyncio.gather(one(), one(), one())
+            assert first is second
+
+        asyncio.run(work())
+
+    def test_a_request_never_names_a_path(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(folder.parent)
+
+        async def work(name: str) -> None:
+            await Library(["pocket"]).find(name)
+
+        for name in (str(folder), folder.name, f"./{folder.name}", f"{folder.parent.name}/{folder.name}"):
+            with pytest.raises(Refusal, match="is not on this server"):
+                asyncio.run(work(name))
+
+    def test_names_of_the_catalog_are_one_model(self, folder: Path) -> None:
+        async def work() -> None:
+            entry = catalog.find("v5-small")
+            assert entry
+            library = Library(["pocket", "v5-small"])
+            for name in (entry.repo, *entry.aliases, "V5-Small"):
+                assert (await library.find(name))[0].name == "v5-small"
+            assert (await library.find(""))[0].name == "pocket"
+            assert (await library.find("v5-small:retrieval.query"))[1] == "retrieval.query"
+
+        asyncio.run(work())
+
+
+def test_the_openapi_document_names_every_route(server: Server) -> None:
+    document = server.client.get("/openapi.json").json()
+    assert {"/v1/embeddings", "/v1/models"} <= {*document["paths"]}
+    fields = document["components"]["schemas"]["EmbeddingsRequest"]["properties"]
+    assert {"input", "model", "task", "dimensions", "encoding_format", "embedding_type"} <= {*fields}
+    assert json.dumps(document)
