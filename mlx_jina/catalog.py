@@ -127,7 +127,7 @@ def _code(size: str, dimension: int, truncate_dims: tuple[int, ...]) -> tuple[En
 
 
 ENTRIES = (
-    Entry("pocket", (), 256, 8192, "apache-2.0", "English", truncate_dims=(64, 128, 256)),
+    Entry("pocket", ("pocket-embedding",), 256, 8192, "apache-2.0", "English", truncate_dims=(64, 128, 256)),
     _v2("small-en", 512, "English"),
     _v2("base-en", 768, "English"),
     _v2("base-de", 768, "German, English"),

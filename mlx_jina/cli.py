@@ -17,6 +17,7 @@ from mlx_jina import __version__, catalog
 from mlx_jina.convert_cli import convert
 from mlx_jina.errors import InputError, MlxJinaError
 from mlx_jina.serve_cli import serve
+from mlx_jina.service_cli import service
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -191,6 +192,7 @@ def info(model: str | None, **options: Any) -> None:
 
 
 commands.add_command(serve)
+commands.add_command(service)
 commands.add_command(convert)
 
 

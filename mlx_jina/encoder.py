@@ -12,7 +12,6 @@ import mlx.nn as nn
 import numpy as np
 import numpy.typing as npt
 from mlx.utils import tree_flatten
-from tqdm import tqdm
 
 from mlx_jina import device, hub, loading, models, prompts, vectors
 from mlx_jina.catalog import Entry
@@ -20,7 +19,8 @@ from mlx_jina.chunking import Chunking
 from mlx_jina.errors import InputError
 from mlx_jina.late import ChunkedDocument, TokenVectors, check_pooling, documents, joined, token_vectors
 from mlx_jina.loading import Loaded
-from mlx_jina.pipeline import Pipeline, Plan, longest_first
+from mlx_jina.pipeline import Pipeline, Plan, longest_first, progress
+from mlx_jina.tokens import Token
 from mlx_jina.vectors import Floats, Vectors
 from mlx_jina.weights import checkpoint
 from mlx_jina.worker import Worker
@@ -71,6 +71,8 @@ class Encoder:
         self.dtype: str = str(loaded.dtype).removeprefix("mlx.core.")
         self.dimension: int = model.dimension
         """Width of an untruncated vector."""
+        self.architecture: str = type(model).__module__.rpartition(".")[2]
+        """What kind of model it is, such as "jina_bert"."""
         self.max_length: int = model.max_length
         """Tokens of the longest text, special tokens included."""
         self.pooling: str = model.pooling
@@ -174,7 +176,7 @@ class Encoder:
             return tokens
         plan = self.plan(**options)
         items = [given[0]] if isinstance(given[0], str) else list(given[0])
-        with _progress(len(items), show_progress_bar) as bar:
+        with progress(len(items), show_progress_bar) as bar:
             if late_chunking:
                 out = joined(self.pipeline, items, plan, bar.update)
             else:
@@ -201,7 +203,7 @@ class Encoder:
         items = [texts] if isinstance(texts, str) else list(texts)
         plan = self.plan(**options)
         found: dict[int, TokenVectors] = {}
-        with _progress(len(items), show_progress_bar) as bar:
+        with progress(len(items), show_progress_bar) as bar:
             for positions, block in token_vectors(self.pipeline, longest_first(items), plan, bar.update):
                 found.update(zip(positions, block, strict=True))
         return found[0] if isinstance(texts, str) else [found[i] for i in range(len(items))]
@@ -267,7 +269,7 @@ class Encoder:
         character by character, unless they overlap.
         """
         items = [texts] if isinstance(texts, str) else list(texts)
-        with _progress(len(items), show_progress_bar) as bar:
+        with progress(len(items), show_progress_bar) as bar:
             blocks = self.encode_chunks_stream(items, chunk, advance=bar.update, **options)
             out = [document for block in blocks for document in block]
         return out[0] if isinstance(texts, str) else out
@@ -307,6 +309,10 @@ class Encoder:
         """Token ids of each text, special tokens included, before any truncation."""
         items = [texts] if isinstance(texts, str) else list(texts)
         return [ids.tolist() for ids in self._tokenizer.encode(items)]
+
+    def tokens(self, texts: str | Sequence[str], special_tokens: bool = True) -> list[list[Token]]:
+        """Each text's tokens with their places in it, in characters: what a chunker needs."""
+        return self._tokenizer.tokens([texts] if isinstance(texts, str) else list(texts), special_tokens)
 
     def count_tokens(self, texts: str | Sequence[str]) -> list[int]:
         """Tokens of each text, special tokens included; compare with `max_length`."""
@@ -389,9 +395,3 @@ class Encoder:
 
     def _model_for(self, task: str | None) -> models.Model:
         return self._models[task if task in self._models else None]
-
-
-def _progress(total: int, show: bool | None) -> tqdm:
-    """A bar of texts; `show` is what `Encoder.encode` calls `show_progress_bar`."""
-    delay, disable = (2, None) if show is None else (0, not show)
-    return tqdm(total=total, desc="Encoding", unit=" texts", delay=delay, disable=disable)

@@ -15,6 +15,7 @@ import mlx.nn as nn
 import numpy as np
 import numpy.typing as npt
 from mlx.utils import tree_flatten
+from tqdm import tqdm
 
 from mlx_jina import batching, device, lanes, vectors
 from mlx_jina.batching import Batch
@@ -150,6 +151,12 @@ def ahead(items: Iterable[Item], prepare: Callable[[Sequence[Item]], T]) -> Iter
                 yield next_one()
         while waiting:
             yield next_one()
+
+
+def progress(total: int, show: bool | None) -> tqdm:
+    """A bar of texts; `show` is what `Encoder.encode` calls `show_progress_bar`."""
+    delay, disable = (2, None) if show is None else (0, not show)
+    return tqdm(total=total, desc="Encoding", unit=" texts", delay=delay, disable=disable)
 
 
 def longest_first(texts: Sequence[str]) -> Iterator[Item]:

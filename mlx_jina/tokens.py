@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,16 @@ Offsets = npt.NDArray[np.int64]
 D = TypeVar("D", bound=np.generic)
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+class Token(NamedTuple):
+    """One token of a text: characters `start` to `stop` of it, or none of them if the token is special."""
+
+    id: int
+    text: str
+    special: bool
+    start: int | None
+    stop: int | None
 
 
 class Tokenizer:
@@ -70,6 +80,21 @@ class Tokenizer:
                 np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2),
             )
             for encoding in self.fast.encode_batch(texts)
+        ]
+
+    def tokens(self, texts: Sequence[str], special_tokens: bool = True) -> list[list[Token]]:
+        """Tokens of each text with their places in it, with or without the special ones around it."""
+        check(texts)
+        return [
+            [
+                Token(id, name, True, None, None) if special else Token(id, text[start:stop], False, start, stop)
+                for id, name, special, (start, stop) in zip(
+                    encoding.ids, encoding.tokens, encoding.special_tokens_mask, encoding.offsets, strict=True
+                )
+            ]
+            for text, encoding in zip(
+                texts, self.fast.encode_batch(texts, add_special_tokens=special_tokens), strict=True
+            )
         ]
 
     def truncate(self, tokens: npt.NDArray[D], max_length: int) -> npt.NDArray[D]:

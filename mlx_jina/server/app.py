@@ -23,7 +23,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from mlx_jina.server import guard, openai, operations
+from mlx_jina.server import cohere, guard, lm_studio, ollama, openai, operations, tei
 from mlx_jina.server.dialect import Body, Endpoint, Reply
 from mlx_jina.server.engine import Engine
 from mlx_jina.server.metrics import Metrics
@@ -33,7 +33,7 @@ from mlx_jina.server.refusal import Refusal
 
 logger = logging.getLogger(__name__)
 
-DIALECTS = (openai,)
+DIALECTS = (openai, ollama, lm_studio, tei, cohere)
 
 # Bodies and vectors of at least so many bytes are parsed and written off the event loop.
 LARGE = 1 << 17

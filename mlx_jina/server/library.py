@@ -136,12 +136,15 @@ class Library:
         self._models[name.lower()] = model = Model(name, source)
         return model
 
-    def _is_here(self, entry: Entry) -> bool:
+    def path_of(self, source: str) -> Path | None:
+        """Where a model's files are; None if they are not on this machine."""
         try:
-            hub.resolve(entry.repo, local_files_only=True, cache_dir=self._loading.get("cache_dir"))
+            return hub.resolve(source, local_files_only=True, cache_dir=self._loading.get("cache_dir"))
         except ModelNotFoundError:
-            return False
-        return True
+            return None
+
+    def _is_here(self, entry: Entry) -> bool:
+        return self.path_of(entry.repo) is not None
 
     async def available(self) -> list[Model]:
         """The models that can be asked for without a download."""

@@ -1,0 +1,40 @@
+"""Plugin of the `llm` command: `llm embed -m mlx-jina/pocket -c "some text"`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+
+import click
+import llm
+
+from mlx_jina import MlxJinaError, catalog
+from mlx_jina.integrations import open_encoder
+
+
+class MLXJinaEmbeddingModel(llm.EmbeddingModel):
+    """Documents, or as `...-query` what they are searched for with: llm has one model for both."""
+
+    batch_size = 1000
+
+    def __init__(self, name: str, query: bool) -> None:
+        self.model_id = f"mlx-jina/{name}-query" if query else f"mlx-jina/{name}"
+        self._name, self._query = name, query
+
+    def embed_batch(self, items: Iterable[str | bytes], *, key: str | None = None) -> Iterator[list[float]]:
+        """One vector for each text."""
+        try:
+            encoder = open_encoder(self._name)
+            encode = encoder.encode_query if self._query else encoder.encode_document
+            vectors = encode([str(item) for item in items])
+        except MlxJinaError as error:
+            raise click.ClickException(str(error)) from None
+        yield from vectors.tolist()
+
+
+@llm.hookimpl  # type: ignore[untyped-decorator]
+def register_embedding_models(register: Callable[[llm.EmbeddingModel], None]) -> None:
+    """Every model of the catalogue, and the query's side of those that have one."""
+    for name in catalog.short_names():
+        entry = catalog.find(name)
+        for query in (False, True) if entry and entry.prompts else (False,):
+            register(MLXJinaEmbeddingModel(name, query))

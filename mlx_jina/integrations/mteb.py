@@ -1,0 +1,52 @@
+"""MTEB: `python -m mlx_jina.integrations.mteb run -m v5-small -t STSBenchmark` is `mteb run` on MLX."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mteb.cli import main
+from mteb.models import ModelMeta
+from mteb.models.abs_encoder import AbsEncoder
+from mteb.models.model_implementations import MODEL_REGISTRY
+from mteb.models.model_meta import ScoringFunction
+
+import mlx_jina
+from mlx_jina import catalog
+from mlx_jina.vectors import Vectors
+
+# What jina-embeddings-v5 does for MTEB's types of tasks, as in mteb's own jina_models.py; the rest is retrieval.
+TASKS = dict.fromkeys(("STS", "PairClassification", "BitextMining", "Summarization"), "text-matching")
+TASKS |= dict.fromkeys(("Classification", "MultilabelClassification"), "classification")
+TASKS["Clustering"] = "clustering"
+UNKNOWN = ModelMeta.create_empty({"similarity_fn_name": ScoringFunction.COSINE})
+
+
+class MLXJinaEncoder(AbsEncoder):
+    """An encoder of MTEB 2 from any name that `load` takes; `mlx-jina/` stands for an owner where it has none."""
+
+    def __init__(
+        self, model_name: str, revision: str | None = None, *, embed_dim: int | None = None, device: Any = None
+    ) -> None:
+        known = None if revision == UNKNOWN.revision else revision
+        self.model = mlx_jina.load(model_name.removeprefix("mlx-jina/"), revision=known)
+        self.embed_dim = embed_dim
+        self.mteb_model_meta = UNKNOWN.model_copy(update={"name": f"mlx-jina/{self.model.path.stem}"})
+
+    def encode(
+        self, inputs: Any, *, task_metadata: Any, prompt_type: Any = None, precision: str = "float32", **_: Any
+    ) -> Vectors:
+        """Vectors (N, D) of a loader's batches, for the task and the side that MTEB evaluates."""
+        texts = [text for batch in inputs for text in batch["text"]]
+        task: str | None = TASKS.get(task_metadata.type, "retrieval")
+        encode = self.model.encode_query if prompt_type == "query" else self.model.encode_document
+        task = task if task in self.model.tasks else None
+        return encode(texts, task=task, truncate_dim=self.embed_dim, precision=precision)
+
+
+if __name__ == "__main__":
+    for entry in catalog.ENTRIES:
+        name = entry.repo if "/" in entry.repo else f"mlx-jina/{entry.repo}"
+        meta = MODEL_REGISTRY.get(name, UNKNOWN.model_copy(update={"name": name}))
+        own = meta.model_copy(update={"loader": MLXJinaEncoder, "loader_kwargs": {}})
+        MODEL_REGISTRY.update(dict.fromkeys((name, entry.repo, *entry.aliases), own))
+    main()
