@@ -91,6 +91,17 @@ def test_the_real_size_equals_transformers_and_peft(tmp_path: Path) -> None:
         ids = [np.array(x) for x in kept.tokenize(["Document: " + text for text in TEXTS])]
         wanted = torch_reference.last_token(torch_reference.qwen3(folder, task), ids)
         np.testing.assert_allclose(kept.encode(TEXTS, task=task), wanted, atol=5e-6)
+    del kept
+    # MLX's half-precision products on a CPU are slow: a few short texts.
+    short = ["how fast is light?", "Licht", "光の速さ"]
+    for task in (None, checkpoints.V5_TASKS[0]):
+        exact, half = (
+            mlx_jina.load(folder, task=task, dtype=dtype).encode(short, task=checkpoints.V5_TASKS[0])
+            for dtype in ("float32", "bfloat16")
+        )
+        cosines = (exact * half).sum(axis=1)
+        print(f"bfloat16, {'kept' if task is None else 'fused'}: cosine {cosines.min():.6f}")
+        assert cosines.min() >= 0.9995
 
 
 @pytest.mark.slow
