@@ -104,8 +104,8 @@ def _refuse(file: GGUF, reason: str) -> CheckpointError:
 
 
 def _adapter(file: GGUF, architecture: Architecture, width: int) -> Adapter:
-    if (own := file.get("general.architecture", str)) != architecture.name:
-        raise _refuse(file, f"it is for {own}, but its base is {architecture.name}")
+    if (its := file.get("general.architecture", str)) != architecture.name:
+        raise _refuse(file, f"it is for {its}, but its base is {architecture.name}")
     if (kind := file.get("adapter.type", str)) != "lora":
         raise _refuse(file, f"metadata 'adapter.type' is {kind!r}, only 'lora' is implemented")
     alpha = float(file.get(ALPHA, (int, float), 0.0))
@@ -116,10 +116,10 @@ def _adapter(file: GGUF, architecture: Architecture, width: int) -> Adapter:
             raise _refuse(file, f"tensor {name!r} is not the lora_a or lora_b of a weight")
         halves.setdefault(target, {})[half] = name
     pairs: dict[str, Pair] = {}
-    for target, names_of in sorted(halves.items()):
-        if names_of.keys() != {"lora_a", "lora_b"}:
-            raise _refuse(file, f"{target} has only its {next(iter(names_of))}")
-        a, b = (_tensor(file, names_of[half]) for half in ("lora_a", "lora_b"))
+    for target, own in sorted(halves.items()):
+        if own.keys() != {"lora_a", "lora_b"}:
+            raise _refuse(file, f"{target} has only its {next(iter(own))}")
+        a, b = (_tensor(file, own[half]) for half in ("lora_a", "lora_b"))
         if target == LOOKED_UP:
             a, b = mx.contiguous(b.T), a
         if a.shape[0] != b.shape[1]:
@@ -164,7 +164,8 @@ def _join_types(adapter: Adapter, pairs: dict[str, Pair]) -> int:
             f"{adapter.path}: llama.cpp can be given an adapter of one token type, with one of token_embd; this "
             f"one is of {types.b.shape[0]} types and {'of' if words else 'not of'} token_embd"
         )
-    every = mx.broadcast_to(types.b * (types.scale / words.scale), (words.b.shape[0], types.b.shape[1]))
+    row = types.b.astype(mx.float32) * (types.scale / words.scale)
+    every = mx.broadcast_to(row, (words.b.shape[0], row.shape[1]))
     a, b = mx.concatenate([words.a, types.a]), mx.concatenate([words.b, every], axis=1)
     pairs[LOOKED_UP] = Pair(a, b, words.scale)
     return types.a.shape[0]
@@ -187,9 +188,8 @@ def files(opened: Source, architecture: Architecture, target: Path) -> list[gguf
 
 def _file(opened: Source, architecture: Architecture, target: Path, task: str, adapter: Adapter) -> gguf_file.File:
     pairs: dict[str, Pair] = {}
-    for name, piece in names.to_gguf(
-        adapter.path, architecture, [f"{module}.weight" for module in adapter.pairs]
-    ).items():
+    adapted = [f"{module}.weight" for module in adapter.pairs]
+    for name, piece in names.to_gguf(adapter.path, architecture, adapted).items():
         module = piece.name.removesuffix(".weight")
         if piece.of > 1:
             raise CheckpointError(f"{adapter.path}: it changes {module}, which GGUF holds in parts")

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -72,6 +73,14 @@ def test_the_same_vectors_from_gguf(tmp_path: Path, layout: str) -> None:
         np.testing.assert_array_equal(fused.encode(TEXTS), wanted.encode(TEXTS))
     query = mlx_jina.load(target, task="retrieval.query").encode_query(TEXTS)
     np.testing.assert_array_equal(query, mlx_jina.load(source, task="retrieval.query").encode_query(TEXTS))
+
+
+def test_the_same_vectors_from_the_published_dtype(tmp_path: Path) -> None:
+    source = v3_checkpoints.original(tmp_path / "source", dtype=mx.bfloat16)
+    convert.to_gguf(str(source), tmp_path / "v3.gguf", kind="BF16")
+    convert.to_mlx(str(source), tmp_path / "mlx")
+    for path in (tmp_path / "v3.gguf", tmp_path / "mlx"):
+        _check_equal(mlx_jina.load(path), source)
 
 
 @layouts
