@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from mlx_jina.errors import InputError
 from mlx_jina.weights import (
+    folder,
     gguf_blocks,
     gguf_file,
     gguf_lora,
@@ -240,7 +241,8 @@ def to_mlx(
     """Write a checkpoint as a folder that `mlx_jina.load` and MLX's other loaders take.
 
     Of a .gguf, blocks that MLX can hold exactly stay packed unless `dtype` or `bits` asks for something else.
-    `task` fuses its adapter; without it the adapters, if there are any, go into adapters/TASK as they are.
+    `task` fuses its adapter; without it the adapters, if there are any, go beside the weights as they are: into
+    adapters/TASK, of v3 into TASK as transformers names it.
     """
     if dtype is not None and dtype not in DTYPES:
         raise InputError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
@@ -272,7 +274,8 @@ def to_mlx(
         beside_them = [output for adapter in opened.adapters.values() for output in lora.outputs(adapter)]
         with _progress(sum(output.nbytes for output in (*outputs, *beside_them)), show_progress) as advance:
             for name, adapter in opened.adapters.items():
-                lora.write(beside / "adapters" / name, adapter, advance)
+                place = folder.adapter_folder(config.get("model_type"), name)
+                lora.write(beside / place, adapter, advance)
             safetensors_file.write(beside / "model.safetensors", outputs, advance)
 
 

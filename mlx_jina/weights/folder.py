@@ -51,6 +51,11 @@ def read_config(folder: Path) -> dict[str, Any]:
     return {**config, **config.get("text_config", {})}
 
 
+def adapter_folder(kind: str | None, task: str) -> str:
+    """Where a folder of this model_type has the adapter of a task."""
+    return jina_v3.folder_of(task) if kind == jina_v3.MODEL_TYPE else f"adapters/{task}"
+
+
 def adapter_folders(folder: Path, merged: bool = False) -> dict[str, str]:
     """Tasks that have, or by config.json should have, an adapter beside the base weights, and where."""
     if merged:
@@ -58,10 +63,10 @@ def adapter_folders(folder: Path, merged: bool = False) -> dict[str, str]:
     config = read_config(folder)
     kind, tasks = config.get("model_type"), config.get("task_names")
     if kind == jina_v3.MODEL_TYPE and tasks is None:
-        return {task: jina_v3.folder_of(task) for task in jina_v3.TASKS}
-    if kind != "jina_embeddings_v5" or not tasks:
+        tasks = jina_v3.TASKS
+    elif kind != "jina_embeddings_v5" or not tasks:
         tasks = sorted(path.parent.name for path in folder.glob(f"adapters/*/{lora.CONFIG_FILE}"))
-    return {task: f"adapters/{task}" for task in tasks}
+    return {task: adapter_folder(kind, task) for task in tasks}
 
 
 def _choose(tasks: Mapping[str, T], task: str | None) -> Mapping[str, T]:

@@ -3,13 +3,18 @@
 A base NAME.gguf has its adapters in lora-TASK-NAME.gguf. An adapter holds `X.weight.lora_a` (r, in) and
 `X.weight.lora_b` (out, r) for a weight `X.weight` of the base, and one alpha: W + (alpha / r) B A, where alpha 0
 stands for a factor of 1. Of token_embd, whose rows are looked up, lora_a is B and lora_b is A transposed.
+
+llama.cpp runs no adapter of token_types. Every token is of type 0, so that what v3's adapters have for it is
+written as further ranks of token_embd, with the same row for each token: [B 1 b] [A a] is B A plus b a everywhere.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from glob import escape
 from pathlib import Path
+from statistics import mode
 from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
@@ -28,9 +33,11 @@ if TYPE_CHECKING:
 ALPHA, TASK, PROMPT = "adapter.lora.alpha", "adapter.lora.task_name", "adapter.lora.prompt_prefix"
 # In a base: the tasks without whose adapters it is not to be used.
 TASKS = "mlx-jina.adapters"
+# In an adapter: how many of token_embd's ranks, the last, are those of token_types.
+TYPE_RANKS = "mlx-jina.token_type_ranks"
 BASE = "general.base_model.0.repo_url"
 HUB = "https://huggingface.co/"
-ADAPTER, LOOKED_UP = "adapter", "token_embd.weight"
+ADAPTER, LOOKED_UP, TYPES = "adapter", "token_embd.weight", "token_types.weight"
 
 
 def name_of(task: str, base: Path) -> Path:
@@ -88,16 +95,17 @@ def read(file: GGUF, task: str | None, *, alone: bool = False) -> dict[str, Adap
     # Without its adapter a model would answer all the same, from the base weights.
     if missing := [name_of(str(name), base).name for name in known if name not in files]:
         raise CheckpointError(f"{base} is a base model that lacks its adapters beside it: {', '.join(missing)}")
-    return {name: _adapter(files[name], architecture) for name in known}
+    width = file.get(f"{architecture.name}.embedding_length", int)
+    return {name: _adapter(files[name], architecture, width) for name in known}
 
 
 def _refuse(file: GGUF, reason: str) -> CheckpointError:
     return CheckpointError(f"{file.path}: {reason}; this adapter would not run exactly")
 
 
-def _adapter(file: GGUF, architecture: Architecture) -> Adapter:
-    if (own := file.get("general.architecture", str)) != architecture.name:
-        raise _refuse(file, f"it is for {own}, but its base is {architecture.name}")
+def _adapter(file: GGUF, architecture: Architecture, width: int) -> Adapter:
+    if (its := file.get("general.architecture", str)) != architecture.name:
+        raise _refuse(file, f"it is for {its}, but its base is {architecture.name}")
     if (kind := file.get("adapter.type", str)) != "lora":
         raise _refuse(file, f"metadata 'adapter.type' is {kind!r}, only 'lora' is implemented")
     alpha = float(file.get(ALPHA, (int, float), 0.0))
@@ -107,21 +115,60 @@ def _adapter(file: GGUF, architecture: Architecture) -> Adapter:
         if half not in ("lora_a", "lora_b") or not target.endswith(".weight"):
             raise _refuse(file, f"tensor {name!r} is not the lora_a or lora_b of a weight")
         halves.setdefault(target, {})[half] = name
-    parts, _ = names.from_gguf(file.path, architecture, halves, (0, 0, 0), 1)
-    pairs = {}
-    for ours, rows in sorted(parts.items()):
-        target = rows[0].name
-        if len(rows) > 1 or rows[0].stop is not None:
-            raise _refuse(file, f"tensor {target!r} is fused")
-        if halves[target].keys() != {"lora_a", "lora_b"}:
-            raise _refuse(file, f"{target} has only its {next(iter(halves[target]))}")
-        a, b = (_tensor(file, halves[target][half]) for half in ("lora_a", "lora_b"))
+    pairs: dict[str, Pair] = {}
+    for target, own in sorted(halves.items()):
+        if own.keys() != {"lora_a", "lora_b"}:
+            raise _refuse(file, f"{target} has only its {next(iter(own))}")
+        a, b = (_tensor(file, own[half]) for half in ("lora_a", "lora_b"))
         if target == LOOKED_UP:
             a, b = mx.contiguous(b.T), a
         if a.shape[0] != b.shape[1]:
             raise _refuse(file, f"{target} has a lora_a {a.shape} and a lora_b {b.shape}, which have no rank")
-        pairs[ours.removesuffix(".weight")] = Pair(a, b, alpha / a.shape[0] if alpha else 1.0)
-    return Adapter(file.path, str(file.get(BASE, str, "")).removeprefix(HUB), pairs)
+        pairs[target] = Pair(a, b, alpha / a.shape[0] if alpha else 1.0)
+    _split_types(file, pairs)
+    parts, _ = names.from_gguf(file.path, architecture, pairs, (width, width, width), 1)
+    found = {}
+    for ours, rows in sorted(parts.items()):
+        pair = pairs[rows[0].name]
+        fused = rows[0].stop is not None
+        # Queries, keys and values of one matrix share its A, where all three are as wide as the model.
+        if len(rows) > 1 or (fused and pair.b.shape[0] != 3 * width):
+            raise _refuse(file, f"tensor {rows[0].name!r} is fused")
+        b = mx.contiguous(pair.b[rows[0].start : rows[0].stop]) if fused else pair.b
+        found[ours.removesuffix(".weight")] = replace(pair, b=b)
+    return Adapter(file.path, str(file.get(BASE, str, "")).removeprefix(HUB), found)
+
+
+def _split_types(file: GGUF, pairs: dict[str, Pair]) -> None:
+    """Undo `_join_types`: exactly, where both ranks are the same."""
+    if not (ranks := file.get(TYPE_RANKS, int, 0)):
+        return
+    both = pairs.get(LOOKED_UP)
+    if both is None or TYPES in pairs or not 0 < ranks < both.a.shape[0]:
+        raise _refuse(file, f"metadata {TYPE_RANKS!r} is {ranks}, which its {LOOKED_UP} has not")
+    words = both.a.shape[0] - ranks
+    for target, rows, own in ((LOOKED_UP, None, slice(0, words)), (TYPES, 1, slice(words, None))):
+        # The scale that this part alone would have.
+        a, b = both.a[own], mx.contiguous(both.b[:rows, own])
+        share = a.shape[0] / both.a.shape[0]
+        pairs[target] = Pair(a * share, b, both.scale / share)
+
+
+def _join_types(adapter: Adapter, pairs: dict[str, Pair]) -> int:
+    """Put what is for the one token type into what is for every token; how many ranks that takes."""
+    if TYPES not in pairs:
+        return 0
+    types, words = pairs.pop(TYPES), pairs.get(LOOKED_UP)
+    if words is None or types.b.shape[0] != 1:
+        raise CheckpointError(
+            f"{adapter.path}: llama.cpp can be given an adapter of one token type, with one of token_embd; this "
+            f"one is of {types.b.shape[0]} types and {'of' if words else 'not of'} token_embd"
+        )
+    row = types.b.astype(mx.float32) * (types.scale / words.scale)
+    every = mx.broadcast_to(row, (words.b.shape[0], row.shape[1]))
+    a, b = mx.concatenate([words.a, types.a]), mx.concatenate([words.b, every], axis=1)
+    pairs[LOOKED_UP] = Pair(a, b, words.scale)
+    return types.a.shape[0]
 
 
 def _tensor(file: GGUF, name: str) -> mx.array:
@@ -140,18 +187,21 @@ def files(opened: Source, architecture: Architecture, target: Path) -> list[gguf
 
 
 def _file(opened: Source, architecture: Architecture, target: Path, task: str, adapter: Adapter) -> gguf_file.File:
-    pieces = names.to_gguf(adapter.path, architecture, [f"{module}.weight" for module in adapter.pairs])
-    alphas = {module: pair.scale * pair.a.shape[0] for module, pair in adapter.pairs.items()}
-    alpha = next(iter(alphas.values()))
-    outputs = []
-    for name, piece in pieces.items():
+    pairs: dict[str, Pair] = {}
+    adapted = [f"{module}.weight" for module in adapter.pairs]
+    for name, piece in names.to_gguf(adapter.path, architecture, adapted).items():
         module = piece.name.removesuffix(".weight")
         if piece.of > 1:
             raise CheckpointError(f"{adapter.path}: it changes {module}, which GGUF holds in parts")
-        pair = adapter.pairs[module]
+        pairs[name] = adapter.pairs[module]
+    type_ranks = _join_types(adapter, pairs)
+    alphas = {name: pair.scale * pair.a.shape[0] for name, pair in pairs.items()}
+    alpha = mode(alphas.values())
+    outputs = []
+    for name, pair in pairs.items():
         # A file has one alpha: what differs from it goes into one half of the pair.
         arrays = (pair.b, pair.a.T) if name == LOOKED_UP else (pair.a, pair.b)
-        for half, array, factor in zip(("lora_a", "lora_b"), arrays, (1.0, alphas[module] / alpha), strict=True):
+        for half, array, factor in zip(("lora_a", "lora_b"), arrays, (1.0, alphas[name] / alpha), strict=True):
             make = partial(_scaled, array, factor)
             outputs.append(gguf_file.Output(f"{name}.{half}", Type.F32, array.shape, make))
     base = opened.general.get("name", opened.path.stem)
@@ -165,6 +215,8 @@ def _file(opened: Source, architecture: Architecture, target: Path, task: str, a
         "general.base_model.count": 1,
         "general.base_model.0.name": base,
     }
+    if type_ranks:
+        keys[TYPE_RANKS] = type_ranks
     if "license" in opened.general:
         keys["general.license"] = opened.general["license"]
     if "source.url" in opened.general:

@@ -35,6 +35,8 @@ _NEUTRAL = {
 }
 # Others (pissa, loftq, olora ...) also changed the base weights.
 _PLAIN_STARTS = (None, True, False, "gaussian")
+# Modules whose rows are looked up, and whose halves PEFT names and turns otherwise.
+_LOOKED_UP = ("embed_tokens", "word_embeddings", "token_type_embeddings")
 _NAME = re.compile(
     r"base_model\.model\.(?:model\.)?(?P<module>.+)\."
     r"(?:lora_(?P<linear>[AB])\.weight|lora_embedding_(?P<embedding>[AB]))"
@@ -166,11 +168,13 @@ def write(folder: Path, adapter: Adapter, advance: Callable[[int], object] = lam
 
 def outputs(adapter: Adapter) -> list[safetensors_file.Output]:
     """An adapter's tensors under PEFT's names."""
-    halves = {
-        f"base_model.model.{module}.lora_{half}.weight": array
-        for module, pair in adapter.pairs.items()
-        for half, array in (("A", pair.a), ("B", pair.b))
-    }
+    halves: dict[str, mx.array] = {}
+    for module, pair in adapter.pairs.items():
+        name = f"base_model.model.{module}.lora"
+        if _leaf(module) in _LOOKED_UP:
+            halves |= {f"{name}_embedding_A": pair.b.T, f"{name}_embedding_B": pair.a.T}
+        else:
+            halves |= {f"{name}_A.weight": pair.a, f"{name}_B.weight": pair.b}
     return [
         safetensors_file.Output({name: (array.shape, array.dtype)}, partial(dict, {name: array}))
         for name, array in halves.items()

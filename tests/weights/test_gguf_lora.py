@@ -206,7 +206,11 @@ A, B = "blk.0.attn_q.weight.lora_a", "blk.0.attn_q.weight.lora_b"
         ({"general.architecture": "eurobert"}, {}, "it is for eurobert, but its base is qwen3"),
         ({"adapter.type": "ia3"}, {}, "'adapter.type' is 'ia3'"),
         ({gguf_lora.ALPHA: "much"}, {}, "of the wrong type"),
-        ({}, {"blk.0.odd.weight.lora_a": ODD}, "'blk.0.odd.weight' is not one that qwen3 has"),
+        (
+            {},
+            {"blk.0.odd.weight.lora_a": ODD, "blk.0.odd.weight.lora_b": ODD.T},
+            "'blk.0.odd.weight' is not one that qwen3 has",
+        ),
         ({}, {"blk.0.attn_norm.weight": ODD}, "not the lora_a or lora_b of a weight"),
         ({}, {"blk.0.attn_q.bias.lora_a": ODD}, "not the lora_a or lora_b of a weight"),
         ({}, {B: None}, "blk.0.attn_q.weight has only its lora_a"),
