@@ -136,6 +136,17 @@ class TestSwitching:
         assert (len(views), len(weights)) == (4, 1)
         assert len({id(view.embed_tokens.weight) for view in views}) == 1
 
+    def test_fingerprints_cover_an_adapters_scale(
+        self, folder: Path, model: mlx_jina.Encoder, tmp_path: Path
+    ) -> None:
+        other = shutil.copytree(folder, tmp_path / folder.name)
+        path = next(other.glob("adapters/retrieval/**/adapter_config.json"))
+        config = checkpoints.read_json(path)
+        checkpoints.write_json(path, config | {"lora_alpha": 2 * config["lora_alpha"]})
+        changed = mlx_jina.load(other)
+        assert changed.fingerprint("retrieval") != model.fingerprint("retrieval")
+        assert changed.fingerprint("clustering") == model.fingerprint("clustering")
+
     def test_fingerprints_tell_tasks_apart(self, folder: Path, model: mlx_jina.Encoder) -> None:
         found = {model.fingerprint(task) for task in TASKS}
         assert len(found | {mlx_jina.load(folder, task="retrieval").fingerprint()}) == 5

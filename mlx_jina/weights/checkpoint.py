@@ -76,6 +76,8 @@ def digest(model: nn.Module) -> str:
                 continue
             scales, biases = (module[part].astype(mx.float32) for part in ("scales", "biases"))
             tensor = mx.dequantize(tensor, scales, biases, module.group_size, module.bits)
+        if leaf == "lora_b":
+            tensor = tensor.astype(mx.float32) * module.scale
         # A zero may be negative in one format and not in another.
         values = tensor.astype(mx.float32) + 0
         mx.eval(values)

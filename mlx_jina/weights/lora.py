@@ -220,14 +220,14 @@ class LoRALinear(nn.Module):
         self.linear = linear
         self.lora_a = pair.a.astype(dtype)
         self.lora_b = pair.b.astype(dtype)
-        self._scale = pair.scale
+        self.scale = pair.scale
 
     def __call__(self, x: mx.array) -> mx.array:
         beside = (x @ self.lora_a.T) @ self.lora_b.T
         if isinstance(self.linear, nn.Linear) and "bias" not in self.linear:
             # The large product is rounded together with the sum, which halves the error of half precision.
-            return mx.addmm(beside, x, self.linear.weight.T, beta=self._scale)
-        return self.linear(x) + self._scale * beside
+            return mx.addmm(beside, x, self.linear.weight.T, beta=self.scale)
+        return self.linear(x) + self.scale * beside
 
 
 class LoRAEmbedding(nn.Module):
@@ -238,10 +238,10 @@ class LoRAEmbedding(nn.Module):
         self.embedding = embedding
         self.lora_a = pair.a.astype(dtype)
         self.lora_b = pair.b.astype(dtype)
-        self._scale = pair.scale
+        self.scale = pair.scale
 
     def __call__(self, ids: mx.array) -> mx.array:
-        return self.embedding(ids) + self._scale * (self.lora_b[ids] @ self.lora_a)
+        return self.embedding(ids) + self.scale * (self.lora_b[ids] @ self.lora_a)
 
 
 _LINEARS, _EMBEDDINGS = (nn.Linear, nn.QuantizedLinear), (nn.Embedding, nn.QuantizedEmbedding)
