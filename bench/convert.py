@@ -3,7 +3,7 @@
     python -m bench.convert [SOURCE] [--task T] [--types Q8_0 ...] [--mlx bfloat16 8 ...] [--texts N] [--sts CSV]
 
 SOURCE is a model's name, a folder or a .gguf; without it, random bfloat16 weights of the shape of
-jina-embeddings-v5-text-small (bench/v5_shape.py), made in a temporary folder. Every conversion and every
+jina-embeddings-v5-text-small (bench/models.py). Every conversion and every
 measurement runs in a process of its own. Tokens per second are those of the fastest of three runs over N texts
 of mixed lengths; peak memory is the process's on a CPU, and what MLX held on a GPU. Cosines are the lowest and
 the mean over the texts of `mlx-jina convert compare`, against SOURCE in float32. With a csv of sentence, sentence,
@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import resource
 import subprocess
 import sys
 import tempfile
@@ -30,22 +29,13 @@ import mlx.core as mx  # noqa: E402
 import numpy as np  # noqa: E402
 
 import mlx_jina  # noqa: E402
-from bench import v5_shape  # noqa: E402
+from bench import models, resident  # noqa: E402
 from convert.pocket import evaluate  # noqa: E402
 from mlx_jina import compare  # noqa: E402
 from mlx_jina.weights import convert, gguf_types  # noqa: E402
 
 MLX = ("bfloat16", "8", "6", "4")
 ROUNDS = 3
-
-
-def memory() -> float:
-    """Peak resident memory of this process in bytes, so it is asked for in a fresh one."""
-    if sys.platform == "darwin":
-        return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
-    # Linux's ru_maxrss starts from the parent's.
-    status = Path("/proc/self/status").read_text(encoding="ascii")
-    return 1024.0 * int(status.split("VmHWM:")[1].split()[0])
 
 
 def _in_process(**job: Any) -> dict[str, float]:
@@ -71,7 +61,7 @@ def _convert(source: str, target: str, kind: str, task: str | None) -> dict[str,
         convert.to_mlx(source, Path(target), task=task, show_progress=False, **options)
     else:
         convert.to_gguf(source, Path(target), task=task, kind=kind, show_progress=False)
-    return {"seconds": time.perf_counter() - start, "memory": memory()}
+    return {"seconds": time.perf_counter() - start, "memory": resident.peak()}
 
 
 def texts(count: int) -> list[str]:
@@ -93,7 +83,10 @@ def _measure(
         start = time.perf_counter()
         encoder.encode(timed)
         seconds.append(time.perf_counter() - start)
-    result = {"speed": tokens / min(seconds), "memory": mx.get_peak_memory() if device.on_gpu() else memory()}
+    result = {
+        "speed": tokens / min(seconds),
+        "memory": float(mx.get_peak_memory() if device.on_gpu() else resident.peak()),
+    }
     if sts is not None:
         width = encoder.dimension
         result["sts"] = evaluate.sts(Path(sts), lambda rows: np.asarray(encoder.encode(rows)), [width])[width]
@@ -164,9 +157,8 @@ def main() -> None:
     if options.job:
         print(json.dumps((_convert if "kind" in options.job else _measure)(**options.job)))
         return
-    with tempfile.TemporaryDirectory() as folder:
-        source = options.source or str(v5_shape.random_model(Path(folder) / "random"))
-        _table(source, [*(f"MLX {how}" for how in options.mlx), *options.types], options)
+    source = options.source or str(models.find("v5-small").folder)
+    _table(source, [*(f"MLX {how}" for how in options.mlx), *options.types], options)
 
 
 if __name__ == "__main__":

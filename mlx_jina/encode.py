@@ -14,7 +14,8 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from mlx_jina import inputs
+from mlx_jina import distributed, inputs
+from mlx_jina.distributed import Team
 from mlx_jina.errors import InputError, MlxJinaError
 
 if TYPE_CHECKING:
@@ -66,18 +67,43 @@ def run(
     `loading` are options of `mlx_jina.load`, `options` those of `Encoder.encode`; `chunking`, with which every
     chunk of a text is a row, those that `Encoder.encode_chunks` has besides.
     """
+
+    def opened() -> Encoder:
+        return open_model(model, loading)
+
+    rank = distributed.rank()
+    if rank is not None and chunking:
+        raise InputError("--chunk works in one process: start it without mlx.launch")
+    if rank is None:
+        _run(source, output, opened, options, chunking, resume, force)
+    elif rank:
+        tell(f"process {rank} encoded {distributed.follow(opened, rank, options)} texts")
+    else:
+        with distributed.Helpers() as helpers:
+            _run(source, output, lambda: Team(opened(), helpers), options, chunking, resume, force)
+
+
+def _run(
+    source: Source,
+    output: Path | None,
+    opened: Callable[[], Encoder | Team],
+    options: Mapping[str, Any],
+    chunking: Mapping[str, Any] | None,
+    resume: bool,
+    force: bool,
+) -> None:
     source = _checked(source)
     if output is None:
         if resume or force:
             raise InputError(f"--{'resume' if resume else 'force'} needs a file to write: --output")
-        _to_stdout(_Job(source, open_model(model, loading), options, chunking))
+        _to_stdout(_Job(source, opened(), options, chunking))
         return
     from mlx_jina import partial
 
     if chunking and output.suffix.lower() == ".npy":
         raise InputError(f"{output} has no place for where chunks are: with --chunk, write .jsonl or .parquet")
     if partial.check(output, source.paths, resume=resume, force=force):
-        _to_file(_Job(source, open_model(model, loading), options, chunking), output, resume)
+        _to_file(_Job(source, opened(), options, chunking), output, resume)
     else:
         tell(f"{output} is finished: nothing to resume")
 
@@ -122,7 +148,7 @@ class _Job:
     """What to encode, with what, and how."""
 
     source: Source
-    encoder: Encoder
+    encoder: Encoder | Team
     options: Mapping[str, Any]
     chunking: Mapping[str, Any] | None
 

@@ -145,7 +145,7 @@ def ahead(items: Iterable[Item], prepare: Callable[[Sequence[Item]], T]) -> Iter
         return positions, prepared.result()
 
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="mlx-jina-tokens") as executor:
-        for window in _cut(items):
+        for window in cut_windows(items):
             waiting.append(([position for position, _ in window], executor.submit(prepare, window)))
             if len(waiting) > 1:
                 yield next_one()
@@ -247,7 +247,7 @@ def finish(pooled: Floats, plan: Plan) -> Vectors:
     return vectors.quantize(vectors.normalize(kept) if plan.normalize else kept, plan.precision, plan.ranges)
 
 
-def _cut(items: Iterable[Item]) -> Iterator[list[Item]]:
+def cut_windows(items: Iterable[Item]) -> Iterator[list[Item]]:
     """Positions and texts in windows of bounded count and size."""
     window: list[Item] = []
     characters = 0

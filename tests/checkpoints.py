@@ -249,7 +249,7 @@ V5_SMALL = {
 V5_TINY = {"hidden": 64, "layers": 3, "heads": 4, "kv_heads": 2, "head_dim": 32, "intermediate": 96, "vocab": 512}
 
 
-def _v5_linears(config: dict[str, Any]) -> dict[str, tuple[int, int]]:
+def v5_linears(config: dict[str, Any]) -> dict[str, tuple[int, int]]:
     """(out, in) of every linear layer, by module name."""
     hidden, ffn, width = config["hidden_size"], config["intermediate_size"], config["head_dim"]
     q, kv = config["num_attention_heads"] * width, config["num_key_value_heads"] * width
@@ -284,7 +284,7 @@ def v5_small_weights(config: dict[str, Any], seed: int = 0) -> Weights:
         norm(f"layers.{i}.post_attention_layernorm", config["hidden_size"])
         norm(f"layers.{i}.self_attn.q_norm", config["head_dim"], 1.5)
         norm(f"layers.{i}.self_attn.k_norm", config["head_dim"], 1.5)
-    for name, (rows, columns) in _v5_linears(config).items():
+    for name, (rows, columns) in v5_linears(config).items():
         weights[f"{name}.weight"] = rng.standard_normal((rows, columns), dtype=np.float32) * np.float32(
             columns**-0.5
         )
@@ -331,7 +331,7 @@ def v5_adapter_weights(config: dict[str, Any], rank: int, seed: int) -> Weights:
     """A and B of every linear layer under PEFT's names, large enough to turn every vector."""
     rng = np.random.default_rng(seed)
     weights: Weights = {}
-    for name, (rows, columns) in _v5_linears(config).items():
+    for name, (rows, columns) in v5_linears(config).items():
         prefix = f"base_model.model.{name}"
         weights[f"{prefix}.lora_A.weight"] = rng.normal(0, columns**-0.5, (rank, columns)).astype(np.float32)
         weights[f"{prefix}.lora_B.weight"] = rng.normal(0, 0.5 * rank**-0.5, (rows, rank)).astype(np.float32)

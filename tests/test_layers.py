@@ -21,7 +21,7 @@ LEVELS = (
     ("loading", "pipeline"),
     ("late",),
     ("encoder",),
-    ("integrations",),
+    ("integrations", "distributed", "ray"),
     ("encode", "similarity", "info", "compare", "inputs", "outputs", "partial"),
     ("server",),
     ("service",),

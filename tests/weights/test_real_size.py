@@ -10,7 +10,7 @@ import pytest
 
 import mlx_jina
 from bench import convert as bench
-from bench import v5_shape
+from bench import models
 from mlx_jina.weights import convert, folder, gguf_tokenizer
 from mlx_jina.weights.gguf_file import GGUF
 from tests import checkpoints, decoder_checkpoints, reference
@@ -39,7 +39,9 @@ def _cosine(path: Path) -> float:
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return v5_shape.random_model(tmp_path_factory.mktemp("real") / "model")
+    folder = tmp_path_factory.mktemp("real")
+    models.v5_small(folder, 28)
+    return folder
 
 
 @pytest.mark.parametrize("kind", COUNTS)

@@ -1,0 +1,184 @@
+"""Peers side by side: each in its own process, the same texts, checked before they are timed in alternation."""
+
+from __future__ import annotations
+
+import base64
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import psutil
+
+from bench.models import Model
+from bench.peers import OURS, Peer
+
+# Longest wait for one reply; a peer that takes longer is listed as skipped.
+SECONDS_PER_REPLY = 900
+# Free memory that a peer must find, in sizes of the weights in float32: itself and its working memory.
+ROOM = 1.5
+
+
+class PeerError(Exception):
+    """A peer could not be started, died, or computes something else."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How much to measure."""
+
+    quick: bool
+    rounds: int
+    seconds: float
+    """About how long one timed run should take."""
+    models: Sequence[str]
+    peers: Sequence[str]
+    """Only peers whose name has one of these in it; all if empty."""
+
+
+@dataclass
+class Section:
+    """The answer to one question: rows of a table, and what could not be measured."""
+
+    title: str
+    note: str
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    skipped: dict[str, str] = field(default_factory=dict)
+    plot: dict[str, Any] = field(default_factory=dict)
+
+
+class Process:
+    """A peer that has loaded its model."""
+
+    def __init__(self, peer: Peer, model: Model) -> None:
+        self.peer = peer
+        # Lives as long as the process does.
+        self._errors = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
+        command = [sys.executable, "-m", "bench.child", peer.module, peer.option, str(model.folder)]
+        pipe = subprocess.PIPE
+        self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=self._errors, text=True)
+        self._reply()
+
+    def ask(self, **request: Any) -> dict[str, Any]:
+        """One request, one reply. Raises PeerError with the peer's last words if there is none."""
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps(request) + "\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            pass
+        return self._reply()
+
+    def _reply(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        timer = threading.Timer(SECONDS_PER_REPLY, self._process.kill)
+        timer.start()
+        line = self._process.stdout.readline()
+        timer.cancel()
+        if not line:
+            self._process.wait()
+            self._errors.seek(0)
+            words = [line.strip() for line in self._errors if line.strip()]
+            raise PeerError(words[-1][:200] if words else f"ended with status {self._process.returncode}")
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+    def give(self, texts: Sequence[str], longest: int) -> None:
+        """Set the texts that `seconds`, `vectors` and `memory` are about. `longest` is in tokens."""
+        self.ask(texts=list(texts), longest=longest)
+
+    def seconds(self) -> float:
+        """Encode once, on the clock."""
+        return float(self.ask(do="encode")["seconds"])
+
+    def vectors(self) -> npt.NDArray[np.float32]:
+        """The texts' vectors (N, D)."""
+        answer = self.ask(do="vectors")
+        return np.frombuffer(base64.b64decode(answer["rows"]), dtype=np.float32).reshape(answer["shape"])
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.kill()
+        self._process.communicate()
+        self._errors.close()
+
+
+@contextmanager
+def started(model: Model, peers: Sequence[Peer], skipped: dict[str, str]) -> Iterator[dict[str, Process]]:
+    """The peers that can run here, ours first, loaded one after the other; the others go to `skipped`."""
+    size = sum(path.stat().st_size for path in model.folder.glob("*.safetensors"))
+    with ExitStack() as stack:
+        running: dict[str, Process] = {}
+        for peer in peers:
+            reason = peer.missing()
+            if reason is None and peer.name != OURS and psutil.virtual_memory().available < 2 * ROOM * size:
+                reason = f"too little free memory for {model.name} beside the others"
+            if reason is None:
+                try:
+                    running[peer.name] = process = Process(peer, model)
+                    stack.callback(process.close)
+                except PeerError as error:
+                    reason = str(error)
+            if reason is not None:
+                skipped[f"{peer.name} ({model.name})"] = reason
+        if OURS not in running:
+            raise PeerError(f"mlx-jina itself does not run: {skipped}")
+        yield running
+
+
+def give(
+    running: dict[str, Process], texts: Sequence[str], longest: int, what: str, skipped: dict[str, str]
+) -> dict[str, Process]:
+    """Hand out texts, warm up, and keep those whose vectors are ours. `what` names the texts in `skipped`."""
+    kept = {}
+    ours: npt.NDArray[np.float32] | None = None
+    for name, process in list(running.items()):
+        try:
+            process.give(texts, longest)
+            vectors = process.vectors()
+            ours = vectors if ours is None else ours
+            if not (found := lowest_cosine(ours, vectors)) >= process.peer.cosine:
+                raise PeerError(f"computes something else: lowest cosine to ours {found:.4f}")
+            kept[name] = process
+        except PeerError as error:
+            skipped[f"{name} ({what})"] = str(error)
+            if process._process.poll() is not None:
+                running.pop(name)
+    return kept
+
+
+def alternate(running: Mapping[str, Process], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each peer, round by round; every round starts with another one."""
+    names = list(running)
+    times: dict[str, list[float]] = {name: [] for name in names}
+    for i in range(rounds):
+        for name in names[i % len(names) :] + names[: i % len(names)]:
+            times[name].append(running[name].seconds())
+    return times
+
+
+def lowest_cosine(a: npt.NDArray[np.float32], b: npt.NDArray[np.float32]) -> float:
+    """Between rows of the same text; NaN if any is."""
+    if a.shape != b.shape:
+        return float("nan")
+    products = (a.astype(np.float64) * b).sum(axis=1)
+    lengths = np.linalg.norm(a.astype(np.float64), axis=1) * np.linalg.norm(b.astype(np.float64), axis=1)
+    return float((products / lengths).min())
+
+
+def spread(values: Sequence[float]) -> list[float]:
+    """Median, lowest and highest."""
+    return [statistics.median(values), min(values), max(values)]
+
+
+def ratio(theirs: Sequence[float], ours: Sequence[float]) -> list[float]:
+    """How many times as long theirs took, round by round: median, lowest, highest."""
+    return spread([a / b for a, b in zip(theirs, ours, strict=True)])

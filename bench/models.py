@@ -1,0 +1,214 @@
+"""The models that are measured: real shapes in their published layouts, with random weights, and `pocket`.
+
+Speed and memory do not depend on what the numbers are. They are made once, in `.cache/bench`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mlx_jina import device, hub
+from mlx_jina.tokens import Tokenizer
+
+device.use_fast_blas()
+import mlx.core as mx  # noqa: E402
+from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, trainers  # noqa: E402
+from tokenizers import Tokenizer as FastTokenizer  # noqa: E402
+
+from bench import texts  # noqa: E402
+from mlx_jina.weights import folder as reader  # noqa: E402
+from mlx_jina.weights import gguf_tokenizer, quantize, safetensors_file  # noqa: E402
+from tests import checkpoints, decoder_checkpoints  # noqa: E402
+
+CACHE = Path(__file__).resolve().parent.parent / ".cache" / "bench"
+QUICK_LAYERS = 2
+# Qwen's vocabulary, without special tokens.
+QWEN_TOKENS = 151_643
+
+
+@dataclass(frozen=True)
+class Model:
+    """A folder to load, and what is worth saying about it."""
+
+    name: str
+    family: str
+    layers: int
+    half: str
+    folder: Path
+
+    @property
+    def weights(self) -> str:
+        """Real or random, in words."""
+        return "real" if self.name == "pocket" else "random"
+
+    def precision(self) -> str:
+        """What this backend computes the model in by default: half precision on a GPU, else float32."""
+        return self.half if device.on_gpu() else "float32"
+
+    def tokenizer(self) -> Tokenizer:
+        """The folder's tokenizer."""
+        return Tokenizer.from_file(self.folder / "tokenizer.json")
+
+    def config(self) -> dict[str, Any]:
+        """The folder's config.json."""
+        return checkpoints.read_config(self.folder)
+
+
+def names() -> tuple[str, ...]:
+    """All there are."""
+    return ("pocket", *_MAKERS)
+
+
+def find(name: str, *, quick: bool = False) -> Model:
+    """A model, made if this is the first time. `quick` keeps the widths and leaves out layers."""
+    if name == "pocket":
+        return Model(name, "jina_bert", 4, "float16", hub.embedded(name))
+    family, layers, half, make = _MAKERS[name]
+    layers = QUICK_LAYERS if quick else layers
+    folder = CACHE / f"{name}-{layers}"
+    if not folder.is_dir():
+        unfinished = CACHE / f"{folder.name}.unfinished"
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir(parents=True)
+        make(unfinished, layers)
+        os.replace(unfinished, folder)
+    return Model(f"{name}, {layers} layers" if quick else name, family, layers, half, folder)
+
+
+def tensors(folder: Path) -> dict[str, mx.array]:
+    """A folder's tensors, unpacked and not yet read."""
+    files = reader.read(folder)
+    if quantize.is_quantized(files.config):
+        return quantize.dequantize(files.tensors, files.config, mx.float32)
+    return dict(files.tensors)
+
+
+def float32_tensors(folder: Path) -> checkpoints.Weights:
+    """The same as NumPy arrays, for implementations that share nothing else with ours."""
+    return {name: np.array(x.astype(mx.float32)) for name, x in tensors(folder).items()}
+
+
+def v2_small(folder: Path, layers: int) -> None:
+    """jina-embeddings-v2-small-en's shape, with the tokenizer of `pocket`, which was trained on English."""
+    config = checkpoints.jina_bert_config(
+        "original", hidden=512, layers=layers, heads=8, intermediate=2048, vocab=30528
+    )
+    weights = checkpoints.jina_bert_weights("original", config, std=0.02)
+    tokenizer = FastTokenizer.from_file(str(hub.embedded("pocket") / "tokenizer.json"))
+    checkpoints.write_folder(folder, config, weights, tokenizer, mx.float16)
+
+
+def v5_nano(folder: Path, layers: int) -> None:
+    """jina-embeddings-v5-text-nano's shape with one task merged."""
+    config = decoder_checkpoints.nano_config(**{**decoder_checkpoints.NANO, "layers": layers})
+    config |= {"model_type": "eurobert", "architectures": ["EuroBertModel"]}
+    weights = decoder_checkpoints.nano_weights(config)
+    checkpoints.write_folder(folder, config, weights, decoder_checkpoints.llama_tokenizer(), mx.bfloat16)
+    _last_token_modules(folder, "<|end_of_text|>")
+
+
+def v5_small(folder: Path, layers: int) -> None:
+    """jina-embeddings-v5-text-small's shape with one task merged, written tensor by tensor."""
+    c = checkpoints.v5_small_config(**{**checkpoints.V5_SMALL, "layers": layers})
+    c |= {"model_type": "qwen3", "architectures": ["Qwen3Model"]}
+    hidden, head = c["hidden_size"], c["head_dim"]
+    shapes: dict[str, tuple[int, ...]] = {
+        "embed_tokens.weight": (c["vocab_size"], hidden),
+        "norm.weight": (hidden,),
+    }
+    for i in range(layers):
+        own = f"layers.{i}"
+        shapes |= {f"{own}.{norm}.weight": (hidden,) for norm in ("input_layernorm", "post_attention_layernorm")}
+        shapes |= {f"{own}.self_attn.{norm}.weight": (head,) for norm in ("q_norm", "k_norm")}
+    shapes |= {f"{name}.weight": shape for name, shape in checkpoints.v5_linears(c).items()}
+
+    def make(name: str, shape: tuple[int, ...]) -> dict[str, mx.array]:
+        if len(shape) == 1:
+            return {name: mx.random.normal(shape, mx.bfloat16, loc=1, scale=0.1)}
+        return {name: mx.random.normal(shape, mx.bfloat16, scale=shape[-1] ** -0.5)}
+
+    outputs = [
+        safetensors_file.Output({name: (shape, mx.bfloat16)}, partial(make, name, shape))
+        for name, shape in shapes.items()
+    ]
+    safetensors_file.write(folder / "model.safetensors", outputs)
+    checkpoints.write_json(folder / "config.json", c)
+    qwen_tokenizer().save(str(folder / "tokenizer.json"))
+    _last_token_modules(folder, "<|endoftext|>")
+
+
+_MAKERS: dict[str, tuple[str, int, str, Callable[[Path, int], None]]] = {
+    "v2-small": ("jina_bert", 4, "float16", v2_small),
+    "v5-nano": ("eurobert", 12, "bfloat16", v5_nano),
+    "v5-small": ("qwen3", 28, "bfloat16", v5_small),
+}
+
+
+def _last_token_modules(folder: Path, pad: str) -> None:
+    """What sentence-transformers reads: the transformer, its last token, unit length."""
+    kinds = ("Transformer", "Pooling", "Normalize")
+    rows = [
+        {
+            "idx": i,
+            "name": str(i),
+            "path": f"{i}_{kind}" if i else "",
+            "type": f"sentence_transformers.models.{kind}",
+        }
+        for i, kind in enumerate(kinds)
+    ]
+    checkpoints.write_json(folder / "modules.json", rows)
+    width = checkpoints.read_config(folder)["hidden_size"]
+    pooling = {
+        "word_embedding_dimension": width,
+        "pooling_mode_lasttoken": True,
+        "pooling_mode_mean_tokens": False,
+    }
+    checkpoints.write_json(folder / "1_Pooling" / "config.json", pooling)
+    checkpoints.write_json(
+        folder / "tokenizer_config.json",
+        {"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": pad, "model_max_length": 8192},
+    )
+
+
+def qwen_tokenizer() -> FastTokenizer:
+    """Qwen's rules over as many tokens as Qwen has: merges learned from the manual, then random ones.
+
+    So text becomes about as many tokens as with the real one, and files are as large.
+    """
+    tokenizer = FastTokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.NFC()
+    split = pre_tokenizers.Split(Regex(gguf_tokenizer.QWEN_SPLIT), behavior="isolated")
+    bytes_ = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, bytes_])
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(vocab_size=20_000, initial_alphabet=alphabet, show_progress=False)
+    tokenizer.train_from_iterator([" ".join(texts.words())], trainer)
+    learned = json.loads(tokenizer.to_str())["model"]
+    tokenizer.model = models.BPE(*_padded(learned["vocab"], [(a, b) for a, b in learned["merges"]]))
+    tokenizer.add_special_tokens(checkpoints.QWEN_SPECIALS)
+    return tokenizer
+
+
+def _padded(
+    vocab: dict[str, int], merges: Sequence[tuple[str, str]]
+) -> tuple[dict[str, int], list[tuple[str, str]]]:
+    rng = random.Random(0)
+    tokens, pairs, known = sorted(vocab, key=vocab.__getitem__), list(merges), set(vocab)
+    while len(tokens) < QWEN_TOKENS:
+        left, right = rng.choice(tokens), rng.choice(tokens)
+        if len(left + right) <= 14 and left + right not in known:
+            known.add(left + right)
+            tokens.append(left + right)
+            pairs.append((left, right))
+    return {token: i for i, token in enumerate(tokens)}, pairs

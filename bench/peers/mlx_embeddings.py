@@ -1,0 +1,49 @@
+"""mlx-embeddings through its own `load` and `generate`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bench.models import Model
+
+NAME, PACKAGE = "mlx-embeddings", "mlx_embeddings"
+FAMILIES = ("qwen3",)
+SETTINGS = "`generate`, 32 texts a batch sorted by length, at most 8,192 tokens; the same BLAS as ours"
+TEXTS, TOKENS = 32, 8192
+
+
+def options(model: Model) -> tuple[str, ...]:
+    """The precision of ours."""
+    return (model.precision(),)
+
+
+def load(folder: Path, option: str) -> Callable[[Sequence[str], int], Any]:
+    """Texts to vectors."""
+    from mlx_jina import device
+
+    device.use_fast_blas()
+    import mlx.core as mx
+    import numpy as np
+    from mlx_embeddings import generate
+    from mlx_embeddings import load as load_model
+
+    model, tokenizer = load_model(str(folder))
+    model.set_dtype(getattr(mx, option))
+
+    def encode(texts: Sequence[str], longest: int) -> Any:
+        # Characters stand in for tokens, as in sentence-transformers.
+        order = sorted(range(len(texts)), key=lambda i: -len(texts[i]))
+        size = max(1, min(TEXTS, TOKENS // longest))
+        vectors: list[Any] = [None] * len(texts)
+        for start in range(0, len(order), size):
+            chosen = order[start : start + size]
+            output = generate(model, tokenizer, [texts[i] for i in chosen], max_length=longest)
+            rows = np.array(output.text_embeds.astype(mx.float32))
+            for index, vector in zip(chosen, rows, strict=True):
+                vectors[index] = vector
+        return np.stack(vectors)
+
+    return encode

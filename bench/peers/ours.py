@@ -1,0 +1,27 @@
+"""mlx-jina, as `load` and `encode` give it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bench.models import Model
+
+NAME, PACKAGE = "mlx-jina", "mlx_jina"
+FAMILIES = ("jina_bert", "qwen3", "eurobert")
+SETTINGS = "as it comes: `load(folder)`, `encode(texts)`"
+
+
+def options(model: Model) -> tuple[str, ...]:
+    """What the backend computes in by default."""
+    return (model.precision(),)
+
+
+def load(folder: Path, option: str) -> Callable[[Sequence[str], int], Any]:
+    """Texts to vectors."""
+    import mlx_jina
+
+    model = mlx_jina.load(folder, dtype=option)
+    return lambda texts, longest: model.encode(texts, prompt="", max_length=max(longest, 8))

@@ -1,0 +1,65 @@
+"""How many tokens a second, by length and on mixed lengths?"""
+
+from __future__ import annotations
+
+from bench import harness, models, peers, texts
+from bench.harness import Options, Process, Section
+from bench.models import Model
+
+LENGTHS = (16, 64, 128, 512, 2048, 8192)
+QUICK_LENGTHS = (16, 128)
+# Of `texts.mixed_lengths`.
+MEAN_OF_MIXED = 120
+MOST_TEXTS = 2048
+
+
+def run(options: Options) -> Section:
+    """Every peer on every kind of text."""
+    section = Section(
+        "Throughput",
+        "Texts to unit vectors, tokenising included. Each row is texts of one length, or of log-normal lengths "
+        "around 80 (5 to 1,024), all prose. 'ours is faster by' is the peer's time over ours in the same round.",
+        plot={"panel": "model", "line": "peer", "x": "tokens a text", "y": "tokens/s", "scale": "log"},
+    )
+    lengths = QUICK_LENGTHS if options.quick else LENGTHS
+    for name in options.models:
+        model = models.find(name, quick=options.quick)
+        with harness.started(model, peers.of(model, options.peers), section.skipped) as running:
+            for length in lengths:
+                drawn = [length] * _count(running[peers.OURS], model, length, options.seconds)
+                _measure(section, options, model, running, length, drawn)
+            count = _count(running[peers.OURS], model, MEAN_OF_MIXED, options.seconds)
+            _measure(section, options, model, running, "mixed", texts.mixed_lengths(max(8, count)))
+    return section
+
+
+def _count(ours: Process, model: Model, length: int, seconds: float) -> int:
+    """How many texts of a length we encode in about so many seconds."""
+    probe = texts.of_lengths(model.tokenizer(), [length] * max(1, 1024 // length))
+    ours.give(probe, length)
+    return max(1, min(MOST_TEXTS, round(seconds / min(ours.seconds(), ours.seconds()) * len(probe))))
+
+
+def _measure(
+    section: Section,
+    options: Options,
+    model: Model,
+    running: dict[str, Process],
+    name: int | str,
+    lengths: list[int],
+) -> None:
+    batch = texts.of_lengths(model.tokenizer(), lengths, seed=1)
+    kept = harness.give(running, batch, max(lengths), f"{model.name}, {name} tokens", section.skipped)
+    times = harness.alternate(kept, options.rounds)
+    for peer, seconds in times.items():
+        section.rows.append(
+            {
+                "model": model.name,
+                "weights": model.weights,
+                "tokens a text": name,
+                "texts": len(lengths),
+                "peer": peer,
+                "tokens/s": harness.spread([sum(lengths) / s for s in seconds]),
+                "ours is faster by": None if peer == peers.OURS else harness.ratio(seconds, times[peers.OURS]),
+            }
+        )
