@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mlx_jina import prompts
+from mlx_jina import late, models, prompts
 from mlx_jina.encoder import Encoder
 from mlx_jina.errors import InputError, NumericalError, TooLongError
 from mlx_jina.server.library import Library, Model
@@ -64,7 +64,8 @@ class Engine:
         - `task`: as in Jina's API; `input_type`: "query" or "document", or a task, in anybody's spelling
           (`prompt_name` means the same). They add to the suffix, and must not contradict it.
         - `truncate`: cut texts that are too long, and count them; otherwise they are refused.
-        - `late_chunking`: the texts are one document's chunks, in order, each embedded in its context.
+        - `late_chunking`: the texts are one document's chunks, in order, each embedded in its context. The
+          document may be longer than the model's limit.
 
         Raises Refusal: 404 for a model that is not here, 400 for texts and options that cannot be used, 503 if
         the server has no room or the model does not load. Cancelling the call gives its place to others.
@@ -77,8 +78,6 @@ class Engine:
             try:
                 task, prompt_name = _task_and_prompt(encoder, suffix, task, input_type)
                 _check_dimensions(encoder, dimensions)
-                if late_chunking:
-                    raise Refusal(400, "this server does not offer late_chunking", None, "late_chunking")
                 plan = encoder.plan(
                     task=task,
                     prompt_name=prompt_name,
@@ -87,7 +86,9 @@ class Engine:
                     normalize_embeddings=normalize,
                     precision=precision,
                 )
-                encoded = await loaded.scheduler.run(texts, plan)
+                if late_chunking:
+                    _check_late_chunking(plan.model)
+                encoded = await loaded.scheduler.run(texts, plan, late_chunking=late_chunking)
             except TooLongError as error:
                 raise Refusal(400, str(error), "INPUT_TOKEN_LIMIT_EXCEEDED", "input") from None
             except InputError as error:
@@ -141,6 +142,13 @@ def _default_task(encoder: Encoder, side: str | None) -> str | None:
     if side is not None and "retrieval" in encoder.tasks:
         return "retrieval"
     return encoder.entry.default_task if encoder.entry else None
+
+
+def _check_late_chunking(model: models.Model) -> None:
+    try:
+        late.check_pooling(model)
+    except InputError as error:
+        raise Refusal(400, str(error), None, "late_chunking") from None
 
 
 def _check_dimensions(encoder: Encoder, dimensions: int | None) -> None:
