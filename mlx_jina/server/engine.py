@@ -118,7 +118,11 @@ def _task_and_prompt(
         if word is None:
             continue
         word = _INPUT_TYPES.get(word, word)
+        if place == "input_type" and word == "clustering" and "separation" in encoder.tasks:
+            word = "separation"
         name, side = (None, word) if word in _SIDES else prompts.split_task(word)
+        if word in encoder.tasks:
+            name, side = word, None
         if name is not None:
             tasks[name] = place
         if side is not None:
@@ -128,17 +132,17 @@ def _task_and_prompt(
             raise Refusal(400, f"{' and '.join(f'{place} ({name})' for name, place in named.items())} contradict")
     name = next(iter(tasks), None)
     side = next(iter(sides), None)
-    if name is None and len(encoder.tasks) > 1:
-        name = _default_task(encoder, side)
     if side is None:
-        return name, None
-    return name, prompts.of_side(
-        (prompts.QUERY,) if side == "query" else prompts.DOCUMENTS, encoder.prompts, name, encoder.tasks
-    )
+        return name or _default_task(encoder, side), None
+    names = (prompts.QUERY,) if side == "query" else prompts.DOCUMENTS
+    name = prompts.task_of_side(names, name, encoder.tasks) or _default_task(encoder, side)
+    return name, prompts.of_side(names, encoder.prompts, name, encoder.tasks)
 
 
 def _default_task(encoder: Encoder, side: str | None) -> str | None:
     """Only retrieval has two sides; for the rest, the default of Jina's own API."""
+    if len(encoder.tasks) < 2:
+        return None
     if side is not None and "retrieval" in encoder.tasks:
         return "retrieval"
     return encoder.entry.default_task if encoder.entry else None
