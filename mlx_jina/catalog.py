@@ -12,7 +12,8 @@ class Entry:
 
     `repo` is its Hugging Face id; `truncate_dims` are the Matryoshka sizes it was trained for. With several
     `tasks` it comes with an adapter or with prompts for each; with one, that is merged into its weights. `prompts`
-    stand in where the checkpoint brings none. `default_task` is what Jina's hosted API takes when none is named.
+    stand in where the checkpoint brings none. `default_task` is what Jina's hosted API takes when none is named;
+    v3 has none, and answers from its base weights there too.
     """
 
     repo: str
@@ -121,6 +122,7 @@ def _code(size: str, dimension: int, truncate_dims: tuple[int, ...]) -> tuple[En
             tasks=("nl2code", "qa", "code2code", "code2nl", "code2completion"),
             prompts=_CODE_PROMPTS,
             default_prompt_name="query",
+            default_task="nl2code",
         )
         for ending in ("", "-mlx")
     )

@@ -22,7 +22,7 @@ from mlx_jina.batching import Batch
 from mlx_jina.chunking import Chunk, Chunking, Span
 from mlx_jina.errors import InputError
 from mlx_jina.models import Model
-from mlx_jina.pipeline import Item, Pipeline, Plan, ahead, check_length, finish, prompted, warn_of_cut
+from mlx_jina.pipeline import Item, Pipeline, Plan, Pool, ahead, check_length, finish, prompted, warn_of_cut
 from mlx_jina.tokens import Ids, Offsets
 from mlx_jina.vectors import Floats, Vectors
 
@@ -82,13 +82,56 @@ class _Window:
     spans: list[Span]
 
 
+class Windows:
+    """Documents as they are run: each in one window or more, and what every window has of the chunks."""
+
+    def __init__(
+        self,
+        documents: Sequence[_Tokenized],
+        spans: Sequence[Sequence[Span]],
+        closing: int,
+        plan: Plan,
+    ) -> None:
+        """`spans` are the tokens of each document's chunks."""
+        windows = [list(_windows(d, s, closing, plan.max_length)) for d, s in zip(documents, spans, strict=True)]
+        firsts = np.cumsum([0, *(len(chunks) for chunks in spans)]).tolist()
+        self.of_document: list[int] = [len(parts) for parts in windows]
+        """How many windows each document has."""
+        self.ids: list[Ids] = [part.ids for parts in windows for part in parts]
+        """What to run, window by window."""
+        self.spans: list[list[Span]] = [part.spans for parts in windows for part in parts]
+        """Tokens of a window that are one chunk's each."""
+        self.tokens: list[int] = [stop - start for chunks in spans for start, stop in chunks]
+        """How many tokens each chunk has."""
+        self._numbers = [
+            slice(first + part.numbers.start, first + part.numbers.stop)
+            for first, parts in zip(firsts, windows, strict=False)
+            for part in parts
+        ]
+
+    def pool(self, window: int) -> Pool:
+        """The means of one window's spans, to be run by itself."""
+        return partial(_means, [self.spans[window]])
+
+    def chunks(self, means: Floats) -> Floats:
+        """Each chunk's mean (C, D), of those that the windows have of it, all one after the other."""
+        pooled: Floats = np.zeros((len(self.tokens), means.shape[1]), dtype=np.float32)
+        lengths = np.array(self.tokens, dtype=np.float32)
+        row = 0
+        for chunks, spans in zip(self._numbers, self.spans, strict=True):
+            share = np.array([stop - start for start, stop in spans], dtype=np.float32) / lengths[chunks]
+            pooled[chunks] += means[row : row + len(share)] * share[:, None]
+            row += len(share)
+        return pooled
+
+
 def check_pooling(model: Model) -> None:
     """Raise for a model whose vectors are no means of tokens."""
     if model.pooling != "mean":
         raise InputError(
             f"late chunking needs a model that averages its tokens; this one takes the {model.pooling} token's "
             "state, and no token inside a document was trained to stand for what is around it; "
-            "encode_chunks(..., late=False) embeds each chunk alone"
+            "without it (late=False) each chunk is embedded alone"
         )
 
 
@@ -109,7 +152,8 @@ def documents(
     for positions, prepared in ahead(items, prepare):
         if late:
             spans = [[chunk.token_span for chunk in chunks] for _, chunks in prepared]
-            rows = _late(pipeline, [document for document, _ in prepared], spans, positions, plan, advance)
+            windows = Windows([document for document, _ in prepared], spans, pipeline.tokenizer.closing, plan)
+            rows = _late(pipeline, windows, positions, plan, advance)
         else:
             # Positions name documents, in errors too.
             pieces = [
@@ -129,9 +173,17 @@ def documents(
 def joined(pipeline: Pipeline, texts: Sequence[str], plan: Plan, advance: Callable[[int], object]) -> Vectors:
     """One vector for each text, as a chunk of the document that all of them make, joined by spaces: (N, D)."""
     check_pooling(plan.model)
-    tokens.check(texts)
     if not texts:
         return finish(np.empty((0, plan.model.dimension), dtype=np.float32), plan)
+    return _late(pipeline, joined_windows(pipeline, texts, plan), [0], plan, lambda _: advance(len(texts)))
+
+
+def joined_windows(pipeline: Pipeline, texts: Sequence[str], plan: Plan) -> Windows:
+    """The document that one text or more make, joined by spaces; each text is a chunk of it.
+
+    Raises InputError for a text without tokens of its own.
+    """
+    tokens.check(texts)
     starts = np.cumsum([0, *(len(text) + 1 for text in texts)]).tolist()
     (document,) = _tokenize(pipeline, [(0, " ".join(texts))], plan)
     edges = [*starts[:-1], starts[-1] - 1]
@@ -141,7 +193,7 @@ def joined(pipeline: Pipeline, texts: Sequence[str], plan: Plan, advance: Callab
             f"text {int(np.argmin(counts))} has no tokens of its own, so nothing in the document stands for it"
         )
     spans = document.token_spans(list(pairwise(edges)))
-    return _late(pipeline, [document], [spans], [0], plan, lambda _: advance(len(texts)))
+    return Windows([document], [spans], pipeline.tokenizer.closing, plan)
 
 
 def token_vectors(
@@ -223,37 +275,19 @@ def _windows(document: _Tokenized, spans: Sequence[Span], closing: int, max_leng
 
 
 def _late(
-    pipeline: Pipeline,
-    prepared: Sequence[_Tokenized],
-    spans: Sequence[Sequence[Span]],
-    positions: Sequence[int],
-    plan: Plan,
-    advance: Callable[[int], object],
+    pipeline: Pipeline, windows: Windows, positions: Sequence[int], plan: Plan, advance: Callable[[int], object]
 ) -> Vectors:
-    """The vectors of every document's chunks, whose tokens are `spans`, one document after the other."""
-    closing = pipeline.tokenizer.closing
-    windows = [list(_windows(d, s, closing, plan.max_length)) for d, s in zip(prepared, spans, strict=True)]
-    parts = [window for document in windows for window in document]
-    last = set((np.cumsum([len(document) for document in windows]) - 1).tolist())
+    """The vectors of every document's chunks, one document after the other."""
+    last = set((np.cumsum(windows.of_document) - 1).tolist())
     means = pipeline.forward(
-        [part.ids for part in parts],
-        [position for position, document in zip(positions, windows, strict=True) for _ in document],
+        windows.ids,
+        np.repeat(positions, windows.of_document).tolist(),
         plan,
         lambda texts: advance(len(last.intersection(texts))),
-        pool=partial(_means, [part.spans for part in parts]),
-        counts=[len(part.spans) for part in parts],
+        pool=partial(_means, windows.spans),
+        counts=[len(spans) for spans in windows.spans],
     )
-    lengths = np.array([stop - start for document in spans for start, stop in document], dtype=np.float32)
-    pooled: Floats = np.zeros((len(lengths), means.shape[1]), dtype=np.float32)
-    row = first_chunk = 0
-    for document, document_spans in zip(windows, spans, strict=True):
-        for part in document:
-            chunks = slice(first_chunk + part.numbers.start, first_chunk + part.numbers.stop)
-            share = np.array([stop - start for start, stop in part.spans], dtype=np.float32) / lengths[chunks]
-            pooled[chunks] += means[row : row + len(share)] * share[:, None]
-            row += len(share)
-        first_chunk += len(document_spans)
-    return finish(pooled, plan)
+    return finish(windows.chunks(means), plan)
 
 
 def _means(spans: Sequence[Sequence[Span]], model: Model, batch: Batch) -> mx.array:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mlx_jina import prompts
+from mlx_jina import late, models, prompts
 from mlx_jina.encoder import Encoder
 from mlx_jina.errors import InputError, NumericalError, TooLongError
 from mlx_jina.server.library import Library, Model
@@ -64,7 +64,8 @@ class Engine:
         - `task`: as in Jina's API; `input_type`: "query" or "document", or a task, in anybody's spelling
           (`prompt_name` means the same). They add to the suffix, and must not contradict it.
         - `truncate`: cut texts that are too long, and count them; otherwise they are refused.
-        - `late_chunking`: the texts are one document's chunks, in order, each embedded in its context.
+        - `late_chunking`: the texts are one document's chunks, in order, each embedded in its context. The
+          document may be longer than the model's limit.
 
         Raises Refusal: 404 for a model that is not here, 400 for texts and options that cannot be used, 503 if
         the server has no room or the model does not load. Cancelling the call gives its place to others.
@@ -77,8 +78,6 @@ class Engine:
             try:
                 task, prompt_name = _task_and_prompt(encoder, suffix, task, input_type)
                 _check_dimensions(encoder, dimensions)
-                if late_chunking:
-                    raise Refusal(400, "this server does not offer late_chunking", None, "late_chunking")
                 plan = encoder.plan(
                     task=task,
                     prompt_name=prompt_name,
@@ -87,7 +86,9 @@ class Engine:
                     normalize_embeddings=normalize,
                     precision=precision,
                 )
-                encoded = await loaded.scheduler.run(texts, plan)
+                if late_chunking:
+                    _check_late_chunking(plan.model)
+                encoded = await loaded.scheduler.run(texts, plan, late_chunking=late_chunking)
             except TooLongError as error:
                 raise Refusal(400, str(error), "INPUT_TOKEN_LIMIT_EXCEEDED", "input") from None
             except InputError as error:
@@ -117,7 +118,11 @@ def _task_and_prompt(
         if word is None:
             continue
         word = _INPUT_TYPES.get(word, word)
+        if place == "input_type" and word == "clustering" and "separation" in encoder.tasks:
+            word = "separation"
         name, side = (None, word) if word in _SIDES else prompts.split_task(word)
+        if word in encoder.tasks:
+            name, side = word, None
         if name is not None:
             tasks[name] = place
         if side is not None:
@@ -127,20 +132,27 @@ def _task_and_prompt(
             raise Refusal(400, f"{' and '.join(f'{place} ({name})' for name, place in named.items())} contradict")
     name = next(iter(tasks), None)
     side = next(iter(sides), None)
-    if name is None and len(encoder.tasks) > 1:
-        name = _default_task(encoder, side)
     if side is None:
-        return name, None
-    return name, prompts.of_side(
-        (prompts.QUERY,) if side == "query" else prompts.DOCUMENTS, encoder.prompts, name, encoder.tasks
-    )
+        return name or _default_task(encoder, side), None
+    names = (prompts.QUERY,) if side == "query" else prompts.DOCUMENTS
+    name = prompts.task_of_side(names, name, encoder.tasks) or _default_task(encoder, side)
+    return name, prompts.of_side(names, encoder.prompts, name, encoder.tasks)
 
 
 def _default_task(encoder: Encoder, side: str | None) -> str | None:
     """Only retrieval has two sides; for the rest, the default of Jina's own API."""
+    if len(encoder.tasks) < 2:
+        return None
     if side is not None and "retrieval" in encoder.tasks:
         return "retrieval"
     return encoder.entry.default_task if encoder.entry else None
+
+
+def _check_late_chunking(model: models.Model) -> None:
+    try:
+        late.check_pooling(model)
+    except InputError as error:
+        raise Refusal(400, str(error), None, "late_chunking") from None
 
 
 def _check_dimensions(encoder: Encoder, dimensions: int | None) -> None:

@@ -18,13 +18,11 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 
-import mlx.core as mx
 import numpy as np
 
-from mlx_jina import batching, device, lanes, memory, pipeline
+from mlx_jina import batching, device, lanes, late, memory, pipeline
 from mlx_jina.errors import NumericalError
-from mlx_jina.models import Model
-from mlx_jina.pipeline import Pipeline, Plan
+from mlx_jina.pipeline import Pipeline, Plan, Pool
 from mlx_jina.tokens import Ids
 from mlx_jina.vectors import Floats, Vectors
 
@@ -59,15 +57,44 @@ class Encoded:
 class _Job:
     """One request's texts, on their way through three threads: event loop, tokenising, worker."""
 
-    def __init__(self, texts: Sequence[str], plan: Plan, done: Callable[[Vectors | Exception], None]) -> None:
-        self.texts = texts
+    def __init__(self, plan: Plan, done: Callable[[Encoded | Exception], None]) -> None:
         self.plan = plan
         self.done = done
         self.gone = False
         self.ids: list[Ids] = []
+        """What is run: the texts, or the windows of the document that they make (`late_chunking`)."""
+        self.windows: late.Windows | None = None
         self.truncated = 0
-        self.pooled: Floats = np.empty((len(texts), plan.model.dimension), dtype=np.float32)
-        self.remaining = len(texts)
+        self.rows: dict[int, Floats] = {}
+        """What came of each of `ids`: one row, or one for each chunk in a window."""
+
+    def tokenize(self, road: Pipeline, texts: Sequence[str], late_chunking: bool) -> None:
+        """Fill `ids`. Raises InputError."""
+        if late_chunking and texts:
+            self.windows = late.joined_windows(road, texts, self.plan)
+            self.ids = self.windows.ids
+        else:
+            self.ids, self.truncated = road.cut(road.tokenize(list(enumerate(texts)), self.plan), self.plan)
+
+    def pool(self, index: int) -> Pool:
+        return self.windows.pool(index) if self.windows else pipeline.whole
+
+    def finished(self) -> Encoded:
+        """On the worker, when all `rows` are there. Raises NumericalError."""
+        pooled = self._pooled()
+        if not pipeline.usable(pooled, self.plan).all():
+            for index, rows in self.rows.items():
+                if not pipeline.usable(rows, self.plan).all():
+                    self.rows[index] = pipeline.retry(self.plan, self.pool(index), [self.ids[index]], 0, index)
+            pooled = self._pooled()
+        tokens = [len(ids) for ids in self.ids]
+        if self.windows:
+            pooled, tokens = self.windows.chunks(pooled), self.windows.tokens
+        return Encoded(pipeline.finish(pooled, self.plan), tokens, self.truncated)
+
+    def _pooled(self) -> Floats:
+        none: Floats = np.empty((0, self.plan.model.dimension), dtype=np.float32)
+        return np.concatenate([none, *(self.rows[index] for index in range(len(self.ids)))])
 
 
 @dataclass(frozen=True, order=True)
@@ -85,11 +112,11 @@ class _Text:
 
 
 class _Queue:
-    """Texts for one of the model's tasks: short and long ones apart."""
+    """Texts for one of the model's tasks: short ones, which share batches, and those that run alone."""
 
     def __init__(self) -> None:
         self.short: list[_Text] = []
-        self.long: list[_Text] = []
+        self.alone: list[_Text] = []
 
 
 class Scheduler:
@@ -120,15 +147,16 @@ class Scheduler:
         """How long what waits now will take, going by the last batches."""
         return self.waiting_tokens * self._seconds_per_token
 
-    async def run(self, texts: Sequence[str], plan: Plan) -> Encoded:
+    async def run(self, texts: Sequence[str], plan: Plan, *, late_chunking: bool = False) -> Encoded:
         """Encode one request's texts. Cancelling drops those that have not started.
 
+        With `late_chunking` they are the chunks of one document, which is not cut: `encode` has the details.
         Raises InputError, NumericalError, BatchError.
         """
         loop = asyncio.get_running_loop()
-        answer: asyncio.Future[Vectors] = loop.create_future()
+        answer: asyncio.Future[Encoded] = loop.create_future()
 
-        def settle(result: Vectors | Exception) -> None:
+        def settle(result: Encoded | Exception) -> None:
             if answer.done():
                 return
             if isinstance(result, Exception):
@@ -136,27 +164,26 @@ class Scheduler:
             else:
                 answer.set_result(result)
 
-        def done(result: Vectors | Exception) -> None:
+        def done(result: Encoded | Exception) -> None:
             # The loop is closed if the process is about to end.
             if not loop.is_closed():
                 loop.call_soon_threadsafe(settle, result)
 
-        job = _Job(texts, plan, done)
+        job = _Job(plan, done)
         large = sum(map(len, texts)) > LARGE
         with self._changed:
             self._arriving += not large
-        (self._large if large else self._small).submit(self._tokenize, job, large)
+        (self._large if large else self._small).submit(self._tokenize, job, texts, late_chunking, large)
         try:
-            return Encoded(await answer, [len(text) for text in job.ids], job.truncated)
+            return await answer
         except asyncio.CancelledError:
             self._drop(job)
             raise
 
-    def _tokenize(self, job: _Job, large: bool) -> None:
+    def _tokenize(self, job: _Job, texts: Sequence[str], late_chunking: bool, large: bool) -> None:
         try:
             if not job.gone:
-                ids = self._pipeline.tokenize(list(enumerate(job.texts)), job.plan)
-                job.ids, job.truncated = self._pipeline.cut(ids, job.plan)
+                job.tokenize(self._pipeline, texts, late_chunking)
                 self._add(job)
         except Exception as error:
             job.done(error)
@@ -169,7 +196,7 @@ class Scheduler:
 
     def _add(self, job: _Job) -> None:
         if not job.ids:
-            job.done(pipeline.finish(job.pooled, job.plan))
+            job.done(job.finished())
             return
         due = time.monotonic()
         with self._changed:
@@ -181,7 +208,8 @@ class Scheduler:
                 due += tokens * SECONDS_PER_TOKEN
                 self._serial += 1
                 text = _Text(due, self._serial, job, index)
-                heapq.heappush(queue.short if tokens <= SHORT else queue.long, text)
+                shares = tokens <= SHORT and job.windows is None
+                heapq.heappush(queue.short if shares else queue.alone, text)
                 self.waiting_tokens += tokens
             self._changed.notify()
             self._pump_later()
@@ -191,7 +219,7 @@ class Scheduler:
         with self._changed:
             job.gone = True
             for queue in self._queues.values():
-                for texts in (queue.short, queue.long):
+                for texts in (queue.short, queue.alone):
                     kept = [text for text in texts if text.job is not job]
                     self.waiting_tokens -= sum(len(text.ids) for text in texts if text.job is job)
                     if len(kept) < len(texts):
@@ -200,7 +228,7 @@ class Scheduler:
 
     def _pump_later(self) -> None:
         """With the lock held: have the worker take the next batch, if it is not about to."""
-        if not self._pumping and any(queue.short or queue.long for queue in self._queues.values()):
+        if not self._pumping and any(queue.short or queue.alone for queue in self._queues.values()):
             self._pumping = True
             self._pipeline.worker.submit(self._pump)
 
@@ -209,7 +237,7 @@ class Scheduler:
         kinds = [
             (texts, queue)
             for queue in self._queues.values()
-            for texts in ((queue.short,) if short_only else (queue.short, queue.long))
+            for texts in ((queue.short,) if short_only else (queue.short, queue.alone))
             if texts
         ]
         if not kinds:
@@ -217,7 +245,7 @@ class Scheduler:
         texts, queue = min(kinds, key=lambda kind: kind[0][0])
         taken = [heapq.heappop(texts)]
         tokens = len(taken[0].ids)
-        # A long text goes alone, so that it can be interrupted and nobody short waits for its end.
+        # Of the others each goes alone: long ones, that nobody short waits for their end, can be interrupted.
         while texts is queue.short and texts and tokens + len(texts[0].ids) <= budget:
             taken.append(heapq.heappop(texts))
             tokens += len(taken[-1].ids)
@@ -253,13 +281,13 @@ class Scheduler:
             return
         ids = [text.ids for text in taken]
         batch = batching.flatten(ids, np.argsort([-len(text) for text in ids], kind="stable"))
-        model = taken[0].job.plan.model
+        model, pool = taken[0].job.plan.model, taken[0].job.pool(taken[0].index)
         # What comes in between needs all lanes, of which a long text takes but one.
         interruptible = interruptible and len(ids[0]) > SHORT
         started = time.perf_counter()
         try:
             with memory.giving_way((lambda: self._turn(taken)) if interruptible else None):
-                shares = lanes.run(lambda share: _forward(model, share), batch)
+                shares = lanes.run(lambda share: pipeline.evaluated(pool(model, share)), batch)
         except _Abandoned:
             return
         except Exception as error:
@@ -269,8 +297,9 @@ class Scheduler:
         self._observe(len(taken), len(batch.ids), seconds)
         self._seconds_per_token += 0.1 * (seconds / len(batch.ids) - self._seconds_per_token)
         for share, pooled in shares:
-            for i, row in zip(share.order.tolist(), pooled, strict=True):
-                self._deliver(taken[i], row)
+            texts = pooled.reshape(len(share.order), -1, pooled.shape[1])
+            for i, rows in zip(share.order.tolist(), texts, strict=True):
+                self._deliver(taken[i], rows)
 
     def _failed(self, taken: Sequence[_Text], error: Exception, interruptible: bool) -> None:
         """Nobody's answer fails for another request's text: each request is run by itself."""
@@ -285,20 +314,12 @@ class Scheduler:
         self._drop(jobs[0])
         jobs[0].done(BatchError(f"the forward pass failed: {type(error).__name__}"))
 
-    def _deliver(self, text: _Text, row: Floats) -> None:
+    def _deliver(self, text: _Text, rows: Floats) -> None:
         job = text.job
-        job.pooled[text.index] = row
-        job.remaining -= 1
-        if job.remaining or job.gone:
+        job.rows[text.index] = rows
+        if len(job.rows) < len(job.ids) or job.gone:
             return
-        plan = job.plan
         try:
-            for index in np.flatnonzero(~pipeline.usable(job.pooled, plan)).tolist():
-                job.pooled[index] = pipeline.retry(plan, pipeline.whole, job.ids, index, index)[0]
-            job.done(pipeline.finish(job.pooled, plan))
+            job.done(job.finished())
         except NumericalError as error:
             job.done(error)
-
-
-def _forward(model: Model, batch: batching.Batch) -> Floats:
-    return pipeline.evaluated(model(mx.array(batch.ids), batch.runs))

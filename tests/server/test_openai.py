@@ -91,6 +91,35 @@ class TestEmbeddings:
         assert answer.json()["usage"]["total_tokens"] == tokens
 
 
+class TestLateChunking:
+    CHUNKS = ("Berlin is the capital of Germany.", "It is populous.", "The city is also a state.")
+
+    def test_texts_are_one_documents_chunks(self, server: Server, pocket: Encoder) -> None:
+        answer = server.embed(self.CHUNKS, late_chunking=True)
+        expected = pocket.encode(self.CHUNKS, late_chunking=True)
+        np.testing.assert_allclose(vectors(answer), expected, atol=1e-6)
+        assert np.abs(expected - pocket.encode(self.CHUNKS)).max() > 0.01
+        (tokens,) = pocket.count_tokens(" ".join(self.CHUNKS))
+        assert answer.json()["usage"]["total_tokens"] == tokens
+
+    def test_options(self, server: Server, pocket: Encoder) -> None:
+        asked = {"dimensions": 64, "embedding_type": "ubinary"}
+        codes = vectors(server.embed(self.CHUNKS, late_chunking=True, **asked))
+        expected = pocket.encode(self.CHUNKS, late_chunking=True, truncate_dim=64, precision="ubinary")
+        assert np.unpackbits(codes.astype(np.uint8) ^ expected).sum() <= 1
+        assert server.embed([], late_chunking=True).json()["data"] == []
+
+    def test_a_document_beyond_the_limit_is_not_cut(self, server: Server, pocket: Encoder) -> None:
+        long = ["bread " * 3000, "water " * 3000, "salt " * 3000]
+        answer = server.embed(long, late_chunking=True)
+        assert answer.headers["X-Embedding-Truncated"] == "0"
+        np.testing.assert_allclose(vectors(answer), pocket.encode(long, late_chunking=True), atol=1e-6)
+
+    def test_a_text_without_tokens_is_named(self, server: Server) -> None:
+        refused = error(server.embed(["a", "", "b"], late_chunking=True), 400)
+        assert "text 1 has no tokens" in refused["message"]
+
+
 class TestTasks:
     @pytest.mark.parametrize(
         ("fields", "task", "prompt_name"),
@@ -149,7 +178,7 @@ class TestRefusals:
             ({"model": "gpt-4"}, 404, "model"),
             ({"model": "../../etc"}, 404, "model"),
             ({"model": "v2-small-en"}, 404, "model"),
-            ({"late_chunking": True}, 400, "late_chunking"),
+            ({"late_chunking": True, "model": "tiny"}, 400, "late_chunking"),
         ],
     )
     def test_fields_at_fault_are_named(

@@ -168,6 +168,45 @@ class TestOrder:
         assert self.finished(pocket, queue, ["bread " * 900], ["a query"]) == [0, 1]
 
 
+class TestLateChunking:
+    TEXTS = ("Berlin is the capital.", "It is populous, and a state of its own. " * 8, "So is Bremen.")
+
+    def test_windows_run_one_by_one(self, pocket: Encoder, queue: Scheduler, batches: Batches) -> None:
+        plan = pocket.plan(max_length=40)
+
+        async def work() -> list[scheduler.Encoded]:
+            tokens = pocket.count_tokens("a query")[0]
+            async with busy(pocket, queue, lambda: max(tokens + 1, queue.waiting_tokens)):
+                late = asyncio.create_task(queue.run(self.TEXTS, plan, late_chunking=True))
+                other = asyncio.create_task(queue.run(["a query"], pocket.plan()))
+            return [await late, await other]
+
+        late, other = run(work)
+        expected = pocket.encode(self.TEXTS, late_chunking=True, max_length=40)
+        np.testing.assert_allclose(late.vectors, expected, atol=1e-6)
+        assert (sum(late.tokens), late.truncated) == (pocket.count_tokens(" ".join(self.TEXTS))[0], 0)
+        np.testing.assert_allclose(other.vectors, pocket.encode(["a query"]), atol=1e-6)
+        assert len(batches) > 3
+        assert {texts for texts, _ in batches} == {1}
+
+    def test_short_ones_get_in_between(
+        self, pocket: Encoder, queue: Scheduler, batches: Batches, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(memory, "SCORE_BYTES", 1 << 20)
+        chunks = ["bread water flour salt " * 70] * 4
+
+        async def work() -> tuple[scheduler.Encoded, scheduler.Encoded]:
+            first = asyncio.create_task(queue.run(chunks, pocket.plan(), late_chunking=True))
+            await until(lambda: queue.running_tokens > 1000)
+            second = await queue.run(["a query"], pocket.plan())
+            assert not first.done()
+            return await first, second
+
+        first, second = run(work)
+        np.testing.assert_allclose(first.vectors, pocket.encode(chunks, late_chunking=True), atol=1e-6)
+        np.testing.assert_allclose(second.vectors, pocket.encode(["a query"]), atol=1e-6)
+
+
 class TestLongTexts:
     @pytest.fixture(autouse=True)
     def small_pieces(self, monkeypatch: pytest.MonkeyPatch) -> None:
