@@ -14,7 +14,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -27,8 +27,8 @@ import mlx.core as mx  # noqa: E402
 import mlx.nn as nn  # noqa: E402
 from mlx.utils import tree_flatten  # noqa: E402
 
-from mlx_jina import lanes, pooling  # noqa: E402
-from mlx_jina.batching import Batch  # noqa: E402
+from mlx_jina import attention, lanes, pooling  # noqa: E402
+from mlx_jina.batching import Batch, Run  # noqa: E402
 from mlx_jina.models.qwen3 import Config, Qwen3  # noqa: E402
 from mlx_jina.pipeline import evaluated  # noqa: E402
 
@@ -110,18 +110,37 @@ def padded(model: nn.Module, masked: bool, size: int, *, by_length: bool = False
 
 
 def matmuls(c: Config, model: Qwen3, texts: Texts) -> Callable[[], None]:
-    """Only the matrix products of `flat(model)`, those of the linear layers, on data of the same shapes."""
+    """Only the matrix products of `flat(model)`, of linear layers and of attention, on data of the same shapes."""
     linears = [module for _, module in model.layers[0].named_modules() if isinstance(module, nn.Linear)]
+    queries_per_key = c.num_attention_heads // c.num_key_value_heads
+
+    @cache
+    def numbers(*shape: int) -> mx.array:
+        x = mx.random.normal(shape)
+        mx.eval(x)
+        return x
+
+    def attention_products(run: Run, count: int) -> list[mx.array]:
+        """Of the last `count` queries of each text, in the blocks that a CPU runs."""
+        found = []
+        for start, stop in attention._causal_blocks(run.texts, c.num_attention_heads, count, run.length):
+            heads = (run.texts, c.num_key_value_heads)
+            rows = queries_per_key * (stop - start)
+            found.append(numbers(*heads, rows, c.head_dim) @ numbers(*heads, stop, c.head_dim).swapaxes(2, 3))
+            found.append(numbers(*heads, rows, stop) @ numbers(*heads, stop, c.head_dim))
+        return found
 
     def run() -> None:
         for batch in batching.batches(texts, device.default_batch_tokens()):
             for layer in range(c.num_hidden_layers):
+                last = layer == c.num_hidden_layers - 1
                 for linear in linears:
                     rows, columns = linear.weight.shape
-                    last = layer == c.num_hidden_layers - 1
                     on_all = not last or (rows, columns) == (c.num_key_value_heads * c.head_dim, c.hidden_size)
                     count = len(batch.ids) if on_all else len(batch.order)
                     mx.eval(inputs[columns][:count] @ linear.weight.T)
+                for part in batch.runs:
+                    mx.eval(attention_products(part, 1 if last else part.length))
 
     widest = max(len(batch.ids) for batch in batching.batches(texts, device.default_batch_tokens()))
     inputs = {n: mx.random.normal((widest, n)) for n in (c.hidden_size, 2048, c.intermediate_size)}
