@@ -109,12 +109,6 @@ class TestLateChunking:
         assert np.unpackbits(codes.astype(np.uint8) ^ expected).sum() <= 1
         assert server.embed([], late_chunking=True).json()["data"] == []
 
-    def test_a_document_beyond_the_limit_is_not_cut(self, server: Server, pocket: Encoder) -> None:
-        long = ["bread " * 3000, "water " * 3000, "salt " * 3000]
-        answer = server.embed(long, late_chunking=True)
-        assert answer.headers["X-Embedding-Truncated"] == "0"
-        np.testing.assert_allclose(vectors(answer), pocket.encode(long, late_chunking=True), atol=1e-6)
-
     def test_a_text_without_tokens_is_named(self, server: Server) -> None:
         refused = error(server.embed(["a", "", "b"], late_chunking=True), 400)
         assert "text 1 has no tokens" in refused["message"]
