@@ -44,12 +44,6 @@ LATECOMERS = 10
 Work = Callable[[Sequence[str]], "tuple[Vectors, int]"]
 
 
-def rank() -> int | None:
-    """Number of this process among those that `mlx.launch` started; None if it started none."""
-    given = os.environ.get("MLX_RANK")
-    return None if given is None else int(given)
-
-
 def _hosts() -> list[tuple[str, int]]:
     """Address of each process, from what `mlx.launch --backend ring` leaves; one process has none."""
     file = os.environ.get("MLX_HOSTFILE")

@@ -114,9 +114,7 @@ class MLP(nn.Module):
         self.fc2 = nn.Linear(c.intermediate_size, c.hidden_size)
 
     def __call__(self, x: mx.array) -> mx.array:
-        x = self.fc1(x)
-        # In float32, for 1 + erf(x) loses its digits in half precision.
-        return self.fc2(elementary.gelu(x))
+        return self.fc2(elementary.gelu(self.fc1(x)))
 
 
 class Layer(nn.Module):

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from gguf import GGMLQuantizationType as Type
 from gguf.quants import IQ3_S, IQ4_NL
 
-from mlx_jina.weights.gguf_kquants import BLOCK, Bytes, Floats, by_pieces, divide, half, signed
+from mlx_jina.weights.gguf_kquants import BLOCK, Bytes, Floats, best_scale, by_pieces, divide, half, signed
 
 GROUP = 32
 _TABLE = np.array(IQ4_NL.kvalues, dtype=np.float32)
@@ -31,18 +31,8 @@ def _entries(x: Floats) -> Bytes:
 
 def _scales(x: Floats) -> Floats:
     """Scale of w = scale entry, for groups along the last axis."""
-    weight = x * x
-    at = np.abs(x).argmax(axis=-1, keepdims=True)
-    peak = np.take_along_axis(x, at, axis=-1)
-    best, scale = np.zeros_like(peak), np.zeros_like(peak)
-    for first in _TABLE[0] + np.arange(-7, 8, dtype=np.float32):
-        q = _TABLE[_entries(divide(first, peak) * x)]
-        wq = weight * q
-        sum_qx, sum_qq = (wq * x).sum(axis=-1, keepdims=True), (wq * q).sum(axis=-1, keepdims=True)
-        gain = divide(sum_qx * sum_qx, sum_qq)
-        better = gain > best
-        best, scale = np.where(better, gain, best), np.where(better, divide(sum_qx, sum_qq), scale)
-    return scale[..., 0]
+    extremes = _TABLE[0] + np.arange(-7, 8, dtype=np.float32)
+    return best_scale(x, extremes, lambda scaled: _TABLE[_entries(scaled)])
 
 
 def _nibbles(entries: Bytes) -> Bytes:

@@ -7,7 +7,7 @@ the weights are rounded once more to what was rounded.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 
 import numpy as np
@@ -104,14 +104,17 @@ def _q45(x: Floats, kind: Type) -> Bytes:
     return np.concatenate([*columns, nibbles], axis=-1)
 
 
-def _symmetric(x: Floats, top: int) -> Floats:
-    """Scale of w = scale q, q from -top to top - 1, for groups along the last axis."""
+def best_scale(x: Floats, extremes: Iterable[np.float32], nearest: Callable[[Floats], Floats]) -> Floats:
+    """Scale of w = scale q with the least weighted squared error, for groups along the last axis.
+
+    Each of `extremes` is tried as what the largest weight becomes; `nearest` gives what can be stored.
+    """
     weight = x * x
     at = np.abs(x).argmax(axis=-1, keepdims=True)
     peak = np.take_along_axis(x, at, axis=-1)
     best, scale = np.zeros_like(peak), np.zeros_like(peak)
-    for step in np.arange(-0.9, 0.91, 0.1, dtype=np.float32):
-        q = np.clip(np.rint(divide(-top - step, peak) * x), -top, top - 1)
+    for extreme in extremes:
+        q = nearest(divide(extreme, peak) * x)
         wq = weight * q
         sum_qx, sum_qq = (wq * x).sum(axis=-1, keepdims=True), (wq * q).sum(axis=-1, keepdims=True)
         # How much of the weighted square the best multiple of q explains.
@@ -119,6 +122,12 @@ def _symmetric(x: Floats, top: int) -> Floats:
         better = gain > best
         best, scale = np.where(better, gain, best), np.where(better, divide(sum_qx, sum_qq), scale)
     return scale[..., 0]
+
+
+def _symmetric(x: Floats, top: int) -> Floats:
+    """Scale of w = scale q, q from -top to top - 1, for groups along the last axis."""
+    extremes = -top - np.arange(-0.9, 0.91, 0.1, dtype=np.float32)
+    return best_scale(x, extremes, lambda scaled: np.clip(np.rint(scaled), -top, top - 1))
 
 
 def signed(scale: Floats, top: int) -> tuple[Bytes, npt.NDArray[np.int8], Floats]:
