@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import ctypes.util
+import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -58,6 +59,8 @@ def use_fast_blas() -> str | None:
                 stacklevel=3,
             )
         return None
+    # OpenBLAS's idle threads spin for 2**26 ticks (20 ms or so), on cores that other threads need.
+    os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "20")
     for path in candidates:
         try:
             _opened = ctypes.CDLL(path, mode=ctypes.RTLD_GLOBAL)

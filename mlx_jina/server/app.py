@@ -126,14 +126,14 @@ class _Caller:
 
     async def _respond(self, headers: Headers, receive: Receive) -> Response:
         endpoint = self._endpoint
-        request_id = uuid.uuid4().hex
         try:
             return await self._answer(headers, receive)
+        except ClientDisconnect:
+            raise
         except Refusal as error:
-            refusal = error
+            refusal, request_id = error, uuid.uuid4().hex
         except Exception as error:
-            if isinstance(error, ClientDisconnect):
-                raise
+            request_id = uuid.uuid4().hex
             # The words of an exception might quote a text, so they are not logged.
             where = "".join(traceback.format_tb(error.__traceback__))
             logger.error("%s %s failed with %s\n%s", request_id, endpoint.path, type(error).__name__, where)

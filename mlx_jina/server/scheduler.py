@@ -31,10 +31,14 @@ logger = logging.getLogger(__name__)
 SECONDS_PER_TOKEN = 1e-3
 # Longer texts only run in batches of their own kind; what comes in between one's pieces is no larger than this.
 SHORT = 1024
+# Characters of a request that is tokenised on the event loop: less work than handing it over.
+SMALL = 1 << 11
 # Characters of a request whose tokenisation others need not wait for.
 LARGE = 1 << 16
-# How long a batch waits for requests that have arrived but are still being tokenised.
-GATHER_SECONDS = 0.003
+# How long a batch waits for requests that are being tokenised, and for the clients that were just answered.
+GATHER_SECONDS = 0.005
+# Tokens from which a batch gains little by more of them.
+ENOUGH = 1024
 
 
 class BatchError(RuntimeError):
@@ -57,9 +61,9 @@ class Encoded:
 class _Job:
     """One request's texts, on their way through three threads: event loop, tokenising, worker."""
 
-    def __init__(self, plan: Plan, done: Callable[[Encoded | Exception], None]) -> None:
+    def __init__(self, plan: Plan, answer: asyncio.Future[Encoded]) -> None:
         self.plan = plan
-        self.done = done
+        self.answer = answer
         self.gone = False
         self.ids: list[Ids] = []
         """What is run: the texts, or the windows of the document that they make (`late_chunking`)."""
@@ -137,6 +141,9 @@ class Scheduler:
         self._serial = 0
         self._pumping = False
         self._arriving = 0
+        # Requests that the last batch answered, and when.
+        self._answered = 0
+        self._answered_at = 0.0
         self._seconds_per_token = 0.0
         self.waiting_tokens = 0
         """Of all texts whose batch has not started."""
@@ -153,29 +160,17 @@ class Scheduler:
         With `late_chunking` they are the chunks of one document, which is not cut: `encode` has the details.
         Raises InputError, NumericalError, BatchError.
         """
-        loop = asyncio.get_running_loop()
-        answer: asyncio.Future[Encoded] = loop.create_future()
-
-        def settle(result: Encoded | Exception) -> None:
-            if answer.done():
-                return
-            if isinstance(result, Exception):
-                answer.set_exception(result)
-            else:
-                answer.set_result(result)
-
-        def done(result: Encoded | Exception) -> None:
-            # The loop is closed if the process is about to end.
-            if not loop.is_closed():
-                loop.call_soon_threadsafe(settle, result)
-
-        job = _Job(plan, done)
-        large = sum(map(len, texts)) > LARGE
+        job = _Job(plan, asyncio.get_running_loop().create_future())
+        characters = sum(map(len, texts))
+        large = characters > LARGE
         with self._changed:
             self._arriving += not large
-        (self._large if large else self._small).submit(self._tokenize, job, texts, late_chunking, large)
+        if characters <= SMALL:
+            self._tokenize(job, texts, late_chunking, large)
+        else:
+            (self._large if large else self._small).submit(self._tokenize, job, texts, late_chunking, large)
         try:
-            return await answer
+            return await job.answer
         except asyncio.CancelledError:
             self._drop(job)
             raise
@@ -186,17 +181,24 @@ class Scheduler:
                 job.tokenize(self._pipeline, texts, late_chunking)
                 self._add(job)
         except Exception as error:
-            job.done(error)
+            self._answer([(job, error)])
         finally:
             with self._changed:
                 self._arriving -= not large
-                self._changed.notify()
+                if self._gathered():
+                    self._changed.notify()
+
+    def _answer(self, results: Sequence[tuple[_Job, Encoded | Exception]]) -> None:
+        """From any thread: wake the event loop once for all of them."""
+        # The loop is closed if the process is about to end.
+        if results and not (loop := results[0][0].answer.get_loop()).is_closed():
+            loop.call_soon_threadsafe(_settle, results)
 
     # ---- the queue
 
     def _add(self, job: _Job) -> None:
         if not job.ids:
-            job.done(job.finished())
+            self._answer([(job, job.finished())])
             return
         due = time.monotonic()
         with self._changed:
@@ -211,7 +213,6 @@ class Scheduler:
                 shares = tokens <= SHORT and job.windows is None
                 heapq.heappush(queue.short if shares else queue.alone, text)
                 self.waiting_tokens += tokens
-            self._changed.notify()
             self._pump_later()
 
     def _drop(self, job: _Job) -> None:
@@ -253,12 +254,21 @@ class Scheduler:
         self.running_tokens += tokens
         return taken
 
+    def _gathered(self) -> bool:
+        """With the lock held: whether nobody is worth waiting for.
+
+        Clients that ask again as soon as they are answered would otherwise fall into groups, a batch each.
+        """
+        waiting = sum(len(queue.short) + len(queue.alone) for queue in self._queues.values())
+        return self.waiting_tokens >= ENOUGH or (not self._arriving and waiting >= self._answered)
+
     # ---- on the worker
 
     def _pump(self) -> None:
         """Run one batch, then queue up again, so that the worker's other jobs get their turn."""
         with self._changed:
-            self._changed.wait_for(lambda: not self._arriving, GATHER_SECONDS)
+            since = time.monotonic() if self._arriving else self._answered_at
+            self._changed.wait_for(self._gathered, max(since + GATHER_SECONDS - time.monotonic(), 0))
             taken = self._next(device.default_batch_tokens(), short_only=False)
         try:
             self._run(taken, interruptible=True)
@@ -296,10 +306,13 @@ class Scheduler:
         seconds = time.perf_counter() - started
         self._observe(len(taken), len(batch.ids), seconds)
         self._seconds_per_token += 0.1 * (seconds / len(batch.ids) - self._seconds_per_token)
+        finished: list[tuple[_Job, Encoded | Exception]] = []
         for share, pooled in shares:
             texts = pooled.reshape(len(share.order), -1, pooled.shape[1])
             for i, rows in zip(share.order.tolist(), texts, strict=True):
-                self._deliver(taken[i], rows)
+                finished += self._deliver(taken[i], rows)
+        self._answered, self._answered_at = len(finished), time.monotonic()
+        self._answer(finished)
 
     def _failed(self, taken: Sequence[_Text], error: Exception, interruptible: bool) -> None:
         """Nobody's answer fails for another request's text: each request is run by itself."""
@@ -312,14 +325,26 @@ class Scheduler:
         where = "".join(traceback.format_tb(error.__traceback__))
         logger.error("a forward pass failed with %s\n%s", type(error).__name__, where)
         self._drop(jobs[0])
-        jobs[0].done(BatchError(f"the forward pass failed: {type(error).__name__}"))
+        self._answer([(jobs[0], BatchError(f"the forward pass failed: {type(error).__name__}"))])
 
-    def _deliver(self, text: _Text, rows: Floats) -> None:
+    def _deliver(self, text: _Text, rows: Floats) -> list[tuple[_Job, Encoded | Exception]]:
+        """The text's request and its answer, if that was the last text that it waited for."""
         job = text.job
         job.rows[text.index] = rows
         if len(job.rows) < len(job.ids) or job.gone:
-            return
+            return []
         try:
-            job.done(job.finished())
+            return [(job, job.finished())]
         except NumericalError as error:
-            job.done(error)
+            return [(job, error)]
+
+
+def _settle(results: Sequence[tuple[_Job, Encoded | Exception]]) -> None:
+    """On the event loop."""
+    for job, result in results:
+        if job.answer.done():
+            continue
+        if isinstance(result, Exception):
+            job.answer.set_exception(result)
+        else:
+            job.answer.set_result(result)

@@ -78,6 +78,7 @@ async def _serve(
             log_config=None,
             log_level=logging.WARNING,
             ws="none",
+            proxy_headers=False,
             lifespan="off",
             # Longer than clients keep a connection that they do not use: no request meets one that just closed.
             timeout_keep_alive=120,

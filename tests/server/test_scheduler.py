@@ -86,6 +86,24 @@ class TestBatches:
             assert encoded.tokens == pocket.count_tokens(texts)
         assert batches == [(40, sum(sum(pocket.count_tokens(texts)) for texts in requests))]
 
+    def test_clients_that_come_back_share_the_next_one(
+        self, pocket: Encoder, queue: Scheduler, batches: Batches, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(scheduler, "GATHER_SECONDS", 10)
+
+        async def client(late: bool) -> None:
+            await queue.run(["first"], pocket.plan())
+            await asyncio.sleep(0.05 * late)
+            await queue.run(["second"], pocket.plan())
+
+        async def work() -> None:
+            async with busy(pocket, queue, lambda: 2 * pocket.count_tokens("first")[0]):
+                tasks = [asyncio.create_task(client(late)) for late in (False, True)]
+            await asyncio.gather(*tasks)
+
+        run(work)
+        assert [texts for texts, _ in batches] == [2, 2]
+
     def test_each_request_has_its_own_options(self, pocket: Encoder, queue: Scheduler, batches: Batches) -> None:
         options: list[dict[str, Any]] = [
             {},
