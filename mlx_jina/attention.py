@@ -65,8 +65,7 @@ def _attend(queries: mx.array, keys: mx.array, values: mx.array, mask: mx.array 
         mask = mx.where(mx.arange(length) > mx.arange(length - count, length)[:, None], -math.inf, 0.0)
     if isinstance(mask, mx.array):
         scores = scores + mask
-    # Below e^-87 lie the numbers that no CPU computes at full speed, and nothing that a sum would keep.
-    shares = elementary.exp(mx.maximum(scores - scores.max(axis=-1, keepdims=True), -87))
+    shares = elementary.exp(scores - scores.max(axis=-1, keepdims=True))
     grouped = shares.astype(values.dtype).reshape(texts, kv_heads, -1, length) @ values
     return (grouped.reshape(texts, heads, count, width) / shares.sum(axis=-1, keepdims=True)).astype(values.dtype)
 
@@ -75,7 +74,7 @@ def _query_block(texts: int, heads: int, length: int, width: int) -> int:
     """Queries to run at a time: all of them, as long as their scores are fused away or small."""
     if device.on_gpu() and width in FUSED_WIDTHS:
         return min(length, memory.ROWS)
-    return max(1, min(length, memory.SCORE_BYTES // (texts * heads * length * 4)))
+    return max(1, min(length, memory.score_bytes() // (texts * heads * length * 4)))
 
 
 def alibi(queries: mx.array, keys: mx.array, values: mx.array, bias: mx.array) -> mx.array:
@@ -111,7 +110,7 @@ def _causal_blocks(texts: int, heads: int, count: int, length: int) -> list[tupl
 
     A block up to position `stop` has scores against `stop` keys, so the first ones may have more queries.
     """
-    cells = memory.SCORE_BYTES // (texts * heads * 4)
+    cells = memory.score_bytes() // (texts * heads * 4)
     blocks = []
     start = length - count
     while start < length:

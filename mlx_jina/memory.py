@@ -13,8 +13,9 @@ import mlx.core as mx
 
 from mlx_jina import device
 
-# Unfused attention scores live in blocks of queries of at most this many bytes.
+# Unfused attention scores live in blocks of queries of at most this many bytes; a CPU keeps them in its caches.
 SCORE_BYTES = 16 << 20
+CPU_SCORE_BYTES = 4 << 20
 # Tokens computed at a time. More is no faster on a GPU, and macOS kills a command buffer that runs for seconds; a
 # CPU is fastest while intermediate results stay in its caches.
 ROWS = 4096
@@ -40,6 +41,11 @@ def giving_way(turn: Callable[[], object] | None) -> Iterator[None]:
         yield
     finally:
         _here.turn = before
+
+
+def score_bytes() -> int:
+    """For the scores of a block of queries."""
+    return SCORE_BYTES if device.on_gpu() else min(SCORE_BYTES, CPU_SCORE_BYTES)
 
 
 def _rows() -> int:

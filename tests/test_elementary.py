@@ -29,16 +29,14 @@ def computed(function: Callable[[mx.array], mx.array]) -> Floats:
 
 
 def test_exp() -> None:
-    normal = np.abs(X) < 87
-    expected = np.exp(X[normal].astype(np.float64))
-    np.testing.assert_allclose(computed(elementary.exp)[normal], expected, rtol=4e-6)
-    near = np.abs(X[normal]) < 6
-    np.testing.assert_allclose(computed(elementary.exp)[normal][near], expected[near], rtol=6e-7)
-    assert computed(elementary.exp)[-2:].tolist() == [0, math.inf]
-
-
-def test_erf() -> None:
-    np.testing.assert_allclose(computed(elementary.erf), [math.erf(x) for x in X.tolist()], rtol=0, atol=4e-7)
+    within = np.abs(X) < 87
+    expected = np.exp(X[within].astype(np.float64))
+    # MLX's own for x86 is the worse one.
+    rtol = 4e-7 if elementary._on_x86() else 4e-6
+    np.testing.assert_allclose(computed(elementary.exp)[within], expected, rtol=rtol)
+    # What is negligible beside 1 may be the bound's, and what 1 is negligible beside.
+    assert computed(elementary.exp)[-2] < 2e-38
+    assert computed(elementary.exp)[-1] > 5e37
 
 
 def silu(x: mx.array) -> mx.array:
@@ -59,7 +57,7 @@ def test_gelu() -> None:
 
 def test_not_a_number_stays_one() -> None:
     x = mx.array([math.nan])
-    for function in (elementary.exp, elementary.erf, silu, elementary.gelu):
+    for function in (elementary.exp, silu, elementary.gelu):
         assert np.isnan(np.array(function(x))).all()
 
 
