@@ -116,7 +116,7 @@ def _place(row: Row) -> tuple[Any, ...]:
 
 def _beats(column: str, row: Row, ours: Row) -> bool:
     """Whether a peer's figure is better than ours."""
-    if row.get(column) is None:
+    if row.get(column) is None or row.get("peer", OURS).startswith(OURS):
         return False
     if column == THEIRS_OVER_OURS:
         return _middle(row[column]) < 1

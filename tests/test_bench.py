@@ -98,6 +98,8 @@ def test_peers_that_are_faster_are_bold() -> None:
         {"model": "a", "tokens": 8, "peer": peer, "above, MB": mb} for peer, mb in (("mlx-jina", 2), ("b", 1))
     ]
     assert [*report.table(lower)][3] == "| a | 8 | b | **1** |"
+    lower[1]["peer"] = "mlx-jina encode"
+    assert [*report.table(lower)][3] == "| a | 8 | mlx-jina encode | 1 |"
 
 
 def test_published_figures_stand_beside_those_of_a_mac_only() -> None:
