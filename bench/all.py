@@ -10,9 +10,14 @@ import importlib
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
-from bench import machine, models, report
-from bench.harness import Options, Section
+INSTALL = "pip install -e . --group bench"
+try:
+    from bench import machine, models, peers, report
+    from bench.harness import Options, Section
+except ModuleNotFoundError as error:
+    sys.exit(f"bench.all: {error.name} is not installed; run: {INSTALL}")
 
 RESULTS = Path(__file__).parent / "results"
 QUESTIONS = (
@@ -25,7 +30,9 @@ QUESTIONS = (
     "accuracy",
     "neighbours",
     "conversion",
+    "server",
 )
+SHORTEST, LONGEST = 3, 8192
 
 
 def main() -> None:
@@ -41,34 +48,63 @@ def main() -> None:
     parser.add_argument(
         "--peers", nargs="+", default=(), metavar="PART", help="Only peers with PART in their name."
     )
+    parser.add_argument(
+        "--lengths",
+        nargs="+",
+        type=int,
+        default=(),
+        metavar="TOKENS",
+        help="Only texts of these lengths in throughput, which also measures mixed ones, and memory.",
+    )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=4, help="About how long one timed run takes. [4]")
     parser.add_argument("--results", type=Path, default=RESULTS, metavar="FOLDER")
     given = parser.parse_args()
     if given.rounds < 1:
         parser.error("--rounds must be at least 1")
+    if wrong := [n for n in given.lengths if not SHORTEST <= n <= LONGEST]:
+        parser.error(f"--lengths takes {SHORTEST} to {LONGEST} tokens, not {wrong[0]}")
     options = Options(
         quick=given.quick,
         rounds=min(given.rounds, 2) if given.quick else given.rounds,
         seconds=0.2 if given.quick else given.seconds,
         models=given.models,
         peers=given.peers,
+        lengths=sorted(set(given.lengths)),
     )
     here = machine.describe()
     path = given.results / f"{machine.name(here)}{'-quick' if given.quick else ''}.json"
-    for question in given.only:
+    # What is missing has to be known now, not hours later.
+    try:
+        questions: dict[str, Any] = {name: importlib.import_module(f"bench.{name}") for name in given.only}
+    except ModuleNotFoundError as error:
+        sys.exit(f"bench.all: {error.name} is not installed; run: {INSTALL}")
+    if not report.can_draw():
+        print(
+            f"bench.all: matplotlib is not installed, no plots; later: {INSTALL}; python -m bench.report {path}",
+            file=sys.stderr,
+        )
+    for name, question in questions.items():
         start = time.perf_counter()
-        print(f"{question} ...", file=sys.stderr, flush=True)
-        section: Section = importlib.import_module(f"bench.{question}").run(options)
-        print("\n".join(report.table(section.rows)), flush=True)
-        context = {
-            "commit": machine.commit(),
-            "date": machine.today(),
-            "how": f"{options.rounds} rounds" + (", --quick: says nothing about speed" if options.quick else ""),
-        }
-        report.save(path, here, question, section, context)
-        print(f"{question}: {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
+        print(f"{name} ...", file=sys.stderr, flush=True)
+        context = {"commit": machine.commit(), "date": machine.today(), "how": how(options)}
+        section: Section = question.run(options)
+        print("\n".join(report.figures(here, name, section.rows)), flush=True)
+        report.save(path, here, name, section, {**context, "peers": peers.settings(section.rows)})
+        print(f"{name}: {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
     print(path.with_suffix(".md"), file=sys.stderr)
+
+
+def how(options: Options) -> str:
+    """What a reader has to know about the options that were given."""
+    words = [f"{options.rounds} rounds"]
+    if options.peers:
+        words.append(f"only peers with {' or '.join(options.peers)} in their name")
+    if options.lengths:
+        words.append(f"only lengths {' '.join(map(str, options.lengths))}")
+    if options.quick:
+        words.append("--quick: says nothing about speed")
+    return ", ".join(words)
 
 
 if __name__ == "__main__":

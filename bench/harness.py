@@ -25,6 +25,8 @@ from bench.peers import OURS, Peer
 SECONDS_PER_REPLY = 900
 # Free memory that a peer must find, in sizes of the weights in float32: itself and its working memory.
 ROOM = 1.5
+# A column: below 1 the peer is faster.
+THEIRS_OVER_OURS = "its time over ours"
 
 
 class PeerError(Exception):
@@ -42,6 +44,8 @@ class Options:
     models: Sequence[str]
     peers: Sequence[str]
     """Only peers whose name has one of these in it; all if empty."""
+    lengths: Sequence[int] = ()
+    """Tokens a text, for the questions that go by length; each has its own if empty."""
 
 
 @dataclass

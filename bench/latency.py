@@ -8,7 +8,7 @@ import sys
 import time
 
 from bench import harness, models, peers, texts
-from bench.harness import Options, Process, Section
+from bench.harness import THEIRS_OVER_OURS, Options, Process, Section
 from bench.models import Model
 
 QUERY_TOKENS = 12
@@ -41,7 +41,7 @@ def run(options: Options) -> Section:
                     "peer": peer,
                     "one query, ms": [statistics.median(ms), min(ms), max(ms)],
                     "95th percentile, ms": statistics.quantiles(ms, n=20)[-1],
-                    "ours is faster by": None if peer == peers.OURS else harness.ratio(seconds, times[peers.OURS]),
+                    THEIRS_OVER_OURS: None if peer == peers.OURS else harness.ratio(seconds, times[peers.OURS]),
                     "first vector, s": harness.spread(starts[peer]),
                 }
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
 import re
@@ -9,6 +10,7 @@ import subprocess
 import sys
 from datetime import date
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -26,8 +28,11 @@ PACKAGES = (
     "tokenizers",
     "torch",
     "transformers",
+    "uvicorn",
     "xllamacpp",
 )
+# Variables with these prefixes change how fast the BLAS is.
+SETTINGS = ("MKL_", "OMP_", "OPENBLAS_")
 
 
 def threads() -> int:
@@ -57,9 +62,20 @@ def describe() -> dict[str, Any]:
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "python": platform.python_version(),
         "MLX backend": device.backend(),
-        "BLAS of MLX": device.blas() if device.backend() == "cpu" else "not used",
+        "BLAS of MLX": blas() if device.backend() == "cpu" else "not used",
+        "environment": {k: v for k, v in sorted(os.environ.items()) if k.startswith(SETTINGS)},
         "versions": versions(),
     }
+
+
+def blas() -> str:
+    """The BLAS's name; OpenBLAS also says its version and which processor it takes this one for."""
+    found = device.blas()
+    if not found.startswith("libopenblas"):
+        return found
+    tell = ctypes.CDLL(None).openblas_get_config
+    tell.restype = ctypes.c_char_p
+    return f"{found} ({tell().decode()})"
 
 
 def name(machine: dict[str, Any]) -> str:
@@ -81,8 +97,9 @@ def versions() -> dict[str, str]:
 
 def commit() -> str:
     """The checkout's commit, and whether it has changes of its own."""
-    changed = bool(_output("git", "status", "--porcelain", "--untracked-files=no"))
-    return _output("git", "rev-parse", "--short=10", "HEAD") + (" with changes" if changed else "")
+    git = ("git", "-C", str(Path(__file__).parent))
+    changed = bool(_output(*git, "status", "--porcelain", "--untracked-files=no"))
+    return _output(*git, "rev-parse", "--short=10", "HEAD") + (" with changes" if changed else "")
 
 
 def today() -> str:

@@ -1,6 +1,8 @@
-"""What would a large corpus need? Machines, days and disk, from a machine's results:
+"""What would a large corpus need? Machines, hours and disk at each precision, from a machine's results:
 
 python -m bench.scale bench/results/MACHINE.json [--tokens 120]
+
+Prints a Markdown table, ready to be pasted.
 """
 
 from __future__ import annotations
@@ -38,14 +40,14 @@ def plan(throughput: Mapping[str, Any], tokens: float) -> Iterator[dict[str, Any
             continue
         rate = row["tokens/s"][0]
         for passages in PASSAGES:
-            days = {f"days on {n}": hours(passages, tokens, rate, n) / 24 for n in MACHINES}
+            time = {f"hours on {n}": hours(passages, tokens, rate, n) for n in MACHINES}
             for dimension in DIMENSIONS[row["model"]]:
                 disk = {f"{p}, TB": terabytes(passages, dimension, p) for p in PRECISIONS}
                 yield {
                     "model": row["model"],
                     "tokens/s": rate,
                     "passages": passages,
-                    **days,
+                    **time,
                     "dimensions": dimension,
                     **disk,
                 }
@@ -58,8 +60,21 @@ def main() -> None:
     parser.add_argument("--tokens", type=float, default=120, help="Mean length of a passage. [120]")
     given = parser.parse_args()
     results = json.loads(given.results.read_text(encoding="utf-8"))
-    print(f"Passages of {given.tokens:.0f} tokens, on machines such as {given.results.stem}:\n")
-    print("\n".join(report.table(list(plan(results["sections"]["throughput"], given.tokens)))))
+    throughput = results["sections"].get("throughput", {"rows": []})
+    rows = list(plan(throughput, given.tokens))
+    if not rows:
+        parser.error(
+            f"{given.results} has no throughput of a whole model on mixed lengths; "
+            "run: python -m bench.all --only throughput"
+        )
+    machine, context = results["machine"], throughput["context"]
+    print(
+        f"Passages of {given.tokens:.0f} tokens on machines such as "
+        f"{machine['accelerator'] or machine['processor']} ({machine['cores']} cores), tokens/s measured on mixed "
+        f"lengths (commit {context['commit']}, {context['date']}), hours as if N machines were N times as fast, "
+        "TB of vectors alone:\n"
+    )
+    print("\n".join(report.table(rows)))
 
 
 if __name__ == "__main__":

@@ -1,29 +1,91 @@
-"""What does the server cost on top of the encoder? `pocket`, client and server on this machine.
-
-    python -m bench.server [ROUNDS]
-
-Prints a Markdown table of three ratios, each measured side by side in one run: throughput of 32 clients that
-send one short text each against `encode` of the same texts; the time of a lone request against that of `encode`;
-and single queries while an 8,192-token document is embedded against the same queries without it.
-"""
+"""What does the server cost on top of the encoder? `pocket`, client and server on this machine."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-import sys
 import time
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from statistics import median, quantiles
 
 import mlx_jina
+from bench import harness
+from bench.harness import Options, Section
 from mlx_jina import device
 from tests.server.process import Server
 
+MODEL = "pocket"
 CLIENTS = 32
 SUBJECTS = "bread soup tea music light rivers trains gardens paper winter stars maps".split()
 TEXTS = [f"How do I find out more about {a} and {b}?" for a in SUBJECTS for b in SUBJECTS for _ in range(4)]
+QUICK_TEXTS = 96
+QUERIES = 60
 DOCUMENT_TOKENS = 8192
+# Of the encoder; milliseconds; of three requests to an idle server and one batch of the encoder.
+LEAST_THROUGHPUT, MOST_MORE, MOST_WAIT = 70, 5, 100
+
+
+def run(options: Options) -> Section:
+    """Throughput of many clients, the time of a lone request, and queries beside long documents."""
+    model = mlx_jina.load(MODEL)
+    count = model.count_tokens(TEXTS[0])[0]
+    own = model.count_tokens("bread ")[0] - model.count_tokens("")[0]
+    document = "bread " * ((DOCUMENT_TOKENS - model.count_tokens("")[0]) // own)
+    batch = TEXTS[: min(len(TEXTS), device.default_batch_tokens() // count)]
+    texts = TEXTS[:QUICK_TEXTS] if options.quick else TEXTS
+    section = Section(
+        "Server under load",
+        f"`mlx-jina serve {MODEL}` and `encode` of the same texts, {count} tokens each, in turn on this machine, "
+        f"clients included. First {CLIENTS} clients that each send one text after another, beside one call of "
+        "`encode` for all texts; then one request alone beside one call; then the 95th percentile of single "
+        f"queries while documents of {DOCUMENT_TOKENS:,} tokens are embedded, beside the same queries without "
+        "them and one whole batch of the encoder, which nothing interrupts. 'reached' is taken round by round.",
+    )
+    throughput, lone, waiting = [], [], []
+    with Server(MODEL, "--preload") as server:
+        seconds(model, texts)
+        asyncio.run(many(server.port, texts))
+        for _ in range(options.rounds):
+            offline = len(texts) / seconds(model, texts)
+            throughput.append((asyncio.run(many(server.port, texts)), offline))
+            inside = median(seconds(model, [text]) for text in TEXTS[:QUERIES])
+            lone.append((1e3 * median(asyncio.run(alone(server.port))), 1e3 * inside))
+            idle = 1e3 * p95(asyncio.run(alone(server.port)))
+            slow = 1e3 * p95(asyncio.run(beside(server.port, document)))
+            waiting.append((slow, idle, 1e3 * seconds(model, batch)))
+    section.rows += [
+        {
+            "model": MODEL,
+            "weights": "real",
+            "measured": f"{CLIENTS} clients, texts/s",
+            "server": harness.spread([a for a, _ in throughput]),
+            "encoder": harness.spread([b for _, b in throughput]),
+            "server, idle": None,
+            "goal": f"at least {LEAST_THROUGHPUT} % of the encoder",
+            "reached": harness.spread([100 * a / b for a, b in throughput]),
+        },
+        {
+            "model": MODEL,
+            "weights": "real",
+            "measured": "one request, ms",
+            "server": harness.spread([a for a, _ in lone]),
+            "encoder": harness.spread([b for _, b in lone]),
+            "goal": f"at most {MOST_MORE} ms above the encoder",
+            "reached": harness.spread([a - b for a, b in lone]),
+        },
+        {
+            "model": MODEL,
+            "weights": "real",
+            "measured": "95th percentile beside documents, ms",
+            "server": harness.spread([a for a, _, _ in waiting]),
+            "encoder": harness.spread([c for _, _, c in waiting]),
+            "server, idle": harness.spread([b for _, b, _ in waiting]),
+            "goal": f"at most {MOST_WAIT} % of 3 x idle + encoder",
+            "reached": harness.spread([100 * a / (3 * b + c) for a, b, c in waiting]),
+        },
+    ]
+    return section
 
 
 class Client:
@@ -32,10 +94,13 @@ class Client:
     def __init__(self, port: int) -> None:
         self._port = port
 
-    async def open(self) -> Client:
-        """Connect."""
+    async def __aenter__(self) -> Client:
         self._reader, self._writer = await asyncio.open_connection("127.0.0.1", self._port)
         return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._writer.close()
+        await self._writer.wait_closed()
 
     async def embed(self, text: str) -> float:
         """Seconds until the answer was there."""
@@ -53,36 +118,41 @@ class Client:
 
 async def many(port: int, texts: Sequence[str]) -> float:
     """Texts a second of all clients together."""
-    clients = [await Client(port).open() for _ in range(CLIENTS)]
     left = iter(texts)
 
     async def work(client: Client) -> None:
         for text in left:
             await client.embed(text)
 
-    start = time.perf_counter()
-    await asyncio.gather(*map(work, clients))
-    return len(texts) / (time.perf_counter() - start)
+    async with AsyncExitStack() as stack:
+        clients = [await stack.enter_async_context(Client(port)) for _ in range(CLIENTS)]
+        start = time.perf_counter()
+        await asyncio.gather(*map(work, clients))
+        return len(texts) / (time.perf_counter() - start)
 
 
-async def alone(port: int, texts: Sequence[str]) -> list[float]:
-    """Seconds of each request, one after another."""
-    client = await Client(port).open()
-    return [await client.embed(text) for text in texts]
+async def alone(port: int) -> list[float]:
+    """Seconds of each query, one after another."""
+    async with Client(port) as client:
+        return [await client.embed(text) for text in TEXTS[:QUERIES]]
 
 
 async def beside(port: int, document: str) -> list[float]:
-    """Seconds of queries that are sent one after another while a document is embedded."""
-    long, short = await Client(port).open(), await Client(port).open()
-    busy = asyncio.create_task(long.embed(document))
+    """Seconds of each query, one after another, while a document is embedded again and again."""
+    finished = asyncio.Event()
+
+    async def work() -> None:
+        async with Client(port) as client:
+            while not finished.is_set():
+                await client.embed(document)
+
+    busy = asyncio.create_task(work())
     # The document is read and tokenised first.
     await asyncio.sleep(0.2)
-    times: list[float] = []
-    while not busy.done():
-        times.append(await short.embed(TEXTS[len(times) % len(TEXTS)]))
+    times = await alone(port)
+    finished.set()
     await busy
-    # The last one may have had the machine to itself.
-    return times[:-1]
+    return times
 
 
 def seconds(model: mlx_jina.Encoder, texts: Sequence[str]) -> float:
@@ -95,42 +165,3 @@ def seconds(model: mlx_jina.Encoder, texts: Sequence[str]) -> float:
 def p95(times: Sequence[float]) -> float:
     """The time that one in twenty exceeds."""
     return quantiles(times, n=20)[-1]
-
-
-def main() -> None:
-    """Print the table."""
-    rounds = int(sys.argv[1]) if sys.argv[1:] else 3
-    model = mlx_jina.load("pocket")
-    own = model.count_tokens("bread ")[0] - model.count_tokens("")[0]
-    document = "bread " * ((DOCUMENT_TOKENS - model.count_tokens("")[0]) // own)
-    count = model.count_tokens(TEXTS[0])[0]
-    batch = TEXTS[: min(len(TEXTS), device.default_batch_tokens() // count)]
-    print(f"Backend {device.backend()}, {device.blas()}; {count} tokens per short text\n")
-    throughput, extra, during = [], [], []
-    with Server("pocket", "--preload") as server:
-        seconds(model, TEXTS)
-        asyncio.run(many(server.port, TEXTS))
-        for _ in range(rounds):
-            offline = len(TEXTS) / seconds(model, TEXTS)
-            throughput.append((asyncio.run(many(server.port, TEXTS)), offline))
-            inside = median(seconds(model, [text]) for text in TEXTS[:60])
-            extra.append((median(asyncio.run(alone(server.port, TEXTS[:60]))), inside))
-            idle = p95(asyncio.run(alone(server.port, TEXTS[:60])))
-            during.append((p95(asyncio.run(beside(server.port, document))), idle, seconds(model, batch)))
-    print("| | server | encoder | bar |\n|---|---|---|---|")
-    for served, offline in throughput:
-        ratio = served / offline
-        print(f"| {CLIENTS} clients, texts/s | {served:.0f} | {offline:.0f} | {ratio:.0%} of at least 70 % |")
-    for request, call in extra:
-        more = (request - call) * 1e3
-        print(f"| one request, ms | {request * 1e3:.1f} | {call * 1e3:.1f} | {more:+.1f} of at most +5 |")
-    for slow, idle, one in during:
-        most = 3 * idle + one
-        print(
-            f"| p95 beside {DOCUMENT_TOKENS:,} tokens, ms | {slow * 1e3:.0f} | idle {idle * 1e3:.0f}, "
-            f"a batch {one * 1e3:.0f} | {slow / most:.0%} of at most 100 % |"
-        )
-
-
-if __name__ == "__main__":
-    main()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bench import harness, models, peers, texts
-from bench.harness import Options, Process, Section
+from bench.harness import THEIRS_OVER_OURS, Options, Process, Section
 from bench.models import Model
 
 LENGTHS = (16, 64, 128, 512, 2048, 8192)
@@ -18,10 +18,11 @@ def run(options: Options) -> Section:
     section = Section(
         "Throughput",
         "Texts to unit vectors, tokenising included. Each row is texts of one length, or of log-normal lengths "
-        "around 80 (5 to 1,024), all prose. 'ours is faster by' is the peer's time over ours in the same round.",
+        f"around 80 (5 to 1,024), all prose. '{THEIRS_OVER_OURS}' is taken round by round: at 2 the peer takes "
+        "twice as long, below 1 it is faster.",
         plot={"panel": "model", "line": "peer", "x": "tokens a text", "y": "tokens/s", "scale": "log"},
     )
-    lengths = QUICK_LENGTHS if options.quick else LENGTHS
+    lengths = options.lengths or (QUICK_LENGTHS if options.quick else LENGTHS)
     for name in options.models:
         model = models.find(name, quick=options.quick)
         with harness.started(model, peers.of(model, options.peers), section.skipped) as running:
@@ -60,6 +61,6 @@ def _measure(
                 "texts": len(lengths),
                 "peer": peer,
                 "tokens/s": harness.spread([sum(lengths) / s for s in seconds]),
-                "ours is faster by": None if peer == peers.OURS else harness.ratio(seconds, times[peers.OURS]),
+                THEIRS_OVER_OURS: None if peer == peers.OURS else harness.ratio(seconds, times[peers.OURS]),
             }
         )

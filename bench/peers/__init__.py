@@ -1,4 +1,4 @@
-"""What mlx-jina's users would otherwise run, one file each, set up as its own documentation advises.
+"""What mlx-jina's users would otherwise run, one file each, set up as its own documentation, if any, advises.
 
 A module says which distribution it needs (`PACKAGE`), which architectures it runs (`FAMILIES`), its `SETTINGS` in
 words, its variants by backend (`options`), and `load(folder, option)` gives a function from texts, and the
@@ -8,7 +8,7 @@ number of tokens of the longest, to vectors. Heavy imports are inside `load`.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import util
 from typing import TYPE_CHECKING, Any
@@ -63,3 +63,10 @@ def of(model: Model, wanted: Sequence[str] = ()) -> list[Peer]:
             if name == "ours" or not wanted or any(part in label for part in wanted):
                 found.append(Peer(label, name, option, module.PACKAGE, module.SETTINGS))
     return found
+
+
+def settings(rows: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """How each peer of a table is set up, in words, by its name without the variant."""
+    labels = {row.get("peer", "") for row in rows}
+    modules: list[Any] = [importlib.import_module(f"bench.peers.{name}") for name in MODULES]
+    return {m.NAME: m.SETTINGS for m in modules if any(label.startswith(m.NAME) for label in labels)}

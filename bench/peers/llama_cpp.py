@@ -15,7 +15,8 @@ NAME, PACKAGE = "llama.cpp", "xllamacpp"
 FAMILIES = ("jina_bert", "qwen3", "eurobert")
 SLOTS, BATCH = 4, 512
 SETTINGS = (
-    f"{SLOTS} slots, flash attention, {BATCH} tokens a batch (the longest text where it attends both ways), "
+    f"its server within the process (xllamacpp), on our GGUF: {SLOTS} slots, flash attention, {BATCH} tokens a "
+    "batch (the longest text where it attends both ways), "
     "all layers on the GPU where there is one; its embedding mode also computes Qwen3's logits"
 )
 

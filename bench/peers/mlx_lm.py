@@ -13,7 +13,10 @@ if TYPE_CHECKING:
 
 NAME, PACKAGE = "mlx-lm", "mlx_lm"
 FAMILIES = ("qwen3",)
-SETTINGS = "right padding, 32 texts a batch sorted by length, at most 8,192 tokens; the same BLAS as ours"
+SETTINGS = (
+    "its Qwen3 as an encoder: right padding, 32 texts a batch sorted by length, at most 8,192 tokens; the same "
+    "BLAS as ours"
+)
 
 
 def options(model: Model) -> tuple[str, ...]:

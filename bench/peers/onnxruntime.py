@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
 NAME, PACKAGE = "onnxruntime", "onnxruntime"
 FAMILIES = ("jina_bert",)
-SETTINGS = "all graph optimisations; padding, 32 texts a batch sorted by length, at most 8,192 tokens; CPU or CUDA"
+SETTINGS = (
+    "the export of 'torch, dense', all graph optimisations; padding, 32 texts a batch sorted by length, at most "
+    "8,192 tokens; CPU or CUDA"
+)
 
 
 def options(model: Model) -> tuple[str, ...]:

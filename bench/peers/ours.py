@@ -11,7 +11,10 @@ if TYPE_CHECKING:
 
 NAME, PACKAGE = "mlx-jina", "mlx_jina"
 FAMILIES = ("jina_bert", "qwen3", "eurobert")
-SETTINGS = "as it comes: `load(folder)`, `encode(texts)`"
+SETTINGS = (
+    "`load(folder)`, `encode(texts)`, in the precision that it takes by itself: float32 on a CPU, the published "
+    "half precision on a GPU"
+)
 
 
 def options(model: Model) -> tuple[str, ...]:
