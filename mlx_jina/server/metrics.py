@@ -23,7 +23,7 @@ class Metrics:
             buckets=_SECONDS,
             registry=registry,
         )
-        self._gone = Counter("mlx_jina_hung_up", "Clients that left before their answer", registry=registry)
+        self._gone = Counter("mlx_jina_hung_up", "Clients that did not take their answer", registry=registry)
         self._truncated = Counter("mlx_jina_truncated_texts", "Texts that were cut", ["model"], registry=registry)
         self._texts = Counter("mlx_jina_texts", "Texts embedded", ["model"], registry=registry)
         self._tokens = Counter("mlx_jina_tokens", "Tokens embedded", ["model"], registry=registry)
@@ -40,7 +40,7 @@ class Metrics:
         self._seconds.labels(path).observe(seconds)
 
     def hung_up(self) -> None:
-        """A client left."""
+        """A client left, or stopped reading its answer."""
         self._gone.inc()
 
     def truncated(self, model: str, texts: int) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 import uvicorn
 
 from mlx_jina.errors import InputError, ModelNotFoundError
+from mlx_jina.server import connection
 from mlx_jina.server.app import Settings, create_app
 from mlx_jina.server.engine import Engine
 from mlx_jina.server.library import Library
@@ -27,6 +28,8 @@ logger = logging.getLogger("mlx_jina.server")
 
 # What is in flight at SIGTERM has so long to finish; a second Ctrl-C does not wait.
 GRACE_SECONDS = 120
+# A client that reads nothing more of its answer for so long loses it.
+SEND_SECONDS = 60
 
 
 def run(
@@ -74,6 +77,7 @@ async def _serve(
             signal.signal(number, _ignore)
         config = uvicorn.Config(
             create_app(Engine(library), metrics, settings),
+            http=connection.protocol(SEND_SECONDS, metrics.hung_up),
             access_log=False,
             log_config=None,
             log_level=logging.WARNING,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+import socket
 import time
 import weakref
 from collections.abc import Callable
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 
 from mlx_jina import Encoder, catalog
+from mlx_jina.server import serve
 from mlx_jina.server.library import Library
 from mlx_jina.server.refusal import Refusal
 from tests.server.process import Server
@@ -58,6 +60,17 @@ class TestOverload:
             assert server.metric("hung_up_total") == 1
             assert server.metric("tokens_total") < 100
             assert server.metric("waiting_tokens") == 0
+
+    @pytest.mark.slow
+    def test_who_reads_nothing_loses_the_answer(self) -> None:
+        body = json.dumps({"input": ["a"] * 2048}).encode()
+        head = f"POST /v1/embeddings HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
+        with Server("--preload") as server, socket.create_connection(("127.0.0.1", server.port)) as client:
+            client.sendall(head.encode() + body)
+            wait_for(lambda: server.metric("texts_total") == 2048 and under_way(server) == 0)
+            assert server.metric("hung_up_total") == 0
+            wait_for(lambda: server.metric("hung_up_total") == 1, 3 * serve.SEND_SECONDS)
+            assert server.embed("next").status_code == 200
 
 
 class TestEnd:
