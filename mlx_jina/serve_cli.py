@@ -69,7 +69,7 @@ def serve(
         host,
         port,
         Settings(
-            api_key=api_key or os.environ.get("MLX_JINA_API_KEY"),
+            api_key=api_key or os.environ.get("MLX_JINA_API_KEY") or None,
             hosts=(*hosts, host),
             origins=origins,
             anywhere=not guard.is_loopback(host),

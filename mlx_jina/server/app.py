@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import time
 import traceback
 import uuid
@@ -41,6 +42,12 @@ LARGE = 1 << 17
 BODY_SECONDS = 60
 # Bodies under way at once, as a multiple of the largest.
 BODIES = 8
+
+# JSON's escapes; the group is half of a character that takes two.
+_ESCAPE = re.compile(
+    rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)",
+    re.DOTALL,
+)
 
 T = TypeVar("T")
 
@@ -92,14 +99,20 @@ def create_app(engine: Engine, metrics: Metrics, settings: Settings) -> Starlett
     )
 
 
-def _refusal(refusal: Refusal) -> Response:
-    """For requests that reach no dialect."""
-    return _json(openai.error_body(refusal, uuid.uuid4().hex), refusal.status, refusal.headers)
+def _refusal(refusal: Refusal, path: str) -> Response:
+    """For requests that reach no endpoint."""
+    dialect = ollama if path.startswith("/api/") and not path.startswith("/api/v0/") else openai
+    return _json(dialect.error_body(refusal, uuid.uuid4().hex), refusal.status, refusal.headers)
 
 
 async def _unrouted(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    return _refusal(Refusal(error.status_code, error.detail, headers=error.headers))
+    path = request.scope["path"]
+    if error.status_code == 404:
+        words = f"this server has no {path}; /openapi.json lists what it has"
+    else:
+        words = f"{path} does not take {request.method}"
+    return _refusal(Refusal(error.status_code, words, headers=error.headers), path)
 
 
 class _Caller:
@@ -208,6 +221,8 @@ def _parsed(schema: type[Body], content: bytes) -> Body:
         return schema.model_validate_json(content)
     except ValidationError as error:
         problems = error.errors(include_url=False, include_input=False, include_context=False)
+    if problems[0]["type"] == "json_invalid" and (whole := _ESCAPE.sub(_whole, content)) != content:
+        return _parsed(schema, whole)
     details = [
         {"field": ".".join(map(str, each["loc"])) or "body", "message": each["msg"], "type": each["type"]}
         for each in problems
@@ -216,6 +231,11 @@ def _parsed(schema: type[Body], content: bytes) -> Body:
     words = "; ".join(f"{detail['field']}: {detail['message']}" for detail in details)
     status = 400 if first["type"] in ("json_invalid", "token_ids", "too_many_texts") else 422
     raise Refusal(status, words, first["type"], first["field"], details=details)
+
+
+def _whole(escape: re.Match[bytes]) -> bytes:
+    """U+FFFD for half a character: JavaScript's clients cut texts in the midst of emoji, and JSON lets them."""
+    return rb"\ufffd" if escape[1] else escape[0]
 
 
 def _written(reply: Reply) -> Response:

@@ -42,7 +42,7 @@ class Guard:
     def __init__(
         self,
         app: ASGIApp,
-        refuse: Callable[[Refusal], ASGIApp],
+        refuse: Callable[[Refusal, str], ASGIApp],
         hosts: Collection[str],
         origins: Sequence[str],
         anywhere: bool,
@@ -55,7 +55,7 @@ class Guard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and (refusal := self._judge(Headers(scope=scope))) is not None:
-            await self._refuse(refusal)(scope, receive, send)
+            await self._refuse(refusal, scope["path"])(scope, receive, send)
         else:
             await self._app(scope, receive, send)
 
@@ -86,7 +86,7 @@ def check_key(headers: Headers, key: str | None) -> None:
     if key is None:
         return
     scheme, _, given = headers.get("authorization", "").partition(" ")
-    if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), key.encode()):
+    if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode("latin-1"), key.encode()):
         raise Refusal(
             401,
             "this server needs its API key: Authorization: Bearer KEY",

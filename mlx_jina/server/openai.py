@@ -17,7 +17,11 @@ Encoding = Literal["float", "base64", "binary", "ubinary", "int8", "uint8"]
 
 
 def error_body(refusal: Refusal, request_id: str) -> dict[str, Any]:
-    """OpenAI's SDKs read `error.message`, Jina's clients `detail`, and `errors` of a broken schema."""
+    """OpenAI's SDKs read `error.message`, Jina's clients `detail`, and `errors` of a broken schema.
+
+    Jina's own `detail` is an object at some statuses and a string at others. A string is what all of its clients
+    can show: Obsidian Copilot prints an object as "[object Object]".
+    """
     body: dict[str, Any] = {
         "error": {
             "message": refusal.message,
@@ -32,7 +36,7 @@ def error_body(refusal: Refusal, request_id: str) -> dict[str, Any]:
 
 
 class EmbeddingsRequest(Body):
-    """OpenAI's fields, Jina's, and Voyage's names for some of them."""
+    """OpenAI's fields, Jina's with its aliases, and Voyage's names for some of them."""
 
     model: str = ""
     input: Texts
@@ -43,10 +47,10 @@ class EmbeddingsRequest(Body):
     dimensions: int | None = Field(
         None, validation_alias=AliasChoices("dimensions", "output_dimension", "output_dimensionality")
     )
-    task: str | None = None
+    task: str | None = Field(None, validation_alias=AliasChoices("task", "task_type"))
     input_type: str | None = Field(None, validation_alias=AliasChoices("input_type", "prompt_name"))
     late_chunking: bool = False
-    truncate: bool = False
+    truncate: bool = Field(False, validation_alias=AliasChoices("truncate", "truncation"))
     normalized: bool = True
 
     @field_validator("embedding_type", mode="before")

@@ -50,6 +50,12 @@ class TestOllama:
         with caught.value as answer:
             assert "'llama3' is not on this server" in json.load(answer)["error"]
 
+    def test_what_is_not_there_says_so(self, server: str) -> None:
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            ask(f"{server}/api/pull", {"model": "llama3"})
+        with caught.value as answer:
+            assert json.load(answer)["error"].startswith("this server has no /api/pull")
+
 
 class TestTextEmbeddingsInference:
     def test_chroma(self, server: str, pocket: Encoder) -> None:

@@ -78,11 +78,31 @@ class TestHosts:
         assert answer.status_code == 403
         assert answer.json()["error"]["code"] == "forbidden_host"
 
+    @pytest.mark.parametrize("path", ["/nothing", "/v1/embeddings", "/openapi.json"])
+    def test_on_every_route(self, server: Server, path: str) -> None:
+        assert server.client.get(path, headers={"Host": "evil.example"}).status_code == 403
+        assert server.client.get(path, headers={"Origin": "https://evil.example"}).status_code == 403
+
+    def test_in_ollamas_form_on_ollamas_routes(self, server: Server) -> None:
+        answer = server.client.get("/api/tags", headers={"Host": "host.docker.internal:7171"})
+        assert answer.status_code == 403
+        assert "--allow-host" in answer.json()["error"]
+
+    @pytest.mark.parametrize("version", ["1.0", "1.1"])
+    def test_none_at_all(self, server: Server, version: str) -> None:
+        with socket.create_connection(("127.0.0.1", server.port), timeout=30) as client:
+            client.sendall(f"GET /health HTTP/{version}\r\nConnection: close\r\n\r\n".encode())
+            assert client.makefile("rb").readline() == b"HTTP/1.1 403 Forbidden\r\n"
+
+
+# As curl sends it, in UTF-8.
+KEY = "s3crét"
+
 
 @pytest.fixture(scope="module")
 def locked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     key = tmp_path_factory.mktemp("key") / "key"
-    key.write_text("s3cret\n", encoding="utf-8")
+    key.write_text(f"{KEY}\n", encoding="utf-8")
     options = ("--host", "0.0.0.0", "--allow-host", "mac.local", "--allow-origin", "https://my.page")
     with Server(*options, "--api-key-file", key) as running:
         running.url = running.url.replace("0.0.0.0", "127.0.0.1")
@@ -91,9 +111,9 @@ def locked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 class TestKey:
-    @pytest.mark.parametrize("value", [None, "Bearer wrong", "Bearer", "Basic s3cret", "Bearer s3cret2", "s3cret"])
+    @pytest.mark.parametrize("value", [None, "Bearer wrong", "Bearer", f"Basic {KEY}", f"Bearer {KEY}2", KEY])
     def test_without_it(self, locked: Server, value: str | None) -> None:
-        headers = {} if value is None else {"Authorization": value}
+        headers = {} if value is None else {b"Authorization": value.encode()}
         for method, path in (("POST", "/v1/embeddings"), ("GET", "/v1/models"), ("GET", "/metrics")):
             answer = locked.client.request(method, path, json={"input": "a"}, headers=headers)
             assert answer.status_code == 401
@@ -101,7 +121,7 @@ class TestKey:
             assert answer.headers["WWW-Authenticate"] == "Bearer"
 
     def test_with_it(self, locked: Server) -> None:
-        headers = {"Authorization": "Bearer s3cret"}
+        headers = {b"Authorization": f"Bearer {KEY}".encode()}
         assert locked.client.get("/v1/models", headers=headers).status_code == 200
         assert locked.client.get("/health").status_code == 200
 
@@ -116,7 +136,11 @@ class TestKey:
         assert locked.client.get("/health", headers={"Origin": "https://myxpage"}).status_code == 403
 
     def test_it_is_never_logged(self, locked: Server) -> None:
-        assert "s3cret" not in locked.log
+        assert KEY not in locked.log
+
+    def test_an_empty_one_is_none(self) -> None:
+        with Server("pocket", env=os.environ | {"MLX_JINA_API_KEY": ""}) as server:
+            assert server.client.get("/v1/models").status_code == 200
 
 
 def start(*arguments: str | Path) -> subprocess.CompletedProcess[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 from typing import Any
 
 import numpy as np
@@ -158,6 +159,29 @@ class TestTasks:
         error(server.embed("a", **{"model": "tiny", **fields}), 400)
 
 
+def test_names_of_fields_that_jinas_api_takes_too(server: Server, tiny: Encoder) -> None:
+    answer = server.embed("light " * 300, model="tiny", task_type="clustering", truncation=True)
+    assert answer.headers["X-Embedding-Truncated"] == "1"
+    assert answer.headers["X-Embedding-Fingerprint"] == tiny.fingerprint("clustering")
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        (r"cut \ud83c", "cut \ufffd"),
+        (r"\uDF5E cut", "\ufffd cut"),
+        (r"\ud83c\uD83C\udf5e", "\ufffd🍞"),
+        (r"\ud83c \\ud83c \n\\", "\ufffd \\ud83c \n\\"),
+    ],
+)
+def test_half_a_character_is_replaced(server: Server, pocket: Encoder, written: str, read: str) -> None:
+    """As in texts that JavaScript has cut by its own count."""
+    assert json.loads(f'"{written}"', strict=False)
+    body = f'{{"input": ["{written}", "bread"]}}'
+    got = vectors(server.client.post("/v1/embeddings", content=body))
+    np.testing.assert_allclose(got, pocket.encode([read, "bread"]), atol=1e-6)
+
+
 class TestRefusals:
     @pytest.mark.parametrize("ids", [[1, 2, 3], [[1, 2], [3]]])
     def test_token_ids_name_the_fix(self, server: Server, ids: Any) -> None:
@@ -185,7 +209,7 @@ class TestRefusals:
         body = server.embed(texts).json()
         assert body["errors"][0]["field"].startswith("input")
 
-    @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'"a"', b'{"input": "\\ud800"}', b"\xff"])
+    @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'"a"', b'{"input": "\\ud800', b"\xff"])
     def test_what_is_not_json(self, server: Server, content: bytes) -> None:
         answer = server.client.post("/v1/embeddings", content=content)
         assert answer.status_code in (400, 422), answer.text
@@ -195,8 +219,10 @@ class TestRefusals:
         assert error(server.embed("x" * (4 << 20)), 413)["code"] == "body_too_large"
 
     def test_unknown_routes_and_methods(self, server: Server) -> None:
-        assert error(server.client.get("/v2/nothing"), 404)
-        assert error(server.client.get("/v1/embeddings"), 405)
+        assert error(server.client.get("/v2/nothing"), 404)["message"].startswith(
+            "this server has no /v2/nothing;"
+        )
+        assert error(server.client.get("/v1/embeddings"), 405)["message"] == "/v1/embeddings does not take GET"
 
 
 def test_models(server: Server, tiny: Encoder) -> None:
