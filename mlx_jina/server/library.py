@@ -117,7 +117,8 @@ class Library:
             # Ollama's clients add it to every name.
             return found, None if suffix == "latest" else suffix
         known = ", ".join(sorted(own.name for own in self._models.values()))
-        raise Refusal(404, f"model {name!r} is not on this server, which has: {known}", "model_not_found", "model")
+        words = f"model {name!r} is not on this server, which has: {known}; mlx-jina serve takes more of them"
+        raise Refusal(404, words, "model_not_found", "model")
 
     async def _find(self, name: str) -> Model | None:
         if (own := self._models.get(name.lower())) is not None:
@@ -200,6 +201,8 @@ class Library:
                 await self._make_room(encoder.nbytes, wanted=model)
         except (ModelNotFoundError, CheckpointError) as error:
             words = f"model {model.name!r} cannot be loaded: {error}"
+            if isinstance(error, ModelNotFoundError) and model.entry is not None and not self._allow_download:
+                words += "; mlx-jina serve --allow-download fetches it"
             raise Refusal(503, words, "model_not_loaded") from None
         loaded = Loaded(
             encoder,

@@ -13,6 +13,8 @@ from typing import Any
 from pydantic import AliasChoices, Field
 
 from mlx_jina import __version__
+from mlx_jina.catalog import Entry
+from mlx_jina.encoder import Encoder
 from mlx_jina.server.dialect import Body, Endpoint, Reply, Texts
 from mlx_jina.server.engine import Engine
 from mlx_jina.server.library import Library, Model
@@ -79,11 +81,15 @@ async def running(engine: Engine, body: None) -> Reply:
 
 
 async def show(engine: Engine, body: OllamaShowRequest) -> Reply:
-    """What a model can do. Smart Connections sizes its chunks by it."""
+    """What a model can do. Smart Connections asks it of every model, and sizes its chunks by it."""
     model, _ = await engine.library.find(body.model)
-    async with engine.library.using(model) as loaded:
-        encoder = loaded.encoder
-        listed = await asyncio.to_thread(_listed, engine.library, model)
+    known: Encoder | Entry
+    if model.loaded is None and model.entry is not None:
+        known, family = model.entry, "jina"
+    else:
+        async with engine.library.using(model) as loaded:
+            known, family = loaded.encoder, loaded.encoder.architecture
+    listed = await asyncio.to_thread(_listed, engine.library, model)
     content = {
         "modelfile": "",
         "parameters": "",
@@ -92,9 +98,9 @@ async def show(engine: Engine, body: OllamaShowRequest) -> Reply:
         "details": listed["details"],
         "modified_at": listed["modified_at"],
         "model_info": {
-            "general.architecture": encoder.architecture,
-            f"{encoder.architecture}.context_length": encoder.max_length,
-            f"{encoder.architecture}.embedding_length": encoder.dimension,
+            "general.architecture": family,
+            f"{family}.context_length": known.max_length,
+            f"{family}.embedding_length": known.dimension,
         },
         "capabilities": ["embedding"],
     }

@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import urllib.error
 import urllib.request
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from huggingface_hub import InferenceClient
 
+import mlx_jina
 from mlx_jina import Encoder, vectors
 from tests.clients.conftest import TEXTS, UNCLOSED
+from tests.server.process import Server
 
 pytestmark = UNCLOSED
 ATOL = 1e-6
@@ -42,6 +45,15 @@ class TestOllama:
         info = ask(f"{server}/api/show", {"model": names[0]})["model_info"]
         assert next(value for key, value in info.items() if "context_length" in key) == 8192
         assert next(value for key, value in info.items() if "embedding_length" in key) == 256
+
+    def test_what_is_known_is_not_loaded_to_be_shown(self, folder: Path) -> None:
+        """Smart Connections asks it of every model."""
+        with Server("pocket", f"tiny-embedding={folder}") as server:
+            for name, length in (("pocket-embedding", 8192), ("tiny-embedding", mlx_jina.load(folder).max_length)):
+                assert ask(f"{server.url}/health")["models"] == []
+                info = ask(f"{server.url}/api/show", {"model": name})["model_info"]
+                assert info[f"{info['general.architecture']}.context_length"] == length
+            assert ask(f"{server.url}/health")["models"] == ["tiny-embedding"]
 
     def test_errors_are_strings(self, server: str) -> None:
         with pytest.raises(urllib.error.HTTPError) as caught:

@@ -170,8 +170,14 @@ class TestStart:
         assert done.returncode == 1
         assert f"error: cannot listen on 127.0.0.1 port {server.port}: Address already in use" in done.stderr
 
+    def test_a_model_that_is_not_downloaded_yet(self, tmp_path: Path) -> None:
+        done = start("--port", "0", "--preload", "v5-small", "--cache-dir", tmp_path)
+        assert done.returncode == 1
+        assert done.stderr.splitlines()[-1].endswith("; mlx-jina serve --allow-download fetches it")
+
     def test_a_model_that_is_not_there(self, tmp_path: Path) -> None:
         done = start("--port", "0", "--preload", tmp_path / "nothing")
         assert done.returncode == 1
         assert done.stderr.splitlines()[-1].startswith("error: model 'nothing' cannot be loaded")
+        assert "--allow-download" not in done.stderr
         assert "Traceback" not in done.stderr
