@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -23,6 +24,8 @@ from bench.peers import OURS, Peer
 
 # Longest wait for one reply; a peer that takes longer is listed as skipped.
 SECONDS_PER_REPLY = 900
+# After each timed call: threads of OpenMP and BLAS pools spin for a while, on cores that the next peer needs.
+PAUSE_SECONDS = 0.25
 # Free memory that a peer must find, in sizes of the weights in float32: itself and its working memory.
 ROOM = 1.5
 # A column: below 1 the peer is faster.
@@ -165,6 +168,7 @@ def alternate(running: Mapping[str, Process], rounds: int) -> dict[str, list[flo
     times: dict[str, list[float]] = {name: [] for name in names}
     for i in range(rounds):
         for name in names[i % len(names) :] + names[: i % len(names)]:
+            time.sleep(PAUSE_SECONDS)
             times[name].append(running[name].seconds())
     return times
 
