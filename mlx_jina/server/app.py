@@ -38,8 +38,6 @@ DIALECTS = (openai, ollama, lm_studio, tei, cohere)
 
 # Bodies and vectors of at least so many bytes are parsed and written off the event loop.
 LARGE = 1 << 17
-# A body must have arrived after so many seconds.
-BODY_SECONDS = 60
 # Bodies under way at once, as a multiple of the largest.
 BODIES = 8
 
@@ -175,7 +173,7 @@ class _Caller:
 
 
 async def _read(headers: Headers, receive: Receive, limit: int, place: Place) -> bytes:
-    """The body, if it is not too large and not too slow."""
+    """The body, if it is not too large."""
     too_large = Refusal(
         413, f"the body is larger than {limit} bytes; send fewer texts at a time", "body_too_large"
     )
@@ -184,12 +182,8 @@ async def _read(headers: Headers, receive: Receive, limit: int, place: Place) ->
         raise too_large
     pieces = []
     size = 0
-    ends = time.monotonic() + BODY_SECONDS
     while True:
-        try:
-            message = await asyncio.wait_for(receive(), ends - time.monotonic())
-        except asyncio.TimeoutError:
-            raise Refusal(408, f"the body did not arrive within {BODY_SECONDS} s", "timeout") from None
+        message = await receive()
         if message["type"] == "http.disconnect":
             raise ClientDisconnect
         piece = message.get("body", b"")

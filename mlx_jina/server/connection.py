@@ -1,4 +1,4 @@
-"""Connections whose clients must read what they asked for."""
+"""Connections whose clients must send what they began, and read what they asked for."""
 
 from __future__ import annotations
 
@@ -9,20 +9,69 @@ from typing import cast
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 
-def protocol(seconds: float, hung_up: Callable[[], None]) -> type[HttpToolsProtocol]:
-    """The protocol for `uvicorn.Config`, which drops clients that stop reading.
+def protocol(seconds: float, too_late: bytes, hung_up: Callable[[], None]) -> type[HttpToolsProtocol]:
+    """The protocol for `uvicorn.Config`, which drops clients that stop sending or stop reading.
 
-    By itself uvicorn keeps an answer until its client has read it, for ever if it never does. Here a client that
-    has read nothing more of it for that many seconds loses its connection, and `hung_up` is called.
+    By itself uvicorn waits for ever for the rest of a request, and keeps an answer for ever until it is read. Here
+    a request that is not whole after that many seconds gets status 408 with the JSON body `too_late`. A client
+    that has read nothing more of its answer for so long loses its connection, and `hung_up` is called.
     """
+    refusal = (
+        b"HTTP/1.1 408 Request Timeout\r\nContent-Type: application/json\r\nContent-Length: %d\r\n"
+        b"Connection: close\r\n\r\n%b" % (len(too_late), too_late)
+    )
 
     class Connection(HttpToolsProtocol):
         _stalled: asyncio.TimerHandle | None = None
+        _begun: asyncio.TimerHandle | None = None
+        _whole = False
 
         def connection_made(self, transport: asyncio.BaseTransport) -> None:
             super().connection_made(cast(asyncio.Transport, transport))
             # `pause_writing` and `resume_writing` then tell of every unsent byte, not of the 65,536th.
             self.transport.set_write_buffer_limits(high=0)
+            self._expect()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            super().connection_lost(exc)
+            self._whole = True
+            self._expect()
+            self._unwatch()
+
+        # ---- the request
+
+        def on_message_begin(self) -> None:
+            super().on_message_begin()
+            self._whole = False
+
+        def on_message_complete(self) -> None:
+            super().on_message_complete()
+            self._whole = True
+            self._expect()
+
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            self._expect()
+
+        def _expect(self) -> None:
+            """Have the clock run while a request is on its way."""
+            if self._whole and self._begun is not None:
+                self._begun.cancel()
+                self._begun = None
+            elif not self._whole and self._begun is None:
+                self._begun = self.loop.call_later(seconds, self._judge_request)
+
+        def _judge_request(self) -> None:
+            self._begun = None
+            if self.flow.read_paused:
+                # It is the server that does not read on.
+                self._expect()
+                return
+            if self.cycle is None or not self.cycle.response_started:
+                self.transport.write(refusal)
+            self.transport.close()
+
+        # ---- the answer
 
         def pause_writing(self) -> None:
             super().pause_writing()
@@ -32,19 +81,15 @@ def protocol(seconds: float, hung_up: Callable[[], None]) -> type[HttpToolsProto
             super().resume_writing()
             self._unwatch()
 
-        def connection_lost(self, exc: Exception | None) -> None:
-            super().connection_lost(exc)
-            self._unwatch()
-
         def _watch(self) -> None:
             unsent = self.transport.get_write_buffer_size()
-            self._stalled = self.loop.call_later(seconds, self._judge, unsent)
+            self._stalled = self.loop.call_later(seconds, self._judge_reading, unsent)
 
         def _unwatch(self) -> None:
             if self._stalled is not None:
                 self._stalled.cancel()
 
-        def _judge(self, unsent: int) -> None:
+        def _judge_reading(self, unsent: int) -> None:
             if self.transport.get_write_buffer_size() < unsent:
                 self._watch()
             else:

@@ -17,21 +17,22 @@ import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 
-from mlx_jina import batching, device, lanes, late, memory, pipeline
-from mlx_jina.errors import NumericalError
-from mlx_jina.pipeline import Pipeline, Plan, Pool
+from mlx_jina import batching, device, lanes, memory, pipeline
+from mlx_jina.errors import InputError
+from mlx_jina.pipeline import Pipeline, Plan
+from mlx_jina.server.jobs import Encoded, Job, Result, finished
 from mlx_jina.tokens import Ids
-from mlx_jina.vectors import Floats, Vectors
 
 logger = logging.getLogger(__name__)
 
 SECONDS_PER_TOKEN = 1e-3
 # Longer texts only run in batches of their own kind; what comes in between one's pieces is no larger than this.
 SHORT = 1024
-# Characters of a request that is tokenised on the event loop: less work than handing it over.
+# Characters, of requests that arrived together, that are tokenised on the event loop: less work than handing over.
 SMALL = 1 << 11
 # Characters of a request whose tokenisation others need not wait for.
 LARGE = 1 << 16
@@ -49,65 +50,13 @@ class _Abandoned(Exception):
     """Nobody waits for this forward pass any more."""
 
 
-@dataclass(frozen=True)
-class Encoded:
-    """One request's vectors (N, D), the tokens of each text as embedded, and how many texts were cut."""
-
-    vectors: Vectors
-    tokens: list[int]
-    truncated: int
-
-
-class _Job:
-    """One request's texts, on their way through three threads: event loop, tokenising, worker."""
-
-    def __init__(self, plan: Plan, answer: asyncio.Future[Encoded]) -> None:
-        self.plan = plan
-        self.answer = answer
-        self.gone = False
-        self.ids: list[Ids] = []
-        """What is run: the texts, or the windows of the document that they make (`late_chunking`)."""
-        self.windows: late.Windows | None = None
-        self.truncated = 0
-        self.rows: dict[int, Floats] = {}
-        """What came of each of `ids`: one row, or one for each chunk in a window."""
-
-    def tokenize(self, road: Pipeline, texts: Sequence[str], late_chunking: bool) -> None:
-        """Fill `ids`. Raises InputError."""
-        if late_chunking and texts:
-            self.windows = late.joined_windows(road, texts, self.plan)
-            self.ids = self.windows.ids
-        else:
-            self.ids, self.truncated = road.cut(road.tokenize(list(enumerate(texts)), self.plan), self.plan)
-
-    def pool(self, index: int) -> Pool:
-        return self.windows.pool(index) if self.windows else pipeline.whole
-
-    def finished(self) -> Encoded:
-        """On the worker, when all `rows` are there. Raises NumericalError."""
-        pooled = self._pooled()
-        if not pipeline.usable(pooled, self.plan).all():
-            for index, rows in self.rows.items():
-                if not pipeline.usable(rows, self.plan).all():
-                    self.rows[index] = pipeline.retry(self.plan, self.pool(index), [self.ids[index]], 0, index)
-            pooled = self._pooled()
-        tokens = [len(ids) for ids in self.ids]
-        if self.windows:
-            pooled, tokens = self.windows.chunks(pooled), self.windows.tokens
-        return Encoded(pipeline.finish(pooled, self.plan), tokens, self.truncated)
-
-    def _pooled(self) -> Floats:
-        none: Floats = np.empty((0, self.plan.model.dimension), dtype=np.float32)
-        return np.concatenate([none, *(self.rows[index] for index in range(len(self.ids)))])
-
-
 @dataclass(frozen=True, order=True)
 class _Text:
     """One text of a job, in the order in which texts are due."""
 
     due: float
     serial: int
-    job: _Job
+    job: Job
     index: int
 
     @property
@@ -140,9 +89,11 @@ class Scheduler:
         self._queues: dict[int, _Queue] = {}
         self._serial = 0
         self._pumping = False
+        # Requests that are not tokenised yet: how many, and those that the event loop has at hand.
         self._arriving = 0
-        # Requests that the last batch answered, and when.
-        self._answered = 0
+        self._arrived: list[Job] = []
+        # Clients that the last batch answered and that have not asked again, and when they were answered.
+        self._returning = 0
         self._answered_at = 0.0
         self._seconds_per_token = 0.0
         self.waiting_tokens = 0
@@ -160,45 +111,80 @@ class Scheduler:
         With `late_chunking` they are the chunks of one document, which is not cut: `encode` has the details.
         Raises InputError, NumericalError, BatchError.
         """
-        job = _Job(plan, asyncio.get_running_loop().create_future())
-        characters = sum(map(len, texts))
-        large = characters > LARGE
-        with self._changed:
-            self._arriving += not large
-        if characters <= SMALL:
-            self._tokenize(job, texts, late_chunking, large)
+        loop = asyncio.get_running_loop()
+        job = Job(texts, plan, late_chunking, loop.create_future())
+        if job.characters > LARGE:
+            self._large.submit(self._tokenize, [job])
         else:
-            (self._large if large else self._small).submit(self._tokenize, job, texts, late_chunking, large)
+            with self._changed:
+                self._arriving += 1
+            self._arrived.append(job)
+            if len(self._arrived) == 1:
+                # After the other requests that the event loop has at hand.
+                loop.call_soon(self._tokenize_arrived)
         try:
             return await job.answer
         except asyncio.CancelledError:
             self._drop(job)
             raise
 
-    def _tokenize(self, job: _Job, texts: Sequence[str], late_chunking: bool, large: bool) -> None:
-        try:
-            if not job.gone:
-                job.tokenize(self._pipeline, texts, late_chunking)
-                self._add(job)
-        except Exception as error:
-            self._answer([(job, error)])
-        finally:
-            with self._changed:
-                self._arriving -= not large
-                if self._gathered():
-                    self._changed.notify()
+    def _tokenize_arrived(self) -> None:
+        """On the event loop."""
+        jobs, self._arrived = self._arrived, []
+        if sum(job.characters for job in jobs) <= SMALL:
+            self._tokenize(jobs)
+        else:
+            self._small.submit(self._tokenize, jobs)
 
-    def _answer(self, results: Sequence[tuple[_Job, Encoded | Exception]]) -> None:
+    def _tokenize(self, jobs: Sequence[Job]) -> None:
+        """On any thread: in one call for all, which uses all cores, and reads the tokenizer's data once."""
+        here = [job for job in jobs if not job.gone]
+        failed: list[Result] = []
+        prompted = [job.prompted for job in here]
+        try:
+            ids = iter(self._pipeline.tokenizer.encode([text for texts in prompted for text in texts]))
+        except InputError:
+            # Each finds out by itself whether a text of its own is to blame.
+            ids = None
+        for job, texts in zip(here, prompted, strict=True):
+            try:
+                job.tokenize(self._pipeline, None if ids is None else list(islice(ids, len(texts))))
+                self._add(job)
+            except Exception as error:
+                failed.append((job, error))
+        self._answer(failed)
+        with self._changed:
+            self._arriving -= sum(job.characters <= LARGE for job in jobs)
+            if self._gathered():
+                self._changed.notify()
+
+    def _answer(self, results: Sequence[Result]) -> None:
         """From any thread: wake the event loop once for all of them."""
         # The loop is closed if the process is about to end.
         if results and not (loop := results[0][0].answer.get_loop()).is_closed():
-            loop.call_soon_threadsafe(_settle, results)
+            loop.call_soon_threadsafe(self._settle, results)
+
+    def _settle(self, results: Sequence[Result]) -> None:
+        """On the event loop."""
+        for job, result in results:
+            if job.answer.done():
+                continue
+            if isinstance(result, Exception):
+                job.answer.set_exception(result)
+            else:
+                job.answer.set_result(result)
+        # After those who wait for them have sent them.
+        asyncio.get_running_loop().call_soon(self._sent)
+
+    def _sent(self) -> None:
+        with self._changed:
+            self._answered_at = time.monotonic()
 
     # ---- the queue
 
-    def _add(self, job: _Job) -> None:
+    def _add(self, job: Job) -> None:
         if not job.ids:
-            self._answer([(job, job.finished())])
+            self._answer(finished([job]))
             return
         due = time.monotonic()
         with self._changed:
@@ -213,9 +199,10 @@ class Scheduler:
                 shares = tokens <= SHORT and job.windows is None
                 heapq.heappush(queue.short if shares else queue.alone, text)
                 self.waiting_tokens += tokens
+            self._returning -= self._returning > 0
             self._pump_later()
 
-    def _drop(self, job: _Job) -> None:
+    def _drop(self, job: Job) -> None:
         """A client has gone: what waits is taken out, what computes is computed for nothing."""
         with self._changed:
             job.gone = True
@@ -259,16 +246,19 @@ class Scheduler:
 
         Clients that ask again as soon as they are answered would otherwise fall into groups, a batch each.
         """
-        waiting = sum(len(queue.short) + len(queue.alone) for queue in self._queues.values())
-        return self.waiting_tokens >= ENOUGH or (not self._arriving and waiting >= self._answered)
+        return self.waiting_tokens >= ENOUGH or not (self._arriving or self._returning)
 
     # ---- on the worker
 
     def _pump(self) -> None:
         """Run one batch, then queue up again, so that the worker's other jobs get their turn."""
         with self._changed:
-            since = time.monotonic() if self._arriving else self._answered_at
-            self._changed.wait_for(self._gathered, max(since + GATHER_SECONDS - time.monotonic(), 0))
+            started = time.monotonic()
+            while not self._gathered():
+                since = max(started if self._arriving else 0, self._answered_at)
+                if (left := since + GATHER_SECONDS - time.monotonic()) <= 0:
+                    break
+                self._changed.wait(left)
             taken = self._next(device.default_batch_tokens(), short_only=False)
         try:
             self._run(taken, interruptible=True)
@@ -306,13 +296,14 @@ class Scheduler:
         seconds = time.perf_counter() - started
         self._observe(len(taken), len(batch.ids), seconds)
         self._seconds_per_token += 0.1 * (seconds / len(batch.ids) - self._seconds_per_token)
-        finished: list[tuple[_Job, Encoded | Exception]] = []
         for share, pooled in shares:
             texts = pooled.reshape(len(share.order), -1, pooled.shape[1])
             for i, rows in zip(share.order.tolist(), texts, strict=True):
-                finished += self._deliver(taken[i], rows)
-        self._answered, self._answered_at = len(finished), time.monotonic()
-        self._answer(finished)
+                taken[i].job.rows[taken[i].index] = rows
+        jobs = dict.fromkeys(text.job for text in taken)
+        answers = finished([job for job in jobs if len(job.rows) == len(job.ids) and not job.gone])
+        self._returning, self._answered_at = len(answers), time.monotonic()
+        self._answer(answers)
 
     def _failed(self, taken: Sequence[_Text], error: Exception, interruptible: bool) -> None:
         """Nobody's answer fails for another request's text: each request is run by itself."""
@@ -326,25 +317,3 @@ class Scheduler:
         logger.error("a forward pass failed with %s\n%s", type(error).__name__, where)
         self._drop(jobs[0])
         self._answer([(jobs[0], BatchError(f"the forward pass failed: {type(error).__name__}"))])
-
-    def _deliver(self, text: _Text, rows: Floats) -> list[tuple[_Job, Encoded | Exception]]:
-        """The text's request and its answer, if that was the last text that it waited for."""
-        job = text.job
-        job.rows[text.index] = rows
-        if len(job.rows) < len(job.ids) or job.gone:
-            return []
-        try:
-            return [(job, job.finished())]
-        except NumericalError as error:
-            return [(job, error)]
-
-
-def _settle(results: Sequence[tuple[_Job, Encoded | Exception]]) -> None:
-    """On the event loop."""
-    for job, result in results:
-        if job.answer.done():
-            continue
-        if isinstance(result, Exception):
-            job.answer.set_exception(result)
-        else:
-            job.answer.set_result(result)

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import resource
 import signal
 import socket
 import sys
+import uuid
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import orjson
 import uvicorn
 
 from mlx_jina.errors import InputError, ModelNotFoundError
-from mlx_jina.server import connection
+from mlx_jina.server import connection, openai
 from mlx_jina.server.app import Settings, create_app
 from mlx_jina.server.engine import Engine
 from mlx_jina.server.library import Library
@@ -28,8 +31,8 @@ logger = logging.getLogger("mlx_jina.server")
 
 # What is in flight at SIGTERM has so long to finish; a second Ctrl-C does not wait.
 GRACE_SECONDS = 120
-# A client that reads nothing more of its answer for so long loses it.
-SEND_SECONDS = 60
+# A request must be whole after so long, and a client that reads nothing more of its answer for so long loses it.
+CLIENT_SECONDS = 60
 
 
 def run(
@@ -72,12 +75,14 @@ async def _serve(
     with listening(host, port) as listener:
         if preload:
             await _preload(library)
+        # What is there by now is there to stay: no need to look through it for garbage again and again.
+        gc.freeze()
         # uvicorn has its own handlers; when it is done it raises the signal once more, which is then no news.
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, _ignore)
         config = uvicorn.Config(
             create_app(Engine(library), metrics, settings),
-            http=connection.protocol(SEND_SECONDS, metrics.hung_up),
+            http=connection.protocol(CLIENT_SECONDS, _too_late(), metrics.hung_up),
             access_log=False,
             log_config=None,
             log_level=logging.WARNING,
@@ -97,6 +102,11 @@ async def _serve(
         finally:
             idle.cancel()
         logger.info("stopped")
+
+
+def _too_late() -> bytes:
+    words = f"the request did not arrive within {CLIENT_SECONDS} s"
+    return orjson.dumps(openai.error_body(Refusal(408, words, "timeout"), uuid.uuid4().hex))
 
 
 async def _preload(library: Library) -> None:

@@ -19,6 +19,7 @@ from mlx_jina import Encoder, InputError, NumericalError, device, memory
 from mlx_jina.batching import Run
 from mlx_jina.models import Model
 from mlx_jina.server import scheduler
+from mlx_jina.server.jobs import Encoded
 from mlx_jina.server.scheduler import BatchError, Scheduler
 
 T = TypeVar("T")
@@ -76,7 +77,7 @@ class TestBatches:
     ) -> None:
         requests = [[f"request {i}", "with two texts " * (i % 5)] for i in range(20)]
 
-        async def work() -> list[scheduler.Encoded]:
+        async def work() -> list[Encoded]:
             async with busy(pocket, queue, lambda: sum(sum(pocket.count_tokens(texts)) for texts in requests)):
                 tasks = [asyncio.create_task(queue.run(texts, pocket.plan())) for texts in requests]
             return await asyncio.gather(*tasks)
@@ -114,7 +115,7 @@ class TestBatches:
             {"max_length": 4},
         ]
 
-        async def work() -> list[scheduler.Encoded]:
+        async def work() -> list[Encoded]:
             return await asyncio.gather(*(queue.run(["some words of text"], pocket.plan(**o)) for o in options))
 
         for option, encoded in zip(options, run(work), strict=True):
@@ -124,7 +125,7 @@ class TestBatches:
             assert encoded.truncated == ("max_length" in option)
 
     def test_tasks_are_kept_apart(self, tiny: Encoder) -> None:
-        async def work() -> list[scheduler.Encoded]:
+        async def work() -> list[Encoded]:
             queue = make(tiny, [])
             return await asyncio.gather(*(queue.run(["light"], tiny.plan(task=task)) for task in tiny.tasks))
 
@@ -193,7 +194,7 @@ class TestLateChunking:
         # Too long as a text, and still neither refused nor cut.
         plan = pocket.plan(max_length=40, truncate=False)
 
-        async def work() -> list[scheduler.Encoded]:
+        async def work() -> list[Encoded]:
             tokens = pocket.count_tokens("a query")[0]
             async with busy(pocket, queue, lambda: max(tokens + 1, queue.waiting_tokens)):
                 late = asyncio.create_task(queue.run(self.TEXTS, plan, late_chunking=True))
@@ -214,7 +215,7 @@ class TestLateChunking:
         monkeypatch.setattr(memory, "SCORE_BYTES", 1 << 20)
         chunks = ["bread water flour salt " * 70] * 4
 
-        async def work() -> tuple[scheduler.Encoded, scheduler.Encoded]:
+        async def work() -> tuple[Encoded, Encoded]:
             first = asyncio.create_task(queue.run(chunks, pocket.plan(), late_chunking=True))
             await until(lambda: queue.running_tokens > 1000)
             second = await queue.run(["a query"], pocket.plan())
@@ -234,7 +235,7 @@ class TestLongTexts:
     def test_short_ones_get_in_between(self, pocket: Encoder, queue: Scheduler, batches: Batches) -> None:
         long = "bread water flour salt " * 280
 
-        async def work() -> tuple[scheduler.Encoded, scheduler.Encoded]:
+        async def work() -> tuple[Encoded, Encoded]:
             first = asyncio.create_task(queue.run([long], pocket.plan()))
             await until(lambda: queue.running_tokens > 1000)
             second = await queue.run(["a query"], pocket.plan())

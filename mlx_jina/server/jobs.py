@@ -1,0 +1,117 @@
+"""One request's texts, from their characters to its answer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+import numpy as np
+
+from mlx_jina import late, pipeline
+from mlx_jina.errors import NumericalError
+from mlx_jina.pipeline import Pipeline, Plan, Pool
+from mlx_jina.tokens import Ids
+from mlx_jina.vectors import Floats, Vectors
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One request's vectors (N, D), the tokens of each text as embedded, and how many texts were cut."""
+
+    vectors: Vectors
+    tokens: list[int]
+    truncated: int
+
+
+class Job:
+    """One request's texts, on their way through three threads: event loop, tokenising, worker."""
+
+    def __init__(
+        self, texts: Sequence[str], plan: Plan, late_chunking: bool, answer: asyncio.Future[Encoded]
+    ) -> None:
+        self.texts = texts
+        self.plan = plan
+        self.late_chunking = late_chunking and bool(texts)
+        self.answer = answer
+        self.characters = sum(map(len, texts))
+        self.gone = False
+        self.ids: list[Ids] = []
+        """What is run: the texts, or the windows of the document that they make (`late_chunking`)."""
+        self.windows: late.Windows | None = None
+        self.truncated = 0
+        self.rows: dict[int, Floats] = {}
+        """What came of each of `ids`: one row, or one for each chunk in a window."""
+
+    @property
+    def prompted(self) -> list[str]:
+        """What is tokenised as it is: the texts, unless they make one document."""
+        return [] if self.late_chunking else pipeline.prompted(list(enumerate(self.texts)), self.plan)[1]
+
+    def tokenize(self, road: Pipeline, ids: Sequence[Ids] | None) -> None:
+        """Fill `ids`; if it is given, from the ids of what is `prompted`. Raises InputError."""
+        if self.late_chunking:
+            self.windows = late.joined_windows(road, self.texts, self.plan)
+            self.ids = self.windows.ids
+        else:
+            uncut = road.tokenizer.encode(self.prompted) if ids is None else ids
+            for index, text in enumerate(uncut):
+                pipeline.check_length(text, index, self.plan)
+            self.ids, self.truncated = road.cut(uncut, self.plan)
+
+    def pool(self, index: int) -> Pool:
+        return self.windows.pool(index) if self.windows else pipeline.whole
+
+    def pooled(self) -> Floats:
+        """One row for each text, when all `rows` are there."""
+        none: Floats = np.empty((0, self.plan.model.dimension), dtype=np.float32)
+        pooled: Floats = np.concatenate([none, *(self.rows[index] for index in range(len(self.ids)))])
+        return self.windows.chunks(pooled) if self.windows else pooled
+
+    def repair(self) -> None:
+        """On the worker: compute again what came out unusable. Raises NumericalError."""
+        for index, rows in self.rows.items():
+            if not pipeline.usable(rows, self.plan).all():
+                self.rows[index] = pipeline.retry(self.plan, self.pool(index), [self.ids[index]], 0, index)
+
+    def encoded(self, vectors: Vectors) -> Encoded:
+        """The answer that has these vectors."""
+        tokens = self.windows.tokens if self.windows else [len(ids) for ids in self.ids]
+        return Encoded(vectors, tokens, self.truncated)
+
+
+Result = tuple[Job, Encoded | Exception]
+
+
+def finished(jobs: Sequence[Job]) -> list[Result]:
+    """On the worker: answers to requests whose rows are there. NumPy is called once for all of a kind."""
+    kinds: dict[object, list[Job]] = {}
+    for job in jobs:
+        plan = job.plan
+        kinds.setdefault((plan.dimension, plan.normalize, plan.precision, id(plan.ranges)), []).append(job)
+    results: list[Result] = []
+    for kind in kinds.values():
+        plan = kind[0].plan
+        pooled = [job.pooled() for job in kind]
+        together = np.concatenate(pooled)
+        if pipeline.usable(together, plan).all():
+            vectors = pipeline.finish(together, plan)
+            ends = accumulate(len(rows) for rows in pooled)
+            results += [
+                (job, job.encoded(vectors[end - len(rows) : end]))
+                for job, rows, end in zip(kind, pooled, ends, strict=True)
+            ]
+        elif len(kind) > 1:
+            results += [result for job in kind for result in finished([job])]
+        else:
+            results.append((kind[0], _repaired(kind[0])))
+    return results
+
+
+def _repaired(job: Job) -> Encoded | NumericalError:
+    try:
+        job.repair()
+    except NumericalError as error:
+        return error
+    return job.encoded(pipeline.finish(job.pooled(), job.plan))
