@@ -8,7 +8,7 @@ import re
 import time
 import traceback
 import uuid
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -196,18 +196,19 @@ async def _read(headers: Headers, receive: Receive, limit: int, place: Place) ->
             return b"".join(pieces)
 
 
-async def _while_connected(work: Awaitable[T], receive: Receive) -> T:
+async def _while_connected(work: Coroutine[Any, Any, T], receive: Receive) -> T:
     """The work's result; cancels it and raises ClientDisconnect if the client hangs up first."""
-    working = asyncio.ensure_future(work)
+    working = asyncio.create_task(work)
     leaving = asyncio.ensure_future(receive())
+    leaving.add_done_callback(lambda _: working.cancel())
     try:
-        await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            raise ClientDisconnect
-        return working.result()
+        return await working
+    except asyncio.CancelledError:
+        if leaving.done():
+            raise ClientDisconnect from None
+        raise
     finally:
         leaving.cancel()
-        working.cancel()
 
 
 def _parsed(schema: type[Body], content: bytes) -> Body:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -81,7 +81,7 @@ class Reply:
     media_type: str = "application/json"
 
 
-Handler = Callable[[Engine, Any], Awaitable[Reply]]
+Handler = Callable[[Engine, Any], Coroutine[Any, Any, Reply]]
 ErrorBody = Callable[[Refusal, str], Mapping[str, Any]]
 
 
