@@ -22,7 +22,6 @@ from itertools import islice
 import numpy as np
 
 from mlx_jina import batching, device, lanes, memory, pipeline
-from mlx_jina.errors import InputError
 from mlx_jina.pipeline import Pipeline, Plan
 from mlx_jina.server.jobs import Encoded, Job, Result, finished
 from mlx_jina.tokens import Ids
@@ -143,7 +142,7 @@ class Scheduler:
         prompted = [job.prompted for job in here]
         try:
             ids = iter(self._pipeline.tokenizer.encode([text for texts in prompted for text in texts]))
-        except InputError:
+        except Exception:
             # Each finds out by itself whether a text of its own is to blame.
             ids = None
         for job, texts in zip(here, prompted, strict=True):
@@ -173,8 +172,9 @@ class Scheduler:
                 job.answer.set_exception(result)
             else:
                 job.answer.set_result(result)
-        # After those who wait for them have sent them.
-        asyncio.get_running_loop().call_soon(self._sent)
+        # They are sent in the event loop's next turn but one: first the handler goes on, then who waits for it.
+        loop = asyncio.get_running_loop()
+        loop.call_soon(loop.call_soon, self._sent)
 
     def _sent(self) -> None:
         with self._changed:
@@ -288,20 +288,20 @@ class Scheduler:
         try:
             with memory.giving_way((lambda: self._turn(taken)) if interruptible else None):
                 shares = lanes.run(lambda share: pipeline.evaluated(pool(model, share)), batch)
+            seconds = time.perf_counter() - started
+            for share, pooled in shares:
+                texts = pooled.reshape(len(share.order), -1, pooled.shape[1])
+                for i, rows in zip(share.order.tolist(), texts, strict=True):
+                    taken[i].job.rows[taken[i].index] = rows
+            jobs = dict.fromkeys(text.job for text in taken)
+            answers = finished([job for job in jobs if len(job.rows) == len(job.ids) and not job.gone])
         except _Abandoned:
             return
         except Exception as error:
             self._failed(taken, error, interruptible)
             return
-        seconds = time.perf_counter() - started
         self._observe(len(taken), len(batch.ids), seconds)
         self._seconds_per_token += 0.1 * (seconds / len(batch.ids) - self._seconds_per_token)
-        for share, pooled in shares:
-            texts = pooled.reshape(len(share.order), -1, pooled.shape[1])
-            for i, rows in zip(share.order.tolist(), texts, strict=True):
-                taken[i].job.rows[taken[i].index] = rows
-        jobs = dict.fromkeys(text.job for text in taken)
-        answers = finished([job for job in jobs if len(job.rows) == len(job.ids) and not job.gone])
         self._returning, self._answered_at = len(answers), time.monotonic()
         self._answer(answers)
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_jina.errors import CheckpointError
+
+# Numbers of a tensor that are unpacked at a time: MLX's steps for 3, 5 and 6 bits take many times the result.
+UNPACKED = 1 << 24
 
 
 def is_quantized(config: Mapping[str, Any]) -> bool:
@@ -35,10 +38,23 @@ def dequantize(tensors: Mapping[str, mx.array], config: Mapping[str, Any], dtype
     """Full weights in `dtype`, computed in float32: for CPUs, where quantised matmul is a plain loop."""
     full = dict(tensors)
     for layer in _layers(tensors):
-        scales, biases = (full.pop(f"{layer}.{part}").astype(mx.float32) for part in ("scales", "biases"))
-        full[f"{layer}.weight"] = mx.dequantize(
-            full[f"{layer}.weight"], scales, biases, **parameters(config, layer)
-        ).astype(dtype)
+        packed = [full.pop(f"{layer}.{part}") for part in ("weight", "scales", "biases")]
+        full[f"{layer}.weight"] = _unpacked(packed, dtype, **parameters(config, layer))
+    return full
+
+
+def _unpacked(packed: Sequence[mx.array], dtype: mx.Dtype, group_size: int, bits: int) -> mx.array:
+    """The weight of its packed form, scales and biases, evaluated, some rows at a time."""
+    rows, groups = packed[1].shape
+    step = max(1, UNPACKED // (groups * group_size))
+    pieces = []
+    for start in range(0, rows, step):
+        weight, *exact = (part[start : start + step] for part in packed)
+        scales, biases = (part.astype(mx.float32) for part in exact)
+        pieces.append(mx.dequantize(weight, scales, biases, group_size=group_size, bits=bits).astype(dtype))
+        mx.eval(pieces[-1])
+    full = pieces[0] if len(pieces) == 1 else mx.concatenate(pieces)
+    mx.eval(full)
     return full
 
 

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 import mlx_jina
-from mlx_jina import Encoder, InputError, NumericalError, device, memory
-from mlx_jina.batching import Run
+from mlx_jina import Encoder, InputError, NumericalError, device, lanes, memory
+from mlx_jina.batching import Batch, Run
 from mlx_jina.models import Model
 from mlx_jina.server import scheduler
 from mlx_jina.server.jobs import Encoded
@@ -104,6 +104,35 @@ class TestBatches:
 
         run(work)
         assert [texts for texts, _ in batches] == [2, 2]
+
+    def test_clients_in_two_groups_become_one(
+        self, pocket: Encoder, queue: Scheduler, batches: Batches, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(scheduler, "GATHER_SECONDS", 0.5)
+        started, joined = threading.Event(), threading.Event()
+        in_lanes = lanes.run
+
+        def held(function: Callable[[Batch], T], batch: Batch) -> list[tuple[Batch, T]]:
+            started.set()
+            joined.wait(30)
+            return in_lanes(function, batch)
+
+        monkeypatch.setattr(lanes, "run", held)
+
+        async def client() -> None:
+            for _ in range(3):
+                await queue.run(["some words"], pocket.plan())
+
+        async def work() -> None:
+            clients = [asyncio.create_task(client()) for _ in range(4)]
+            await until(started.is_set)
+            clients += [asyncio.create_task(client()) for _ in range(3)]
+            await until(lambda: queue.waiting_tokens == 3 * pocket.count_tokens("some words")[0])
+            joined.set()
+            await asyncio.gather(*clients)
+
+        run(work)
+        assert [texts for texts, _ in batches] == [4, 7, 7, 3]
 
     def test_each_request_has_its_own_options(self, pocket: Encoder, queue: Scheduler, batches: Batches) -> None:
         options: list[dict[str, Any]] = [
