@@ -9,6 +9,8 @@ import argparse
 import importlib
 import sys
 import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ INSTALL = "pip install -e . --group bench"
 try:
     from bench import machine, models, peers, report
     from bench.harness import Options, Section
+    from bench.report import Row
 except ModuleNotFoundError as error:
     sys.exit(f"bench.all: {error.name} is not installed; run: {INSTALL}")
 
@@ -32,6 +35,8 @@ QUESTIONS = (
     "conversion",
     "server",
 )
+# Those that go through the models, which may take hours.
+BY_MODEL = ("throughput", "latency", "memory", "roofline", "tokenizing", "conversion")
 SHORTEST, LONGEST = 3, 8192
 
 
@@ -88,11 +93,23 @@ def main() -> None:
         start = time.perf_counter()
         print(f"{name} ...", file=sys.stderr, flush=True)
         context = {"commit": machine.commit(), "date": machine.today(), "how": how(options)}
-        section: Section = question.run(options)
-        print("\n".join(report.figures(here, name, section.rows)), flush=True)
-        report.save(path, here, name, section, {**context, "peers": peers.settings(section.rows)})
+        for new, section in answers(name, question, options):
+            print("\n".join(report.figures(here, name, new)), flush=True)
+            report.save(path, here, name, section, {**context, "peers": peers.settings(section.rows)})
         print(f"{name}: {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
     print(path.with_suffix(".md"), file=sys.stderr)
+
+
+def answers(name: str, question: Any, options: Options) -> Iterator[tuple[Sequence[Row], Section]]:
+    """New rows, and the section so far: after each model, so that a run that is cut short keeps what it has."""
+    whole: Section | None = None
+    for chosen in [[model] for model in options.models] if name in BY_MODEL else [options.models]:
+        part: Section = question.run(replace(options, models=chosen))
+        if whole is None:
+            whole = replace(part, rows=[])
+        whole.rows += part.rows
+        whole.skipped |= part.skipped
+        yield part.rows, whole
 
 
 def how(options: Options) -> str:

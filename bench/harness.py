@@ -144,7 +144,8 @@ def started(model: Model, peers: Sequence[Peer], skipped: dict[str, str]) -> Ite
 def give(
     running: dict[str, Process], texts: Sequence[str], longest: int, what: str, skipped: dict[str, str]
 ) -> dict[str, Process]:
-    """Hand out texts, warm up, and keep those whose vectors are ours. `what` names the texts in `skipped`."""
+    """Hand out texts, warm up, and keep those whose vectors are ours; `what` names the texts in `skipped`."""
+    print(f"  {what} ...", file=sys.stderr, flush=True)
     kept = {}
     ours: npt.NDArray[np.float32] | None = None
     for name, process in list(running.items()):

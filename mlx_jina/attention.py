@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import islice
 
 import mlx.core as mx
 import numpy as np
@@ -16,6 +18,8 @@ from mlx_jina.batching import Run
 FUSED_WIDTHS = (64, 96, 128)
 # Queries of an unfused causal block: fewer compute fewer scores in vain, more make better matrix products.
 CAUSAL_BLOCK = 64
+# On a CPU blocks have fewer heads rather than fewer queries than this: BLAS rearranges the keys for each block.
+CPU_QUERIES = 128
 
 
 def alibi_slopes(heads: int) -> list[float]:
@@ -70,39 +74,65 @@ def _attend(queries: mx.array, keys: mx.array, values: mx.array, mask: mx.array 
     return (grouped.reshape(texts, heads, count, width) / shares.sum(axis=-1, keepdims=True)).astype(values.dtype)
 
 
-def _query_block(texts: int, heads: int, length: int, width: int) -> int:
-    """Queries to run at a time: all of them, as long as their scores are fused away or small."""
+def _piece(queries: mx.array, keys: mx.array) -> tuple[int, int]:
+    """Key heads and queries to run at a time: all of them, as long as their scores are fused away or small."""
+    texts, heads, count, width = queries.shape
+    kv_heads, length = keys.shape[1:3]
     if device.on_gpu() and width in FUSED_WIDTHS:
-        return min(length, memory.ROWS)
-    return max(1, min(length, memory.score_bytes() // (texts * heads * length * 4)))
+        return kv_heads, min(count, memory.ROWS)
+    cells = memory.score_bytes() // (texts * heads // kv_heads * length * 4)
+    together = kv_heads if device.on_gpu() else min(kv_heads, max(1, cells // CPU_QUERIES))
+    return together, memory.share(count, max(1, min(count, cells // together)))
+
+
+def _run(blocks: Sequence[Sequence[Callable[[], mx.array]]], *inputs: mx.array) -> mx.array:
+    """Blocks of queries, one after the other, for each group of heads."""
+    done = iter(memory.side_by_side([block for group in blocks for block in group], *inputs))
+    groups = [_concatenated(list(islice(done, len(group))), axis=2) for group in blocks]
+    return _concatenated(groups, axis=1)
+
+
+def _concatenated(parts: list[mx.array], axis: int) -> mx.array:
+    return parts[0] if len(parts) == 1 else mx.concatenate(parts, axis=axis)
 
 
 def alibi(queries: mx.array, keys: mx.array, values: mx.array, bias: mx.array) -> mx.array:
     """Bidirectional attention of (b, H, L, d) with symmetric ALiBi; `bias` is what `hankel_values` returned."""
-    texts, heads, length, width = queries.shape
+    heads, length = queries.shape[1:3]
     # The order of keys is free; the fused kernel wants their last stride to be 1, which a copy keeps.
     keys, values = (mx.contiguous(x[:, :, ::-1]) for x in (keys, values))
-    block = _query_block(texts, heads, length, width)
-    pieces = []
-    for start in range(0, length, block):
+    together, block = _piece(queries, keys)
+
+    def run(head: int, start: int) -> mx.array:
+        own = slice(head, head + together)
         stop = min(start + block, length)
-        piece = _attend(queries[:, :, start:stop], keys, values, hankel_bias(bias, start, stop))
-        pieces.append(memory.settle(piece, long=block < length))
-    return pieces[0] if len(pieces) == 1 else mx.concatenate(pieces, axis=2)
+        mask = hankel_bias(bias[own], start, stop)
+        return _attend(queries[:, own, start:stop], keys[:, own], values[:, own], mask)
+
+    blocks = [[partial(run, h, i) for i in range(0, length, block)] for h in range(0, heads, together)]
+    return _run(blocks, queries, keys, values, bias)
 
 
 def bidirectional(queries: mx.array, keys: mx.array, values: mx.array) -> mx.array:
     """Attention of each query to every position: (b, H, n, d) to keys and values (b, H', L, d); H' divides H."""
-    texts, heads, count, width = queries.shape
-    block = _query_block(texts, heads, keys.shape[2], width)
+    count, width = queries.shape[2:]
+    together, block = _piece(queries, keys)
     if not (device.on_gpu() and width in FUSED_WIDTHS):
         # MLX's CPU matmul would copy views with gaps, for every block again.
         queries, keys, values = (mx.contiguous(x) for x in (queries, keys, values))
-    pieces = []
-    for start in range(0, count, block):
-        piece = _attend(queries[:, :, start : start + block], keys, values)
-        pieces.append(memory.settle(piece, long=block < count))
-    return pieces[0] if len(pieces) == 1 else mx.concatenate(pieces, axis=2)
+
+    def run(head: int, start: int) -> mx.array:
+        q, k, v = _heads(queries, keys, values, slice(head, head + together))
+        return _attend(q[:, :, start : start + block], k, v)
+
+    blocks = [[partial(run, h, i) for i in range(0, count, block)] for h in range(0, keys.shape[1], together)]
+    return _run(blocks, queries, keys, values)
+
+
+def _heads(queries: mx.array, keys: mx.array, values: mx.array, own: slice) -> tuple[mx.array, mx.array, mx.array]:
+    """Those of some key heads."""
+    shared = queries.shape[1] // keys.shape[1]
+    return queries[:, own.start * shared : own.stop * shared], keys[:, own], values[:, own]
 
 
 def _causal_blocks(texts: int, heads: int, count: int, length: int) -> list[tuple[int, int]]:
@@ -128,24 +158,25 @@ def causal(queries: mx.array, keys: mx.array, values: mx.array) -> mx.array:
     Queries (b, H, n, d) are the last n of the L positions of keys and values (b, H', L, d); H' divides H.
     """
     texts, heads, count, width = queries.shape
-    length = keys.shape[2]
+    kv_heads, length = keys.shape[1:3]
+    together, _ = _piece(queries, keys)
     if device.on_gpu() and width in FUSED_WIDTHS:
-        blocks = [(i, min(i + memory.ROWS, length)) for i in range(length - count, length, memory.ROWS)]
+        spans = [(i, min(i + memory.ROWS, length)) for i in range(length - count, length, memory.ROWS)]
     else:
-        blocks = _causal_blocks(texts, heads, count, length)
+        spans = _causal_blocks(texts, heads // kv_heads * together, count, length)
         # MLX's CPU matmul would copy views with gaps, for every block again.
         queries, keys, values = (mx.contiguous(x) for x in (queries, keys, values))
-    pieces = []
-    for start, stop in blocks:
+
+    def run(head: int, start: int, stop: int) -> mx.array:
+        q, k, v = _heads(queries, keys, values, slice(head, head + together))
         # Later keys would be masked anyway.
-        piece = _attend(
-            queries[:, :, start - length + count : stop - length + count],
-            keys[:, :, :stop],
-            values[:, :, :stop],
-            "causal",
+        return _attend(
+            q[:, :, start - length + count : stop - length + count], k[:, :, :stop], v[:, :, :stop], "causal"
         )
-        pieces.append(memory.settle(piece, long=len(blocks) > 1))
-    return pieces[0] if len(pieces) == 1 else mx.concatenate(pieces, axis=2)
+
+    return _run(
+        [[partial(run, h, *span) for span in spans] for h in range(0, kv_heads, together)], queries, keys, values
+    )
 
 
 def split_heads(x: mx.array, run: Run, heads: int) -> mx.array:

@@ -9,6 +9,7 @@ import ctypes
 import ctypes.util
 import os
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -30,6 +31,11 @@ _THREADS = (
     ("openblas_get_num_threads", "openblas_set_num_threads"),
     ("MKL_Get_Max_Threads", "MKL_Set_Num_Threads"),
 )
+
+# Who wants a BLAS of one thread now, and how many it had before.
+_counting = threading.Lock()
+_callers = 0
+_threads_before = 1
 
 
 def _blas_candidates() -> list[str]:
@@ -95,17 +101,24 @@ def lanes() -> int:
 
 @contextmanager
 def single_threaded_blas() -> Iterator[None]:
-    """Each matrix product on its caller's core, meanwhile."""
+    """Each matrix product on its caller's core, until the last of those who want it so has ended."""
+    global _callers, _threads_before
     threads = _blas_threads()
     if threads is None:
         yield
         return
-    before = threads[0]()
-    threads[1](1)
+    with _counting:
+        if not _callers:
+            _threads_before = threads[0]()
+            threads[1](1)
+        _callers += 1
     try:
         yield
     finally:
-        threads[1](before)
+        with _counting:
+            _callers -= 1
+            if not _callers:
+                threads[1](_threads_before)
 
 
 def on_gpu() -> bool:

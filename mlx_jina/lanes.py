@@ -1,7 +1,8 @@
 """A batch dealt to the cores of a CPU, where MLX uses more than one for matrix products alone.
 
 MLX evaluates the arrays of each thread on a stream of their own. So each core gets a thread, its share of the
-texts, and a BLAS of one thread; nothing is exchanged before the vectors. A GPU gets each batch whole.
+texts, and a BLAS of one thread; nothing is exchanged before the vectors. What cannot be dealt, such as one long
+text, is cut in pieces for all cores (memory.py). A GPU gets each batch whole.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import threading
 from collections.abc import Callable
 from typing import TypeVar
 
-from mlx_jina import batching, device
+from mlx_jina import batching, device, memory
 from mlx_jina.batching import Batch
 from mlx_jina.worker import Worker
 
@@ -24,8 +25,9 @@ _turn = threading.Lock()
 def run(function: Callable[[Batch], T], batch: Batch) -> list[tuple[Batch, T]]:
     """A function of batches applied to the shares of one, and the shares; it must evaluate what it returns."""
     if len(shares := batching.deal(batch, device.lanes())) == 1:
-        return [(batch, function(batch))]
-    with _turn, device.single_threaded_blas():
+        with memory.on_cores(device.lanes()):
+            return [(batch, function(batch))]
+    with memory.on_cores(1), _turn, device.single_threaded_blas():
         while len(_helpers) < len(shares) - 1:
             _helpers.append(Worker())
         started = [helper.submit(function, share) for helper, share in zip(_helpers, shares[1:], strict=False)]

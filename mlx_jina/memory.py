@@ -1,13 +1,15 @@
 """Keeping one forward pass small: work on long inputs in pieces, and evaluate each before the next.
 
-MLX builds its graph lazily and evaluates siblings side by side, so pieces alone would save nothing.
+MLX builds its graph lazily and evaluates siblings side by side, so pieces alone would save nothing. On a CPU
+pieces also keep all cores busy with a text that has them to itself: MLX uses one for all but matrix products.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import mlx.core as mx
 
@@ -15,21 +17,28 @@ from mlx_jina import device
 
 # Unfused attention scores live in blocks of queries of at most this many bytes; a CPU keeps them in its caches.
 SCORE_BYTES = 16 << 20
-CPU_SCORE_BYTES = 4 << 20
+CPU_SCORE_BYTES = 2 << 20
 # Tokens computed at a time. More is no faster on a GPU, and macOS kills a command buffer that runs for seconds; a
 # CPU is fastest while intermediate results stay in its caches.
 ROWS = 4096
 CPU_ROWS = 512
+# A core's piece has at least so many tokens.
+CORE_ROWS = 128
 
-
+# Of each thread: `turn`, how many `cores` its pieces may use, and a stream for each of those.
 _here = threading.local()
 
 
-def _evaluate(x: mx.array) -> None:
-    """Evaluate one piece of a long input, then let short ones have a turn, if this thread runs any."""
-    mx.eval(x)
+def _turn() -> None:
+    """Let short inputs in, if this thread runs any."""
     if (turn := getattr(_here, "turn", None)) is not None:
         turn()
+
+
+def _evaluate(x: mx.array) -> None:
+    """Evaluate one piece of a long input."""
+    mx.eval(x)
+    _turn()
 
 
 @contextmanager
@@ -43,6 +52,31 @@ def giving_way(turn: Callable[[], object] | None) -> Iterator[None]:
         _here.turn = before
 
 
+@contextmanager
+def on_cores(count: int) -> Iterator[None]:
+    """Evaluate pieces of this thread's long inputs on so many cores of a CPU at once."""
+    before = _cores()
+    _here.cores = count
+    try:
+        yield
+    finally:
+        _here.cores = before
+
+
+def _cores() -> int:
+    return getattr(_here, "cores", 1)
+
+
+def _streams() -> list[mx.Stream]:
+    """As many as cores; MLX evaluates each in a thread of its own."""
+    if not hasattr(_here, "streams"):
+        # They belong to the thread that made them.
+        _here.streams = []
+    while len(_here.streams) < _cores():
+        _here.streams.append(mx.new_stream(mx.default_device()))
+    return list(_here.streams[: _cores()])
+
+
 def score_bytes() -> int:
     """For the scores of a block of queries."""
     return SCORE_BYTES if device.on_gpu() else min(SCORE_BYTES, CPU_SCORE_BYTES)
@@ -52,16 +86,45 @@ def _rows() -> int:
     return ROWS if device.on_gpu() else min(ROWS, CPU_ROWS)
 
 
+def share(total: int, most: int) -> int:
+    """Tokens of a piece of `total`: at most so many, and less where the cores would not get the same."""
+    cores = _cores()
+    most = min(most, max(-(-total // cores), CORE_ROWS))
+    pieces = -(-total // most)
+    if pieces > cores:
+        pieces = -(-pieces // cores) * cores
+    return -(-total // pieces)
+
+
+def side_by_side(pieces: Sequence[Callable[[], mx.array]], *inputs: mx.array) -> list[mx.array]:
+    """The arrays of functions of the same inputs, each evaluated before the next, or as many at once as cores."""
+    if len(pieces) == 1:
+        return [settle(pieces[0](), long=False)]
+    if (cores := _cores()) == 1:
+        return [settle(piece(), long=True) for piece in pieces]
+    mx.eval(inputs)
+    done: list[mx.array] = []
+    for first in range(0, len(pieces), cores):
+        with device.single_threaded_blas():
+            for piece, stream in zip(pieces[first : first + cores], _streams(), strict=False):
+                with mx.stream(stream):
+                    done.append(piece())
+            mx.eval(done[first:])
+        _turn()
+    return done
+
+
 def by_rows(function: Callable[..., mx.array], *rows: mx.array) -> mx.array:
     """Apply a function of single tokens to (T, ...) arrays, some tokens at a time."""
-    total, count = rows[0].shape[0], _rows()
+    total = rows[0].shape[0]
+    count = share(total, _rows())
     if total <= count:
         return function(*rows)
-    pieces = []
-    for start in range(0, total, count):
-        pieces.append(function(*(x[start : start + count] for x in rows)))
-        _evaluate(pieces[-1])
-    return mx.concatenate(pieces)
+
+    def piece(start: int) -> mx.array:
+        return function(*(x[start : start + count] for x in rows))
+
+    return mx.concatenate(side_by_side([partial(piece, start) for start in range(0, total, count)], *rows))
 
 
 def settle(x: mx.array, *, long: bool | None = None) -> mx.array:

@@ -50,9 +50,8 @@ def measured() -> Section:
 def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """`bench.all --only throughput`, which measures nothing; where its results go."""
     monkeypatch.setattr(throughput, "run", lambda options: measured())
-    monkeypatch.setattr(
-        sys, "argv", ["bench.all", "--only", "throughput", "--results", str(tmp_path), "--lengths", "128", "16"]
-    )
+    options = ["--models", "v5-small", "--results", str(tmp_path), "--lengths", "128", "16"]
+    monkeypatch.setattr(sys, "argv", ["bench.all", "--only", "throughput", *options])
     return tmp_path
 
 
@@ -166,6 +165,19 @@ def test_without_matplotlib_only_plots_are_missing(
     assert ".svg" not in page
     assert "only lengths 16 128" in page
     assert "- llama.cpp: its server" in page
+
+
+def test_what_was_measured_stays_when_the_rest_fails(command: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(options: Options) -> Section:
+        if options.models != ["v5-small"]:
+            raise harness.PeerError("stopped")
+        return measured()
+
+    monkeypatch.setattr(throughput, "run", run)
+    monkeypatch.setattr(sys, "argv", [*sys.argv, "--models", "v5-small", "v2-small"])
+    with pytest.raises(harness.PeerError):
+        bench_all.main()
+    assert "| v5-small | random | 16 |" in next(command.glob("*.md")).read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(("package", "question"), [("psutil", "throughput"), ("httpx2", "server")])

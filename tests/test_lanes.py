@@ -45,6 +45,30 @@ def test_what_is_too_small_or_uneven_stays_whole() -> None:
     assert len(batching.deal(batch_of([1000]), 2)) == 1
 
 
+def test_one_text_takes_all_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = mlx_jina.load("pocket")
+    text = "many words in one long text " * 130
+    found = []
+    for count in (1, 2, 3):
+        monkeypatch.setattr(device, "lanes", lambda count=count: count)
+        found.append(model.encode(text))
+    np.testing.assert_allclose(found[1], found[0], atol=2e-6)
+    np.testing.assert_allclose(found[2], found[0], atol=2e-6)
+
+
+def test_blas_has_its_threads_back_when_nobody_wants_one_any_more() -> None:
+    if (threads := device._blas_threads()) is None:
+        pytest.skip("this BLAS cannot be told")
+    before = threads[0]()
+    first, second = device.single_threaded_blas(), device.single_threaded_blas()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert threads[0]() == 1
+    second.__exit__(None, None, None)
+    assert threads[0]() == before
+
+
 @pytest.fixture
 def three(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(device, "lanes", lambda: 3)

@@ -62,15 +62,18 @@ def dense_alibi(q: mx.array, k: mx.array, v: mx.array, slopes: mx.array) -> mx.a
     return mx.softmax(scores, axis=-1) @ v
 
 
-@pytest.mark.parametrize("block_bytes", [1, 5000, 1 << 30])
+@pytest.mark.parametrize("cores", [1, 3])
+@pytest.mark.parametrize("block_bytes", [1, 5000, 1 << 18, 1 << 30])
 @pytest.mark.parametrize(("texts", "heads", "length"), [(1, 8, 301), (3, 12, 33), (2, 4, 1)])
 def test_the_hankel_view_equals_the_dense_bias(
-    texts: int, heads: int, length: int, block_bytes: int, monkeypatch: pytest.MonkeyPatch
+    texts: int, heads: int, length: int, block_bytes: int, cores: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(memory, "SCORE_BYTES", block_bytes)
+    monkeypatch.setattr(memory, "CORE_ROWS", 8)
     q, k, v = (mx.random.normal((texts, heads, length, 16)) for _ in range(3))
     slopes = mx.array(attention.alibi_slopes(heads))
-    got = attention.alibi(q, k, v, attention.hankel_values(slopes, length))
+    with memory.on_cores(cores):
+        got = attention.alibi(q, k, v, attention.hankel_values(slopes, length))
     np.testing.assert_allclose(np.array(got), np.array(dense_alibi(q, k, v, slopes)), rtol=0, atol=5e-6)
 
 
@@ -95,6 +98,33 @@ def test_rows_computed_in_pieces_are_the_same(monkeypatch: pytest.MonkeyPatch) -
     pieces = np.array(model(mx.array(batch.ids), batch.runs))
     monkeypatch.undo()
     np.testing.assert_allclose(np.array(model(mx.array(batch.ids), batch.runs)), pieces, rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize(("total", "most", "pieces"), [(100, 512, 1), (600, 512, 4), (300, 512, 3), (260, 64, 8)])
+def test_cores_get_the_same_share(total: int, most: int, pieces: int) -> None:
+    with memory.on_cores(4):
+        length = memory.share(total, most)
+    starts = range(0, total, length)
+    assert len(starts) == pieces
+    assert length <= most
+
+
+def test_pieces_run_on_streams_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    used = []
+
+    def double(x: mx.array) -> mx.array:
+        used.append(str(mx.default_stream(mx.default_device())))
+        return 2 * x
+
+    x = mx.arange(5 * memory.CORE_ROWS)
+    turns: list[int] = []
+    with memory.on_cores(3), memory.giving_way(lambda: turns.append(len(used))):
+        np.testing.assert_array_equal(np.array(memory.by_rows(double, x)), 2 * np.array(x))
+    assert len(set(used)) == 3
+    assert turns == [3]
+    used.clear()
+    memory.by_rows(double, x)
+    assert set(used) == {str(mx.default_stream(mx.default_device()))}
 
 
 @pytest.mark.parametrize("count", [2_000, pytest.param(20_000, marks=pytest.mark.slow)])
