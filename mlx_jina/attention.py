@@ -106,8 +106,8 @@ def alibi(queries: mx.array, keys: mx.array, values: mx.array, bias: mx.array) -
     def run(head: int, start: int) -> mx.array:
         own = slice(head, head + together)
         stop = min(start + block, length)
-        mask = hankel_bias(bias[own], start, stop)
-        return _attend(queries[:, own, start:stop], keys[:, own], values[:, own], mask)
+        q, k, v = _heads(queries, keys, values, own)
+        return _attend(q[:, :, start:stop], k, v, hankel_bias(bias[own], start, stop))
 
     blocks = [[partial(run, h, i) for i in range(0, length, block)] for h in range(0, heads, together)]
     return _run(blocks, queries, keys, values, bias)
@@ -187,7 +187,7 @@ def split_heads(x: mx.array, run: Run, heads: int) -> mx.array:
 def merge_heads(pieces: Sequence[mx.array]) -> mx.array:
     """One (b, H, L, d) per run back to a flat (T, H*d) row."""
     rows = [x.transpose(0, 2, 1, 3).reshape(x.shape[0] * x.shape[2], -1) for x in pieces]
-    return rows[0] if len(rows) == 1 else mx.concatenate(rows)
+    return _concatenated(rows, axis=0)
 
 
 def positions(runs: Sequence[Run]) -> mx.array:

@@ -25,14 +25,27 @@ CPU_ROWS = 512
 # A core's piece has at least so many tokens.
 CORE_ROWS = 128
 
-# Of each thread: `turn`, how many `cores` its pieces may use, and a stream for each of those.
-_here = threading.local()
+
+class _Here(threading.local):
+    """What holds for this thread."""
+
+    turn: Callable[[], object] | None = None
+    """Called between pieces."""
+    cores = 1
+    """How many its pieces may use."""
+
+    def __init__(self) -> None:
+        # They belong to the thread that made them.
+        self.streams: list[mx.Stream] = []
+
+
+_here = _Here()
 
 
 def _turn() -> None:
     """Let short inputs in, if this thread runs any."""
-    if (turn := getattr(_here, "turn", None)) is not None:
-        turn()
+    if _here.turn is not None:
+        _here.turn()
 
 
 def _evaluate(x: mx.array) -> None:
@@ -44,7 +57,7 @@ def _evaluate(x: mx.array) -> None:
 @contextmanager
 def giving_way(turn: Callable[[], object] | None) -> Iterator[None]:
     """Call `turn` after each piece that this thread evaluates: a long forward pass lets others in between."""
-    before = getattr(_here, "turn", None)
+    before = _here.turn
     _here.turn = turn
     try:
         yield
@@ -55,7 +68,7 @@ def giving_way(turn: Callable[[], object] | None) -> Iterator[None]:
 @contextmanager
 def on_cores(count: int) -> Iterator[None]:
     """Evaluate pieces of this thread's long inputs on so many cores of a CPU at once."""
-    before = _cores()
+    before = _here.cores
     _here.cores = count
     try:
         yield
@@ -63,18 +76,11 @@ def on_cores(count: int) -> Iterator[None]:
         _here.cores = before
 
 
-def _cores() -> int:
-    return getattr(_here, "cores", 1)
-
-
 def _streams() -> list[mx.Stream]:
     """As many as cores; MLX evaluates each in a thread of its own."""
-    if not hasattr(_here, "streams"):
-        # They belong to the thread that made them.
-        _here.streams = []
-    while len(_here.streams) < _cores():
+    while len(_here.streams) < _here.cores:
         _here.streams.append(mx.new_stream(mx.default_device()))
-    return list(_here.streams[: _cores()])
+    return _here.streams[: _here.cores]
 
 
 def score_bytes() -> int:
@@ -88,7 +94,7 @@ def _rows() -> int:
 
 def share(total: int, most: int) -> int:
     """Tokens of a piece of `total`: at most so many, and less where the cores would not get the same."""
-    cores = _cores()
+    cores = _here.cores
     most = min(most, max(-(-total // cores), CORE_ROWS))
     pieces = -(-total // most)
     if pieces > cores:
@@ -100,7 +106,7 @@ def side_by_side(pieces: Sequence[Callable[[], mx.array]], *inputs: mx.array) ->
     """The arrays of functions of the same inputs, each evaluated before the next, or as many at once as cores."""
     if len(pieces) == 1:
         return [settle(pieces[0](), long=False)]
-    if (cores := _cores()) == 1:
+    if (cores := _here.cores) == 1:
         return [settle(piece(), long=True) for piece in pieces]
     mx.eval(inputs)
     done: list[mx.array] = []

@@ -157,13 +157,13 @@ class Scheduler:
             if self._gathered():
                 self._changed.notify()
 
-    def _answer(self, results: Sequence[Result]) -> None:
-        """From any thread: wake the event loop once for all of them."""
+    def _answer(self, results: Sequence[Result], *, batch: bool = False) -> None:
+        """From any thread: wake the event loop once for all of them, which may be what a batch came to."""
         # The loop is closed if the process is about to end.
         if results and not (loop := results[0][0].answer.get_loop()).is_closed():
-            loop.call_soon_threadsafe(self._settle, results)
+            loop.call_soon_threadsafe(self._settle, results, batch)
 
-    def _settle(self, results: Sequence[Result]) -> None:
+    def _settle(self, results: Sequence[Result], batch: bool) -> None:
         """On the event loop."""
         for job, result in results:
             if job.answer.done():
@@ -172,9 +172,11 @@ class Scheduler:
                 job.answer.set_exception(result)
             else:
                 job.answer.set_result(result)
-        # They are sent in the event loop's next turn but one: first the handler goes on, then who waits for it.
-        loop = asyncio.get_running_loop()
-        loop.call_soon(loop.call_soon, self._sent)
+        # Other answers, such as refusals, say nothing about who comes back.
+        if batch:
+            # Sent in the event loop's next turn but one: first the handler goes on, then who waits for it.
+            loop = asyncio.get_running_loop()
+            loop.call_soon(loop.call_soon, self._sent)
 
     def _sent(self) -> None:
         with self._changed:
@@ -302,8 +304,9 @@ class Scheduler:
             return
         self._observe(len(taken), len(batch.ids), seconds)
         self._seconds_per_token += 0.1 * (seconds / len(batch.ids) - self._seconds_per_token)
-        self._returning, self._answered_at = len(answers), time.monotonic()
-        self._answer(answers)
+        with self._changed:
+            self._returning, self._answered_at = len(answers), time.monotonic()
+        self._answer(answers, batch=True)
 
     def _failed(self, taken: Sequence[_Text], error: Exception, interruptible: bool) -> None:
         """Nobody's answer fails for another request's text: each request is run by itself."""

@@ -134,6 +134,28 @@ class TestBatches:
         run(work)
         assert [texts for texts, _ in batches] == [4, 7, 7, 3]
 
+    def test_refusals_do_not_prolong_the_wait_for_clients_that_left(
+        self, pocket: Encoder, queue: Scheduler, batches: Batches, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(scheduler, "GATHER_SECONDS", 0.5)
+        stays = pocket.count_tokens("stays")[0]
+
+        async def work() -> int:
+            async with busy(pocket, queue, lambda: 2 * stays):
+                leave = [asyncio.create_task(queue.run(["stays"], pocket.plan())) for _ in range(2)]
+            await asyncio.gather(*leave)
+            stays_alone = asyncio.create_task(queue.run(["stays"], pocket.plan()))
+            refused = 0
+            while not stays_alone.done():
+                assert (await queue.run([], pocket.plan())).vectors.shape == (0, 256)
+                refused += 1
+                assert refused < 400, "the wait goes on as long as others are refused"
+                await asyncio.sleep(0.01)
+            return refused
+
+        assert run(work) > 1
+        assert [texts for texts, _ in batches] == [2, 1]
+
     def test_each_request_has_its_own_options(self, pocket: Encoder, queue: Scheduler, batches: Batches) -> None:
         options: list[dict[str, Any]] = [
             {},
