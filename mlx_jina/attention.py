@@ -20,6 +20,9 @@ FUSED_WIDTHS = (64, 96, 128)
 CAUSAL_BLOCK = 64
 # On a CPU blocks have fewer heads rather than fewer queries than this: BLAS rearranges the keys for each block.
 CPU_QUERIES = 128
+# From how many scores on the largest is found in two steps, and of how many parts.
+LONG_ROW = 256
+ROW_PARTS = 8
 
 
 def alibi_slopes(heads: int) -> list[float]:
@@ -55,23 +58,43 @@ def hankel_bias(values: mx.array, start: int, stop: int) -> mx.array:
 def _attend(queries: mx.array, keys: mx.array, values: mx.array, mask: mx.array | str | None = None) -> mx.array:
     """Softmax attention of (b, H, n, d) to keys and values (b, H', L, d); H' divides H.
 
-    The mask is added to the scores; "causal" aligns the last query with the last key.
+    The mask, on a CPU times LOG2_E, is added to the scores; "causal" aligns the last query with the last key.
     """
     texts, heads, count, width = queries.shape
     if device.on_gpu():
         return mx.fast.scaled_dot_product_attention(queries, keys, values, scale=width**-0.5, mask=mask)
-    # On a CPU nothing is fused: this is what MLX does, with a faster exp, divided after the second product
+    # On a CPU nothing is fused: this is what MLX does, with a faster exponential, divided after the second product
     # instead of before, and with the queries of all heads that share a key in one matrix.
     kv_heads, length = keys.shape[1:3]
-    grouped = (queries * width**-0.5).reshape(texts, kv_heads, -1, width)
-    scores = (grouped @ keys.swapaxes(-1, -2)).astype(mx.float32).reshape(texts, heads, count, length)
+    queries = queries.astype(mx.float32) * (elementary.LOG2_E * width**-0.5)
+    grouped = queries.reshape(texts, kv_heads, -1, width)
+    scores = (grouped @ keys.swapaxes(-1, -2)).reshape(texts, heads, count, length)
     if mask == "causal":
-        mask = mx.where(mx.arange(length) > mx.arange(length - count, length)[:, None], -math.inf, 0.0)
+        mask = mx.where(mx.arange(length) > mx.arange(length - count, length)[:, None], -1e30, 0.0)
     if isinstance(mask, mx.array):
         scores = scores + mask
-    shares = elementary.exp(scores - scores.max(axis=-1, keepdims=True))
+    shares = elementary.exp2(scores - _largest(scores))
+    # A product with ones takes a fifth of the time of MLX's sum.
+    total = shares @ mx.ones((length, 1))
     grouped = shares.astype(values.dtype).reshape(texts, kv_heads, -1, length) @ values
-    return (grouped.reshape(texts, heads, count, width) / shares.sum(axis=-1, keepdims=True)).astype(values.dtype)
+    return (grouped.reshape(texts, heads, count, width) / total).astype(values.dtype)
+
+
+def _largest(scores: mx.array) -> mx.array:
+    """The largest of each row of a contiguous array, (b, H, n, 1).
+
+    MLX's CPU backend goes through a row number by number, but takes the larger numbers of whole rows at once. So a
+    long row is seen as several.
+    """
+    *outer, length = scores.shape
+    if length < LONG_ROW:
+        return scores.max(axis=-1, keepdims=True)
+    width = length // ROW_PARTS
+    parts = mx.as_strided(scores, (math.prod(outer), ROW_PARTS, width), (length, width, 1)).max(axis=1)
+    largest = parts.max(axis=-1).reshape(*outer, 1)
+    if rest := length % ROW_PARTS:
+        largest = mx.maximum(largest, scores[..., -rest:].max(axis=-1, keepdims=True))
+    return largest
 
 
 def _piece(queries: mx.array, keys: mx.array) -> tuple[int, int]:
@@ -102,6 +125,8 @@ def alibi(queries: mx.array, keys: mx.array, values: mx.array, bias: mx.array) -
     # The order of keys is free; the fused kernel wants their last stride to be 1, which a copy keeps.
     keys, values = (mx.contiguous(x[:, :, ::-1]) for x in (keys, values))
     together, block = _piece(queries, keys)
+    if not device.on_gpu():
+        bias = bias * elementary.LOG2_E
 
     def run(head: int, start: int) -> mx.array:
         own = slice(head, head + together)

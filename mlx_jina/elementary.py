@@ -2,8 +2,12 @@
 
 MLX's kernels for x86 call the C library for each step of their polynomials: 12 ns for an exp, 23 ns for an erf.
 Here a GPU and an ARM CPU keep MLX's own functions. For x86 they are written in steps that `mx.compile` turns
-into loops over neighbours in memory, which the compiler vectorises: it cuts what is deeper than 11 operations
-(`max_compile_depth` in mlx/compile.cpp), and what it cuts badly reads its constants from memory with a stride.
+into loops over neighbours in memory, which the compiler vectorises. Their form follows from three things:
+
+- It cuts what is deeper than 11 operations (`max_compile_depth` in mlx/compile.cpp), where a number that meets
+  another one or a constant counts as two. What it cuts badly reads its constants from memory with a stride.
+- So polynomials are divided by their first coefficient, which leaves that one out of the loop.
+- Maxima and minima look for NaN, and are as slow as three other operations.
 """
 
 from __future__ import annotations
@@ -11,11 +15,13 @@ from __future__ import annotations
 import math
 import platform
 from collections.abc import Callable
-from functools import partial
+from typing import TypeVar
 
 import mlx.core as mx
 
 from mlx_jina import device
+
+LOG2_E = math.log2(math.e)
 
 # erf(x) = x P(x^2) / Q(x^2) between -3.744 and 3.744, constants of Eigen and XLA; within 4e-7 in float32.
 _ERF_BOUND = 3.7439211627767994
@@ -35,138 +41,170 @@ _ERF_Q = (
     0.49746925110067538,
     1.0,
 )
-# e^x = 2^n e^f with f = x - n ln 2, and e^f a polynomial for |f| <= ln 2 / 2: constants of Cephes' expf.
-_EXP = (
-    1.9875691500e-4,
-    1.3981999507e-3,
-    8.3334519073e-3,
-    4.1665795894e-2,
-    1.6666665459e-1,
-    5.0000001201e-1,
-    1.0,
-    1.0,
+# 2^x = 2^n 2^f with n the nearest integer, and 2^f for |f| <= 1/2 the polynomial of least relative error.
+_EXP2 = (
+    0.0013277938903401567,
+    0.0096757576407556344,
+    0.055507095981383814,
+    0.24022114337835179,
+    0.69314696822967359,
+    1.0000000733176138,
 )
-# ln 2 in two parts, of which n times the first is exact.
-_LN2 = (0.693359375, -2.12194440e-4)
-# Added to a number it leaves the nearest integer, plus the exponent's offset, in the lowest bits.
-_ROUND = 1.5 * 2**23 + 127
-# Where e^x and e^-x are normal numbers; what lies beyond is computed as its bound.
-_EXP_BOUND = 87.0
+# Added to a number it leaves the nearest integer in the lowest bits, and taken away again that integer.
+_ROUND = 1.5 * 2**23
+# Beyond which 2^x does not matter beside 1; at 129 it would be more than float32 holds.
+_EXP2_BOUND = 126.0
 
-_compiled: Callable[[Callable[..., mx.array]], Callable[..., mx.array]] = partial(mx.compile, shapeless=True)
+T = TypeVar("T")
+
+
+def _compiled(function: Callable[..., T]) -> Callable[..., T]:
+    compiled: Callable[..., T] = mx.compile(function, shapeless=True)
+    return compiled
 
 
 def _on_x86() -> bool:
     return platform.machine() in ("x86_64", "AMD64") and not device.on_gpu()
 
 
-def _polynomial(coefficients: tuple[float, ...], x: mx.array) -> mx.array:
-    """Horner's rule, highest power first."""
-    y = mx.array(coefficients[0], dtype=x.dtype)
-    for coefficient in coefficients[1:]:
+def _monic(coefficients: tuple[float, ...]) -> tuple[float, ...]:
+    """The coefficients of a polynomial divided by its first one, which is left out."""
+    return tuple(each / coefficients[0] for each in coefficients[1:])
+
+
+def _horner(y: mx.array, x: mx.array, coefficients: tuple[float, ...]) -> mx.array:
+    """Go on with a polynomial in `x` that is `y` so far, highest power first."""
+    for coefficient in coefficients:
         y = y * x + coefficient
     return y
 
 
-# ---- e^x
+# ---- 2^x
 
 
 @_compiled
-def _bounded(x: mx.array) -> mx.array:
-    return mx.clip(x, -_EXP_BOUND, _EXP_BOUND)
+def _power_of_two(x: mx.array) -> mx.array:
+    """The bits of 2^n; those of zero where it would be too small."""
+    exponent = x + _ROUND - (_ROUND - 127)
+    return ((exponent + mx.abs(exponent)) * 2**22).astype(mx.int32)
 
 
 @_compiled
-def _exponent(x: mx.array) -> mx.array:
-    return x * math.log2(math.e) + _ROUND
+def _fraction(x: mx.array) -> mx.array:
+    return x - (x + _ROUND - _ROUND)
 
 
 @_compiled
-def _fraction(x: mx.array, exponent: mx.array) -> mx.array:
-    n = exponent - _ROUND
-    return x - n * _LN2[0] - n * _LN2[1]
+def _exp2_begun(fraction: mx.array) -> mx.array:
+    first, *others = _monic(_EXP2)[:3]
+    return _horner(fraction + first, fraction, tuple(others))
 
 
-_exp_of_fraction = _compiled(partial(_polynomial, _EXP))
+@_compiled
+def _exp2_ended(fraction: mx.array, begun: mx.array, power: mx.array) -> mx.array:
+    return _horner(begun * fraction * _EXP2[0] + _EXP2[4], fraction, _EXP2[5:]) * power
 
 
-def exp(x: mx.array) -> mx.array:
-    """e^x of float32; on x86 within a relative 2e-7 from -87 to 87, and beyond that of these bounds."""
+@_compiled
+def _fused_exp2(x: mx.array) -> mx.array:
+    return mx.exp(x * math.log(2))
+
+
+def exp2(x: mx.array) -> mx.array:
+    """2^x of finite float32 up to 128; on x86 within a relative 3e-7, and zero below -126.5."""
     if not _on_x86():
-        return mx.exp(x)
-    x = _bounded(x)
-    exponent = _exponent(x)
-    power_of_two = mx.left_shift(exponent.view(mx.uint32), 23).view(mx.float32)
-    return _exp_of_fraction(_fraction(x, exponent)) * power_of_two
+        return _fused_exp2(x)
+    fraction = _fraction(x)
+    return _exp2_ended(fraction, _exp2_begun(fraction), _power_of_two(x).view(mx.float32))
+
+
+@_compiled
+def _negative(gate: mx.array) -> mx.array:
+    return mx.minimum(gate.astype(mx.float32) * -LOG2_E, _EXP2_BOUND)
 
 
 @_compiled
 def _swiglu(gate: mx.array, up: mx.array, exponential: mx.array) -> mx.array:
-    # Where the exponential overflows, x / inf is the right 0.
     return (gate.astype(mx.float32) / (1 + exponential) * up.astype(mx.float32)).astype(gate.dtype)
 
 
 @_compiled
 def _fused_swiglu(gate: mx.array, up: mx.array) -> mx.array:
+    # Where the exponential overflows, x / inf is the right 0.
     return _swiglu(gate, up, mx.exp(-gate.astype(mx.float32)))
 
 
 def swiglu(gate: mx.array, up: mx.array) -> mx.array:
     """SiLU(gate) * up in float32, rounded once."""
-    return _swiglu(gate, up, exp(-gate.astype(mx.float32))) if _on_x86() else _fused_swiglu(gate, up)
+    return _swiglu(gate, up, exp2(_negative(gate))) if _on_x86() else _fused_swiglu(gate, up)
 
 
 # ---- the error function
 
 
 @_compiled
-def _within(x: mx.array) -> mx.array:
-    return mx.clip(x.astype(mx.float32) * math.sqrt(0.5), -_ERF_BOUND, _ERF_BOUND)
-
-
-_numerator = _compiled(partial(_polynomial, _ERF_P))
-_denominator = _compiled(partial(_polynomial, _ERF_Q))
+def _within(x: mx.array) -> tuple[mx.array, mx.array]:
+    x = x.astype(mx.float32) * math.sqrt(0.5)
+    # NaN may become a number here: what is multiplied by it is still NaN.
+    x = mx.where(mx.abs(x) < _ERF_BOUND, x, mx.sign(x) * _ERF_BOUND)
+    return x, x * x
 
 
 @_compiled
-def _quotient(x: mx.array, numerator: mx.array, denominator: mx.array) -> mx.array:
-    return x * numerator / denominator
+def _numerator(square: mx.array) -> mx.array:
+    first, *others = _monic(_ERF_P)[:3]
+    return _horner(square + first, square, tuple(others))
 
 
-def _erf(x: mx.array) -> mx.array:
-    """erf(x / sqrt 2), twice the normal distribution's function less 1, in float32."""
+@_compiled
+def _denominator_begun(square: mx.array) -> mx.array:
+    first, *others = _monic(_ERF_Q)[:3]
+    return _horner(square + first, square, tuple(others))
+
+
+@_compiled
+def _denominator(square: mx.array, begun: mx.array) -> mx.array:
+    return _horner(begun, square, _monic(_ERF_Q)[3:])
+
+
+@_compiled
+def _half(x: mx.array, square: mx.array, numerator: mx.array, denominator: mx.array) -> mx.array:
+    return _horner(numerator, square, _monic(_ERF_P)[3:]) * x / denominator * (_ERF_P[0] / _ERF_Q[0] / 2)
+
+
+def _half_erf(x: mx.array) -> mx.array:
+    """erf(x / sqrt 2) / 2, the normal distribution's function less 1/2, in float32."""
     if not _on_x86():
-        return mx.erf(x.astype(mx.float32) * math.sqrt(0.5))
-    x = _within(x)
-    square = x * x
-    return _quotient(x, _numerator(square), _denominator(square))
+        return mx.erf(x.astype(mx.float32) * math.sqrt(0.5)) / 2
+    x, square = _within(x)
+    return _half(x, square, _numerator(square), _denominator(square, _denominator_begun(square)))
 
 
 @_compiled
-def _gelu(x: mx.array, erf: mx.array) -> mx.array:
-    return (x.astype(mx.float32) * (0.5 + 0.5 * erf)).astype(x.dtype)
+def _gelu(x: mx.array, half_erf: mx.array) -> mx.array:
+    return (x.astype(mx.float32) * (0.5 + half_erf)).astype(x.dtype)
 
 
 @_compiled
 def _fused_gelu(x: mx.array) -> mx.array:
-    return _gelu(x, _erf(x))
+    return _gelu(x, _half_erf(x))
 
 
 def gelu(x: mx.array) -> mx.array:
     """GELU with the error function, not its tanh approximation, in float32, rounded once."""
-    return _gelu(x, _erf(x)) if _on_x86() else _fused_gelu(x)
+    return _gelu(x, _half_erf(x)) if _on_x86() else _fused_gelu(x)
 
 
 @_compiled
-def _geglu(gate: mx.array, up: mx.array, erf: mx.array) -> mx.array:
-    return (gate.astype(mx.float32) * (0.5 + 0.5 * erf) * up.astype(mx.float32)).astype(gate.dtype)
+def _geglu(gate: mx.array, up: mx.array, half_erf: mx.array) -> mx.array:
+    return (gate.astype(mx.float32) * (0.5 + half_erf) * up.astype(mx.float32)).astype(gate.dtype)
 
 
 @_compiled
 def _fused_geglu(gate: mx.array, up: mx.array) -> mx.array:
-    return _geglu(gate, up, _erf(gate))
+    return _geglu(gate, up, _half_erf(gate))
 
 
 def geglu(gate: mx.array, up: mx.array) -> mx.array:
     """GELU(gate) * up in float32, rounded once."""
-    return _geglu(gate, up, _erf(gate)) if _on_x86() else _fused_geglu(gate, up)
+    return _geglu(gate, up, _half_erf(gate)) if _on_x86() else _fused_geglu(gate, up)

@@ -77,6 +77,13 @@ def test_the_hankel_view_equals_the_dense_bias(
     np.testing.assert_allclose(np.array(got), np.array(dense_alibi(q, k, v, slopes)), rtol=0, atol=5e-6)
 
 
+@pytest.mark.parametrize("length", [1, 255, 256, 257, 300, 1023])
+@pytest.mark.parametrize("heads", [1, 3])
+def test_the_largest_score_of_each_row(heads: int, length: int) -> None:
+    scores = mx.random.normal((2, heads, 5, length))
+    assert mx.array_equal(attention._largest(scores), scores.max(axis=-1, keepdims=True))
+
+
 def test_the_bias_is_never_written_out() -> None:
     length = 4096
     values = attention.hankel_values(mx.array(attention.alibi_slopes(8)), length)

@@ -26,6 +26,7 @@ from mlx_jina import attention, elementary, memory, pooling
 from mlx_jina.batching import Run
 from mlx_jina.errors import CheckpointError
 from mlx_jina.models.config import expect, required
+from mlx_jina.norms import LayerNorm, add_norm
 
 Layout = Literal["original", "qk-devlin-norm", "qk-post-norm", "plain-ffn"]
 
@@ -90,11 +91,6 @@ def detect_layout(names: Collection[str]) -> Layout | None:
     return None
 
 
-def add_norm(norm: nn.LayerNorm, x: mx.array, residual: mx.array) -> mx.array:
-    """LayerNorm of a sum taken in float32: rounding the residual stream is what half precision loses most by."""
-    return norm(x.astype(mx.float32) + residual.astype(mx.float32)).astype(x.dtype)
-
-
 class Embeddings(nn.Module):
     """Word plus type-0 embedding, normalised. There are no position embeddings."""
 
@@ -102,7 +98,7 @@ class Embeddings(nn.Module):
         super().__init__()
         self.word_embeddings = nn.Embedding(c.vocab_size, c.hidden_size)
         self.token_type_embeddings = nn.Embedding(c.type_vocab_size, c.hidden_size)
-        self.LayerNorm = nn.LayerNorm(c.hidden_size, c.layer_norm_eps)
+        self.LayerNorm = LayerNorm(c.hidden_size, c.layer_norm_eps)
 
     def __call__(self, ids: mx.array) -> mx.array:
         return self.LayerNorm(self.word_embeddings(ids) + self.token_type_embeddings(mx.array(0)))
@@ -117,8 +113,8 @@ class SelfAttention(nn.Module):
         self.key = nn.Linear(c.hidden_size, c.hidden_size)
         self.value = nn.Linear(c.hidden_size, c.hidden_size)
         if c.qk_norm:
-            self.layer_norm_q = nn.LayerNorm(c.hidden_size, c.layer_norm_eps)
-            self.layer_norm_k = nn.LayerNorm(c.hidden_size, c.layer_norm_eps)
+            self.layer_norm_q = LayerNorm(c.hidden_size, c.layer_norm_eps)
+            self.layer_norm_k = LayerNorm(c.hidden_size, c.layer_norm_eps)
         self._heads = c.num_attention_heads
 
     def __call__(self, x: mx.array, runs: Sequence[Run], biases: Sequence[mx.array]) -> mx.array:
@@ -138,7 +134,7 @@ class ResidualOutput(nn.Module):
     def __init__(self, width_in: int, c: Config) -> None:
         super().__init__()
         self.dense = nn.Linear(width_in, c.hidden_size)
-        self.LayerNorm = nn.LayerNorm(c.hidden_size, c.layer_norm_eps)
+        self.LayerNorm = LayerNorm(c.hidden_size, c.layer_norm_eps)
 
     def __call__(self, x: mx.array, residual: mx.array) -> mx.array:
         return add_norm(self.LayerNorm, self.dense(x), residual)
@@ -163,7 +159,7 @@ class GatedMLP(nn.Module):
         super().__init__()
         self.gated_layers = nn.Linear(c.hidden_size, 2 * c.intermediate_size, bias=False)
         self.wo = nn.Linear(c.intermediate_size, c.hidden_size)
-        self.layernorm = nn.LayerNorm(c.hidden_size, c.layer_norm_eps)
+        self.layernorm = LayerNorm(c.hidden_size, c.layer_norm_eps)
 
     def __call__(self, x: mx.array) -> mx.array:
         gate, up = mx.split(self.gated_layers(x), 2, axis=-1)
@@ -212,9 +208,9 @@ class PostNormLayer(nn.Module):
     def __init__(self, c: Config) -> None:
         super().__init__()
         self.attention = Attention(c)
-        self.layer_norm_1 = nn.LayerNorm(c.hidden_size, c.layer_norm_eps)
+        self.layer_norm_1 = LayerNorm(c.hidden_size, c.layer_norm_eps)
         self.mlp = UpGatedMLP(c)
-        self.layer_norm_2 = nn.LayerNorm(c.hidden_size, c.layer_norm_eps)
+        self.layer_norm_2 = LayerNorm(c.hidden_size, c.layer_norm_eps)
 
     def __call__(self, x: mx.array, runs: Sequence[Run], biases: Sequence[mx.array]) -> mx.array:
         residual = add_norm(self.layer_norm_1, self.attention(x, runs, biases), x)

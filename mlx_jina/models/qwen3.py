@@ -22,6 +22,7 @@ from mlx_jina import attention, elementary, memory, pooling
 from mlx_jina.batching import Run
 from mlx_jina.errors import CheckpointError
 from mlx_jina.models.config import expect, required, rope_theta
+from mlx_jina.norms import RMSNorm
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class Config:
         )
 
 
-class Norm(nn.RMSNorm):
+class Norm(RMSNorm):
     """RMSNorm from the residual stream, which stays in float32, to the dtype of the weights.
 
     Rounding that stream is what half precision loses most by: over 28 layers, cosine 0.9993 instead of 0.9998.
@@ -81,8 +82,8 @@ class SelfAttention(nn.Module):
         self.k_proj = nn.Linear(c.hidden_size, c.num_key_value_heads * c.head_dim, bias=False)
         self.v_proj = nn.Linear(c.hidden_size, c.num_key_value_heads * c.head_dim, bias=False)
         self.o_proj = nn.Linear(c.num_attention_heads * c.head_dim, c.hidden_size, bias=False)
-        self.q_norm = nn.RMSNorm(c.head_dim, c.rms_norm_eps)
-        self.k_norm = nn.RMSNorm(c.head_dim, c.rms_norm_eps)
+        self.q_norm = RMSNorm(c.head_dim, c.rms_norm_eps)
+        self.k_norm = RMSNorm(c.head_dim, c.rms_norm_eps)
         self._heads = c.num_attention_heads
         self._kv_heads = c.num_key_value_heads
         self._theta = c.rope_theta

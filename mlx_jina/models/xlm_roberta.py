@@ -20,7 +20,7 @@ from mlx_jina import attention, elementary, memory, pooling
 from mlx_jina.batching import Run
 from mlx_jina.errors import CheckpointError
 from mlx_jina.models.config import expect, required, rope_theta
-from mlx_jina.models.jina_bert import add_norm
+from mlx_jina.norms import LayerNorm, add_norm
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Embeddings(nn.Module):
         super().__init__()
         self.word_embeddings = nn.Embedding(c.vocab_size, c.hidden_size)
         self.token_type_embeddings = nn.Embedding(c.type_vocab_size, c.hidden_size)
-        self.LayerNorm = nn.LayerNorm(c.hidden_size, c.layer_norm_eps)
+        self.LayerNorm = LayerNorm(c.hidden_size, c.layer_norm_eps)
 
     def __call__(self, ids: mx.array) -> mx.array:
         return add_norm(self.LayerNorm, self.word_embeddings(ids), self.token_type_embeddings(mx.array(0)))
@@ -123,9 +123,9 @@ class Layer(nn.Module):
     def __init__(self, c: Config) -> None:
         super().__init__()
         self.self_attn = SelfAttention(c)
-        self.post_attention_layernorm = nn.LayerNorm(c.hidden_size, c.layer_norm_eps)
+        self.post_attention_layernorm = LayerNorm(c.hidden_size, c.layer_norm_eps)
         self.mlp = MLP(c)
-        self.post_mlp_layernorm = nn.LayerNorm(c.hidden_size, c.layer_norm_eps)
+        self.post_mlp_layernorm = LayerNorm(c.hidden_size, c.layer_norm_eps)
 
     def _finish(self, attended: mx.array, x: mx.array) -> mx.array:
         x = add_norm(self.post_attention_layernorm, self.self_attn.o_proj(attended), x)
