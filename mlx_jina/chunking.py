@@ -133,7 +133,7 @@ class Text:
         return [
             spans[0],
             *(
-                (self._earlier(previous, start, levels[:-1], chunking), stop)
+                (self._earlier(previous, start, stop, levels[:-1], chunking), stop)
                 for (previous, _), (start, stop) in pairwise(spans)
             ),
         ]
@@ -157,11 +157,15 @@ class Text:
             here = there
         return spans
 
-    def _earlier(self, previous: int, start: int, levels: Sequence[Level], chunking: Chunking) -> int:
+    def _earlier(self, previous: int, start: int, stop: int, levels: Sequence[Level], chunking: Chunking) -> int:
         """Where a chunk begins that shares tokens with the one before: at the coarsest level that allows it."""
+        assert chunking.tokens is not None
+        first, last = self.before([start, stop])
+        # What could not be cut may leave less room than the overlap, or none.
+        earliest = max(first - chunking.overlap, last - chunking.tokens)
         for level in levels:
             cuts = self.cuts(level, previous, start, chunking.language)
-            near = self.before([start])[0] - self.before(cuts) <= chunking.overlap
+            near = self.before(cuts) >= earliest
             if near.any():
                 return cuts[int(near.argmax())]
         return start

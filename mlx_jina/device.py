@@ -99,6 +99,16 @@ def lanes() -> int:
     return 1 if threads is None or on_gpu() else threads[0]()
 
 
+@cache
+def multiplies_small() -> bool:
+    """Whether the BLAS multiplies small matrices as they stand, as OpenBLAS does where there is AVX-512."""
+    if on_gpu() or _opened is None or not hasattr(_opened, "openblas_get_corename"):
+        return False
+    name = _opened.openblas_get_corename
+    name.restype = ctypes.c_char_p
+    return name() in (b"SkylakeX", b"Cooperlake", b"SapphireRapids")
+
+
 @contextmanager
 def single_threaded_blas() -> Iterator[None]:
     """Each matrix product on its caller's core, until the last of those who want it so has ended."""

@@ -76,8 +76,8 @@ def on_cores(count: int) -> Iterator[None]:
         _here.cores = before
 
 
-def _streams() -> list[mx.Stream]:
-    """As many as cores; MLX evaluates each in a thread of its own."""
+def streams() -> list[mx.Stream]:
+    """As many as cores that this thread may use; MLX evaluates each in a thread of its own."""
     while len(_here.streams) < _here.cores:
         _here.streams.append(mx.new_stream(mx.default_device()))
     return _here.streams[: _here.cores]
@@ -112,7 +112,7 @@ def side_by_side(pieces: Sequence[Callable[[], mx.array]], *inputs: mx.array) ->
     done: list[mx.array] = []
     for first in range(0, len(pieces), cores):
         with device.single_threaded_blas():
-            for piece, stream in zip(pieces[first : first + cores], _streams(), strict=False):
+            for piece, stream in zip(pieces[first : first + cores], streams(), strict=False):
                 with mx.stream(stream):
                     done.append(piece())
             mx.eval(done[first:])

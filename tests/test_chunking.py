@@ -154,6 +154,11 @@ def test_overlap_prefers_whole_sentences() -> None:
     ]
 
 
+def test_no_overlap_where_one_character_fills_the_chunk() -> None:
+    # It is decomposed to 18 characters.
+    assert cut("metaspace", "Mr. aa今天天气很好。\ufdfa", "paragraph", 5, 2)[-1] == "\ufdfa"
+
+
 def test_neither_a_token_nor_a_character_is_divided() -> None:
     """A family is 18 bytes and as many tokens; the vocabulary has some words whole."""
     assert cut("bytes", "👩\u200d👩\u200d👧👋🏽e\u0301", tokens=1) == ["👩\u200d👩\u200d👧", "👋🏽", "e\u0301"]

@@ -25,6 +25,7 @@ import mlx.nn as nn
 from mlx_jina import attention, elementary, memory, pooling
 from mlx_jina.batching import Run
 from mlx_jina.errors import CheckpointError
+from mlx_jina.linear import Linear
 from mlx_jina.models.config import expect, required
 from mlx_jina.norms import LayerNorm, add_norm
 
@@ -109,9 +110,9 @@ class SelfAttention(nn.Module):
 
     def __init__(self, c: Config) -> None:
         super().__init__()
-        self.query = nn.Linear(c.hidden_size, c.hidden_size)
-        self.key = nn.Linear(c.hidden_size, c.hidden_size)
-        self.value = nn.Linear(c.hidden_size, c.hidden_size)
+        self.query = Linear(c.hidden_size, c.hidden_size)
+        self.key = Linear(c.hidden_size, c.hidden_size)
+        self.value = Linear(c.hidden_size, c.hidden_size)
         if c.qk_norm:
             self.layer_norm_q = LayerNorm(c.hidden_size, c.layer_norm_eps)
             self.layer_norm_k = LayerNorm(c.hidden_size, c.layer_norm_eps)
@@ -133,7 +134,7 @@ class ResidualOutput(nn.Module):
 
     def __init__(self, width_in: int, c: Config) -> None:
         super().__init__()
-        self.dense = nn.Linear(width_in, c.hidden_size)
+        self.dense = Linear(width_in, c.hidden_size)
         self.LayerNorm = LayerNorm(c.hidden_size, c.layer_norm_eps)
 
     def __call__(self, x: mx.array, residual: mx.array) -> mx.array:
@@ -157,8 +158,8 @@ class GatedMLP(nn.Module):
 
     def __init__(self, c: Config) -> None:
         super().__init__()
-        self.gated_layers = nn.Linear(c.hidden_size, 2 * c.intermediate_size, bias=False)
-        self.wo = nn.Linear(c.intermediate_size, c.hidden_size)
+        self.gated_layers = Linear(c.hidden_size, 2 * c.intermediate_size, bias=False)
+        self.wo = Linear(c.intermediate_size, c.hidden_size)
         self.layernorm = LayerNorm(c.hidden_size, c.layer_norm_eps)
 
     def __call__(self, x: mx.array) -> mx.array:
@@ -171,8 +172,8 @@ class UpGatedMLP(nn.Module):
 
     def __init__(self, c: Config) -> None:
         super().__init__()
-        self.up_gated_layer = nn.Linear(c.hidden_size, 2 * c.intermediate_size, bias=False)
-        self.down_layer = nn.Linear(c.intermediate_size, c.hidden_size)
+        self.up_gated_layer = Linear(c.hidden_size, 2 * c.intermediate_size, bias=False)
+        self.down_layer = Linear(c.intermediate_size, c.hidden_size)
 
     def __call__(self, x: mx.array) -> mx.array:
         up, gate = mx.split(self.up_gated_layer(x), 2, axis=-1)
@@ -184,7 +185,7 @@ class Intermediate(nn.Module):
 
     def __init__(self, c: Config) -> None:
         super().__init__()
-        self.dense = nn.Linear(c.hidden_size, c.intermediate_size)
+        self.dense = Linear(c.hidden_size, c.intermediate_size)
 
     def __call__(self, x: mx.array) -> mx.array:
         return elementary.gelu(self.dense(x))

@@ -13,6 +13,7 @@ from typing import Any
 
 import mlx.nn as nn
 
+from mlx_jina.linear import Linear
 from mlx_jina.models import qwen3
 from mlx_jina.models.config import expect, required
 from mlx_jina.models.qwen3 import Config
@@ -31,9 +32,9 @@ class SelfAttention(qwen3.SelfAttention):
 
     def __init__(self, c: Config) -> None:
         super().__init__(c)
-        self.q_proj = nn.Linear(c.hidden_size, c.num_attention_heads * c.head_dim)
-        self.k_proj = nn.Linear(c.hidden_size, c.num_key_value_heads * c.head_dim)
-        self.v_proj = nn.Linear(c.hidden_size, c.num_key_value_heads * c.head_dim)
+        self.q_proj = Linear(c.hidden_size, c.num_attention_heads * c.head_dim)
+        self.k_proj = Linear(c.hidden_size, c.num_key_value_heads * c.head_dim)
+        self.v_proj = Linear(c.hidden_size, c.num_key_value_heads * c.head_dim)
         self.update_modules({"q_norm": nn.Identity(), "k_norm": nn.Identity()})
 
 

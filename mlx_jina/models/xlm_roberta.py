@@ -19,6 +19,7 @@ import mlx.nn as nn
 from mlx_jina import attention, elementary, memory, pooling
 from mlx_jina.batching import Run
 from mlx_jina.errors import CheckpointError
+from mlx_jina.linear import Linear
 from mlx_jina.models.config import expect, required, rope_theta
 from mlx_jina.norms import LayerNorm, add_norm
 
@@ -82,10 +83,10 @@ class SelfAttention(nn.Module):
 
     def __init__(self, c: Config) -> None:
         super().__init__()
-        self.q_proj = nn.Linear(c.hidden_size, c.hidden_size)
-        self.k_proj = nn.Linear(c.hidden_size, c.hidden_size)
-        self.v_proj = nn.Linear(c.hidden_size, c.hidden_size)
-        self.o_proj = nn.Linear(c.hidden_size, c.hidden_size)
+        self.q_proj = Linear(c.hidden_size, c.hidden_size)
+        self.k_proj = Linear(c.hidden_size, c.hidden_size)
+        self.v_proj = Linear(c.hidden_size, c.hidden_size)
+        self.o_proj = Linear(c.hidden_size, c.hidden_size)
         self._heads = c.num_attention_heads
         self._theta = c.rope_theta
 
@@ -110,8 +111,8 @@ class MLP(nn.Module):
 
     def __init__(self, c: Config) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(c.hidden_size, c.intermediate_size)
-        self.fc2 = nn.Linear(c.intermediate_size, c.hidden_size)
+        self.fc1 = Linear(c.hidden_size, c.intermediate_size)
+        self.fc2 = Linear(c.intermediate_size, c.hidden_size)
 
     def __call__(self, x: mx.array) -> mx.array:
         return self.fc2(elementary.gelu(self.fc1(x)))

@@ -24,7 +24,7 @@ from tests.server.process import Server
 
 # Some work in many pieces, and some in one.
 BULK = ["bread water flour salt " * 20] * 16
-LONG = ["bread water flour salt " * 400]
+LONG = ["bread water flour salt " * 2000]
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = 30) -> None:
@@ -54,7 +54,7 @@ class TestOverload:
     def test_who_hangs_up_frees_the_place_and_the_machine(self) -> None:
         with Server("--preload", "--max-requests", "1") as server:
             with pytest.raises(httpx2.ReadTimeout):
-                server.client.post("/v1/embeddings", json={"input": LONG}, timeout=0.3)
+                server.client.post("/v1/embeddings", json={"input": LONG}, timeout=0.1)
             wait_for(lambda: under_way(server) == 0)
             assert server.embed("next").status_code == 200
             assert server.metric("hung_up_total") == 1
