@@ -11,6 +11,8 @@ QUICK_LENGTHS = (16, 128)
 # Of `texts.mixed_lengths`.
 MEAN_OF_MIXED = 120
 MOST_TEXTS = 2048
+# A length of which one text would take us longer is left out.
+PATIENCE_SECONDS = 60
 
 
 def run(options: Options) -> Section:
@@ -26,19 +28,30 @@ def run(options: Options) -> Section:
     for name in options.models:
         model = models.find(name, quick=options.quick)
         with harness.started(model, peers.of(model, options.peers), section.skipped) as running:
+            ours = running[peers.OURS]
+            per_token = 0.0
             for length in lengths:
-                drawn = [length] * _count(running[peers.OURS], model, length, options.seconds)
-                _measure(section, options, model, running, length, drawn)
-            count = _count(running[peers.OURS], model, MEAN_OF_MIXED, options.seconds)
+                if per_token * length > PATIENCE_SECONDS:
+                    words = f"a text would take mlx-jina more than {PATIENCE_SECONDS} s"
+                    section.skipped[f"{model.name}, {length} tokens"] = words
+                    continue
+                each = _seconds_each(ours, model, length)
+                per_token = each / length
+                _measure(section, options, model, running, length, [length] * _count(options, each))
+            count = _count(options, _seconds_each(ours, model, MEAN_OF_MIXED))
             _measure(section, options, model, running, "mixed", texts.mixed_lengths(max(8, count)))
     return section
 
 
-def _count(ours: Process, model: Model, length: int, seconds: float) -> int:
-    """How many texts of a length we encode in about so many seconds."""
+def _seconds_each(ours: Process, model: Model, length: int) -> float:
+    """How long we take for a text of a length, among others."""
     probe = texts.of_lengths(model.tokenizer(), [length] * max(1, 1024 // length))
     ours.give(probe, length)
-    return max(1, min(MOST_TEXTS, round(seconds / min(ours.seconds(), ours.seconds()) * len(probe))))
+    return min(ours.seconds(), ours.seconds()) / len(probe)
+
+
+def _count(options: Options, each: float) -> int:
+    return max(1, min(MOST_TEXTS, round(options.seconds / each)))
 
 
 def _measure(
