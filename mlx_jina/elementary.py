@@ -52,7 +52,7 @@ _EXP2 = (
 )
 # Added to a number it leaves the nearest integer in the lowest bits, and taken away again that integer.
 _ROUND = 1.5 * 2**23
-# Beyond which 2^x does not matter beside 1; at 129 it would be more than float32 holds.
+# Beyond which 2^x does not matter beside 1; soon after, formulas for it overflow.
 _EXP2_BOUND = 126.0
 
 T = TypeVar("T")
@@ -111,7 +111,7 @@ def _fused_exp2(x: mx.array) -> mx.array:
 
 
 def exp2(x: mx.array) -> mx.array:
-    """2^x of finite float32 up to 128; on x86 within a relative 3e-7, and zero below -126.5."""
+    """2^x of finite float32 up to 126; on x86 within a relative 3e-7, and zero below -126.5."""
     if not _on_x86():
         return _fused_exp2(x)
     fraction = _fraction(x)

@@ -12,7 +12,7 @@ import pytest
 from mlx_jina import device, elementary
 from mlx_jina.vectors import Floats
 
-X = np.concatenate([np.linspace(-100, 100, 20_001), np.linspace(-6, 6, 20_001), [0.0, -1e4, 1e4]])
+X = np.concatenate([np.linspace(-130, 130, 26_001), np.linspace(-6, 6, 20_001), [0.0, -1e4, 1e4]])
 X = X.astype(np.float32)
 
 
@@ -29,10 +29,10 @@ def computed(function: Callable[[mx.array], mx.array]) -> Floats:
 
 
 def test_exp2() -> None:
-    within = (X > -126) & (X < 128)
+    within = np.abs(X) <= 126
     expected = np.exp2(X[within].astype(np.float64))
     # MLX's own for x86 is the worse one.
-    rtol = 3e-7 if elementary._on_x86() else 6e-6
+    rtol = 3e-7 if elementary._on_x86() else 1e-5
     np.testing.assert_allclose(computed(elementary.exp2)[within], expected, rtol=rtol)
     assert computed(elementary.exp2)[-2] < 2e-38
     assert mx.array_equal(elementary.exp2(mx.array([-3e38, -1e30, -1e7, -128.0])), mx.zeros(4))
