@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import math
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TypeVar
 
 import mlx.core as mx
@@ -72,11 +73,17 @@ def _monic(coefficients: tuple[float, ...]) -> tuple[float, ...]:
     return tuple(each / coefficients[0] for each in coefficients[1:])
 
 
-def _horner(y: mx.array, x: mx.array, coefficients: tuple[float, ...]) -> mx.array:
+def _horner(y: mx.array, x: mx.array, coefficients: Sequence[float]) -> mx.array:
     """Go on with a polynomial in `x` that is `y` so far, highest power first."""
     for coefficient in coefficients:
         y = y * x + coefficient
     return y
+
+
+def _begun(coefficients: tuple[float, ...], x: mx.array) -> mx.array:
+    """A monic polynomial up to its fourth coefficient: as much as `mx.compile` does not cut."""
+    first, *others = _monic(coefficients)[:3]
+    return _horner(x + first, x, others)
 
 
 # ---- 2^x
@@ -94,10 +101,7 @@ def _fraction(x: mx.array) -> mx.array:
     return x - (x + _ROUND - _ROUND)
 
 
-@_compiled
-def _exp2_begun(fraction: mx.array) -> mx.array:
-    first, *others = _monic(_EXP2)[:3]
-    return _horner(fraction + first, fraction, tuple(others))
+_exp2_begun = _compiled(partial(_begun, _EXP2))
 
 
 @_compiled
@@ -150,16 +154,8 @@ def _within(x: mx.array) -> tuple[mx.array, mx.array]:
     return x, x * x
 
 
-@_compiled
-def _numerator(square: mx.array) -> mx.array:
-    first, *others = _monic(_ERF_P)[:3]
-    return _horner(square + first, square, tuple(others))
-
-
-@_compiled
-def _denominator_begun(square: mx.array) -> mx.array:
-    first, *others = _monic(_ERF_Q)[:3]
-    return _horner(square + first, square, tuple(others))
+_numerator_begun = _compiled(partial(_begun, _ERF_P))
+_denominator_begun = _compiled(partial(_begun, _ERF_Q))
 
 
 @_compiled
@@ -177,7 +173,7 @@ def _half_erf(x: mx.array) -> mx.array:
     if not _on_x86():
         return mx.erf(x.astype(mx.float32) * math.sqrt(0.5)) / 2
     x, square = _within(x)
-    return _half(x, square, _numerator(square), _denominator(square, _denominator_begun(square)))
+    return _half(x, square, _numerator_begun(square), _denominator(square, _denominator_begun(square)))
 
 
 @_compiled
