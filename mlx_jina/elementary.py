@@ -53,7 +53,7 @@ _EXP2 = (
 )
 # Added to a number it leaves the nearest integer in the lowest bits, and taken away again that integer.
 _ROUND = 1.5 * 2**23
-# Beyond which 2^x does not matter beside 1; soon after, formulas for it overflow.
+# Beyond which 1 does not matter beside 2^x; soon after, formulas for it overflow.
 _EXP2_BOUND = 126.0
 
 T = TypeVar("T")

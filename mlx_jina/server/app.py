@@ -38,8 +38,6 @@ DIALECTS = (openai, ollama, lm_studio, tei, cohere)
 
 # Bodies and vectors of at least so many bytes are parsed and written off the event loop.
 LARGE = 1 << 17
-# How long a request runs before the server looks whether its client is still there.
-PATIENCE_SECONDS = 0.1
 # Bodies under way at once, as a multiple of the largest.
 BODIES = 8
 
@@ -201,25 +199,16 @@ async def _read(headers: Headers, receive: Receive, limit: int, place: Place) ->
 async def _while_connected(work: Coroutine[Any, Any, T], receive: Receive) -> T:
     """The work's result; cancels it and raises ClientDisconnect if the client hangs up first."""
     working = asyncio.create_task(work)
-    leaving: asyncio.Future[Any] | None = None
-
-    def watch() -> None:
-        nonlocal leaving
-        leaving = asyncio.ensure_future(receive())
-        leaving.add_done_callback(lambda _: working.cancel())
-
-    # Most are answered before it is worth while to watch.
-    watching = asyncio.get_running_loop().call_later(PATIENCE_SECONDS, watch)
+    leaving = asyncio.ensure_future(receive())
+    leaving.add_done_callback(lambda _: working.cancel())
     try:
         return await working
     except asyncio.CancelledError:
-        if leaving is not None and leaving.done():
+        if leaving.done():
             raise ClientDisconnect from None
         raise
     finally:
-        watching.cancel()
-        if leaving is not None:
-            leaving.cancel()
+        leaving.cancel()
 
 
 def _parsed(schema: type[Body], content: bytes) -> Body:
