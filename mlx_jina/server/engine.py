@@ -78,7 +78,7 @@ class Engine:
             try:
                 task, prompt_name = _task_and_prompt(encoder, suffix, task, input_type)
                 _check_dimensions(encoder, dimensions)
-                plan = encoder.plan(
+                plan = loaded.plan(
                     task=task,
                     prompt_name=prompt_name,
                     truncate_dim=dimensions,

@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,8 @@ class Loaded:
     def __init__(self, encoder: Encoder, scheduler: Scheduler) -> None:
         self.encoder = encoder
         self.scheduler = scheduler
+        self.plan = lru_cache(maxsize=256)(encoder.plan)
+        """`Encoder.plan`; most requests ask for the same."""
         self._fingerprints: dict[str | None, str] = {}
 
     async def fingerprint(self, task: str | None) -> str:

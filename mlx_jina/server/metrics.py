@@ -23,6 +23,8 @@ class Metrics:
             buckets=_SECONDS,
             registry=registry,
         )
+        # What `labels` finds takes longer to find than to count with.
+        self._answered: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
         self._gone = Counter("mlx_jina_hung_up", "Clients that did not take their answer", registry=registry)
         self._truncated = Counter("mlx_jina_truncated_texts", "Texts that were cut", ["model"], registry=registry)
         self._texts = Counter("mlx_jina_texts", "Texts embedded", ["model"], registry=registry)
@@ -36,8 +38,11 @@ class Metrics:
 
     def answered(self, path: str, status: int, seconds: float) -> None:
         """A request has its answer."""
-        self._requests.labels(path, str(status)).inc()
-        self._seconds.labels(path).observe(seconds)
+        if (path, status) not in self._answered:
+            self._answered[path, status] = self._requests.labels(path, str(status)), self._seconds.labels(path)
+        requests, durations = self._answered[path, status]
+        requests.inc()
+        durations.observe(seconds)
 
     def hung_up(self) -> None:
         """A client left, or stopped reading its answer."""

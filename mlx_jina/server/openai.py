@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 from typing import Any, Literal
 
-import numpy as np
 from pydantic import AliasChoices, Field, field_validator
 
 from mlx_jina.server.dialect import Body, Endpoint, Reply, Texts
@@ -96,7 +95,7 @@ async def embeddings(engine: Engine, body: EmbeddingsRequest) -> Reply:
 def _encoded(done: Embedded, encoding: Encoding) -> list[Any]:
     if encoding != "base64":
         return list(done.vectors)
-    return [base64.b64encode(row.tobytes()).decode() for row in done.vectors.astype(np.dtype("<f4"))]
+    return [base64.b64encode(row.tobytes()).decode() for row in done.vectors.astype("<f4", copy=False)]
 
 
 async def models(engine: Engine, body: None) -> Reply:
