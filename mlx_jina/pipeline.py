@@ -137,20 +137,20 @@ class Pipeline:
 
 
 def ahead(items: Iterable[Item], prepare: Callable[[Sequence[Item]], T]) -> Iterator[tuple[list[int], T]]:
-    """The positions in each window of items and what `prepare` makes of it, a window ahead, in a thread."""
-    waiting: deque[tuple[list[int], Future[T]]] = deque()
+    """The positions in each window of items and what `prepare` makes of it, a window ahead, in a thread.
 
-    def next_one() -> tuple[list[int], T]:
-        positions, prepared = waiting.popleft()
-        return positions, prepared.result()
-
+    The first one here, since nothing computes yet: one query is not worth a thread.
+    """
+    windows = cut_windows(items)
+    if (window := next(windows, None)) is None:
+        return
+    prepared = prepare(window)
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="mlx-jina-tokens") as executor:
-        for window in cut_windows(items):
-            waiting.append(([position for position, _ in window], executor.submit(prepare, window)))
-            if len(waiting) > 1:
-                yield next_one()
-        while waiting:
-            yield next_one()
+        for following in windows:
+            future = executor.submit(prepare, following)
+            yield [position for position, _ in window], prepared
+            window, prepared = following, future.result()
+        yield [position for position, _ in window], prepared
 
 
 def progress(total: int, show: bool | None) -> tqdm:
