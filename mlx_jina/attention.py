@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 
@@ -20,6 +21,10 @@ FUSED_WIDTHS = (64, 96, 128)
 CAUSAL_BLOCK = 64
 # On a CPU blocks have fewer heads rather than fewer queries than this: BLAS rearranges the keys for each block.
 CPU_QUERIES = 128
+# Tokens of neighbouring runs that a CPU takes as one text.
+TOGETHER = 96
+# Added to scores that do not count.
+MASKED = -1e30
 # From how many scores on the largest is found in two steps, and of how many parts.
 LONG_ROW = 256
 ROW_PARTS = 8
@@ -55,6 +60,54 @@ def hankel_bias(values: mx.array, start: int, stop: int) -> mx.array:
     return mx.as_strided(values, (1, heads, stop - start, length), (0, span, 1, 1), offset=start)
 
 
+@dataclass(frozen=True)
+class AlibiSpan:
+    """Neighbours in the flat row that are attended to side by side, and what `alibi` adds to their scores.
+
+    That is what `hankel_values` returned, or (H, L, L) written out. On a CPU it is times LOG2_E.
+    """
+
+    run: Run
+    bias: mx.array
+
+
+def alibi_spans(heads: int, dtype: mx.Dtype, runs: Sequence[Run]) -> list[AlibiSpan]:
+    """What `alibi` takes at a time: each run, and on a CPU several short ones as one text, kept apart by its bias.
+
+    There an operation takes some microseconds before it computes anything, and each run has dozens.
+    """
+    if device.on_gpu():
+        slopes = mx.array(alibi_slopes(heads), dtype=dtype)
+        return [AlibiSpan(run, hankel_values(slopes, run.length)) for run in runs]
+    slopes = mx.array(alibi_slopes(heads)) * elementary.LOG2_E
+    return [
+        AlibiSpan(group[0], hankel_values(slopes, group[0].length))
+        if len(group) == 1
+        else AlibiSpan(Run(group[0].start, 1, group[-1].stop - group[0].start), _apart(slopes, group))
+        for group in _neighbours(runs)
+    ]
+
+
+def _neighbours(runs: Sequence[Run]) -> Iterator[list[Run]]:
+    """Runs in groups of at most `TOGETHER` tokens; a longer one is a group of its own."""
+    group: list[Run] = []
+    for run in runs:
+        if group and run.stop - group[0].start > TOGETHER:
+            yield group
+            group = []
+        group.append(run)
+    yield group
+
+
+def _apart(slopes: mx.array, runs: Sequence[Run]) -> mx.array:
+    """ALiBi's bias (H, L, L) for runs as one text, in which no text's tokens attend to another's."""
+    lengths = [run.length for run in runs for _ in range(run.texts)]
+    owners = mx.array(np.repeat(np.arange(len(lengths)), lengths))
+    places = mx.arange(sum(lengths))
+    distances = mx.abs(places[:, None] - places)
+    return mx.where(owners[:, None] == owners, -slopes[:, None, None] * distances, MASKED)
+
+
 def _attend(queries: mx.array, keys: mx.array, values: mx.array, mask: mx.array | str | None = None) -> mx.array:
     """Softmax attention of (b, H, n, d) to keys and values (b, H', L, d); H' divides H.
 
@@ -70,7 +123,7 @@ def _attend(queries: mx.array, keys: mx.array, values: mx.array, mask: mx.array 
     grouped = queries.reshape(texts, kv_heads, -1, width)
     scores = (grouped @ keys.swapaxes(-1, -2)).reshape(texts, heads, count, length)
     if mask == "causal":
-        mask = mx.where(mx.arange(length) > mx.arange(length - count, length)[:, None], -1e30, 0.0)
+        mask = mx.where(mx.arange(length) > mx.arange(length - count, length)[:, None], MASKED, 0.0)
     if isinstance(mask, mx.array):
         scores = scores + mask
     shares = elementary.exp2(scores - _largest(scores))
@@ -120,13 +173,13 @@ def _concatenated(parts: list[mx.array], axis: int) -> mx.array:
 
 
 def alibi(queries: mx.array, keys: mx.array, values: mx.array, bias: mx.array) -> mx.array:
-    """Bidirectional attention of (b, H, L, d) with symmetric ALiBi; `bias` is what `hankel_values` returned."""
+    """Bidirectional attention of (b, H, L, d) with symmetric ALiBi; `bias` is that of an `AlibiSpan`."""
     heads, length = queries.shape[1:3]
+    if bias.ndim == 3:
+        return memory.settle(_attend(queries, keys, values, bias), long=False)
     # The order of keys is free; the fused kernel wants their last stride to be 1, which a copy keeps.
     keys, values = (mx.contiguous(x[:, :, ::-1]) for x in (keys, values))
     together, block = _piece(queries, keys)
-    if not device.on_gpu():
-        bias = bias * elementary.LOG2_E
 
     def run(head: int, start: int) -> mx.array:
         own = slice(head, head + together)

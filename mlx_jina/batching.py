@@ -1,7 +1,7 @@
 """Lengths to batches without padding, and back to input order.
 
 A batch is one flat row of tokens. Every linear layer and norm sees `(T, D)`; only attention and pooling
-look at texts, as runs of equal length `(b, L, ...)`, so no mask and no wasted token exists anywhere.
+look at texts, as runs of equal length `(b, L, ...)`, so no token is computed in vain.
 """
 
 from __future__ import annotations

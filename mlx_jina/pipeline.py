@@ -215,19 +215,23 @@ def evaluated(rows: mx.array) -> Floats:
 
 
 def retry(plan: Plan, pool: Pool, ids: Sequence[Ids], index: int, position: int) -> Floats:
-    """On the worker: one text alone in float32, for a vector that came out unusable."""
+    """On the worker: one text alone in float32, for a vector that came out unusable.
+
+    Perhaps only for a neighbour's sake: texts that a CPU attends to as one (attention.py) share their NaN.
+    """
     model = plan.model
     assert isinstance(model, nn.Module)
     stored = model.parameters()
     dtypes = {x.dtype for x in dict(tree_flatten(stored)).values()}
     if dtypes != {mx.float32}:
         model.apply(lambda x: x.astype(mx.float32) if mx.issubdtype(x.dtype, mx.floating) else x)
-        try:
-            pooled: Floats = np.array(pool(model, batching.flatten(ids, np.array([index]))))
-        finally:
+    try:
+        pooled: Floats = np.array(pool(model, batching.flatten(ids, np.array([index]))))
+    finally:
+        if dtypes != {mx.float32}:
             model.update(stored)
-        if usable(pooled, plan).all():
-            return pooled
+    if usable(pooled, plan).all():
+        return pooled
     raise NumericalError(
         f"the vector of text {position} came out as NaN, infinite or zero, also in float32; the model's weights "
         "are probably damaged"

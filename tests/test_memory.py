@@ -72,9 +72,42 @@ def test_the_hankel_view_equals_the_dense_bias(
     monkeypatch.setattr(memory, "CORE_ROWS", 8)
     q, k, v = (mx.random.normal((texts, heads, length, 16)) for _ in range(3))
     slopes = mx.array(attention.alibi_slopes(heads))
+    (span,) = attention.alibi_spans(heads, mx.float32, [batching.Run(0, texts, length)])
     with memory.on_cores(cores):
-        got = attention.alibi(q, k, v, attention.hankel_values(slopes, length))
+        got = attention.alibi(q, k, v, span.bias)
     np.testing.assert_allclose(np.array(got), np.array(dense_alibi(q, k, v, slopes)), rtol=0, atol=5e-6)
+
+
+@pytest.mark.parametrize(
+    ("texts", "groups"),
+    [
+        ([(1, 9), (2, 7), (3, 1)], [26]),
+        ([(1, 96), (1, 2), (2, 1)], [96, 4]),
+        ([(4, 30), (1, 29), (2, 28), (1, 12)], [120, 85, 12]),
+    ],
+)
+def test_short_neighbours_are_run_together_and_stay_apart(
+    texts: list[tuple[int, int]], groups: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lengths of texts and how many there are of each; tokens that a CPU runs at a time."""
+    monkeypatch.setattr(device, "on_gpu", lambda: False)
+    heads = 4
+    starts = np.cumsum([0, *(count * length for count, length in texts)]).tolist()
+    runs = [batching.Run(start, *run) for start, run in zip(starts, texts, strict=False)]
+    flat = [mx.random.normal((starts[-1], heads * 16)) for _ in range(3)]
+    slopes = mx.array(attention.alibi_slopes(heads))
+    spans = attention.alibi_spans(heads, mx.float32, runs)
+    assert [span.run.texts * span.run.length for span in spans] == groups
+    pieces: list[mx.array] = []
+    alone: list[mx.array] = []
+    for span in spans:
+        q, k, v = (attention.split_heads(x, span.run, heads) for x in flat)
+        pieces.append(attention.alibi(q, k, v, span.bias))
+    for run in runs:
+        q, k, v = (attention.split_heads(x, run, heads) for x in flat)
+        alone.append(dense_alibi(q, k, v, slopes))
+    got, expected = (np.array(attention.merge_heads(each)) for each in (pieces, alone))
+    np.testing.assert_allclose(got, expected, rtol=0, atol=5e-6)
 
 
 @pytest.mark.parametrize("length", [1, 255, 256, 257, 300, 1023])

@@ -23,6 +23,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_jina import attention, elementary, memory, pooling
+from mlx_jina.attention import AlibiSpan
 from mlx_jina.batching import Run
 from mlx_jina.errors import CheckpointError
 from mlx_jina.linear import Linear
@@ -118,14 +119,14 @@ class SelfAttention(nn.Module):
             self.layer_norm_k = LayerNorm(c.hidden_size, c.layer_norm_eps)
         self._heads = c.num_attention_heads
 
-    def __call__(self, x: mx.array, runs: Sequence[Run], biases: Sequence[mx.array]) -> mx.array:
+    def __call__(self, x: mx.array, spans: Sequence[AlibiSpan]) -> mx.array:
         q, k, v = self.query(x), self.key(x), self.value(x)
         if "layer_norm_q" in self:
             q, k = self.layer_norm_q(q), self.layer_norm_k(k)
         pieces = []
-        for run, bias in zip(runs, biases, strict=True):
-            queries, keys, values = (attention.split_heads(part, run, self._heads) for part in (q, k, v))
-            pieces.append(attention.alibi(queries, keys, values, bias))
+        for span in spans:
+            queries, keys, values = (attention.split_heads(part, span.run, self._heads) for part in (q, k, v))
+            pieces.append(attention.alibi(queries, keys, values, span.bias))
         return attention.merge_heads(pieces)
 
 
@@ -149,8 +150,8 @@ class Attention(nn.Module):
         self.self = SelfAttention(c)
         self.output = ResidualOutput(c.hidden_size, c)
 
-    def __call__(self, x: mx.array, runs: Sequence[Run], biases: Sequence[mx.array]) -> mx.array:
-        return self.output(self.self(x, runs, biases), x)
+    def __call__(self, x: mx.array, spans: Sequence[AlibiSpan]) -> mx.array:
+        return self.output(self.self(x, spans), x)
 
 
 class GatedMLP(nn.Module):
@@ -199,8 +200,8 @@ class GatedLayer(nn.Module):
         self.attention = Attention(c)
         self.mlp = GatedMLP(c)
 
-    def __call__(self, x: mx.array, runs: Sequence[Run], biases: Sequence[mx.array]) -> mx.array:
-        return memory.by_rows(self.mlp, self.attention(x, runs, biases))
+    def __call__(self, x: mx.array, spans: Sequence[AlibiSpan]) -> mx.array:
+        return memory.by_rows(self.mlp, self.attention(x, spans))
 
 
 class PostNormLayer(nn.Module):
@@ -213,8 +214,8 @@ class PostNormLayer(nn.Module):
         self.mlp = UpGatedMLP(c)
         self.layer_norm_2 = LayerNorm(c.hidden_size, c.layer_norm_eps)
 
-    def __call__(self, x: mx.array, runs: Sequence[Run], biases: Sequence[mx.array]) -> mx.array:
-        residual = add_norm(self.layer_norm_1, self.attention(x, runs, biases), x)
+    def __call__(self, x: mx.array, spans: Sequence[AlibiSpan]) -> mx.array:
+        residual = add_norm(self.layer_norm_1, self.attention(x, spans), x)
         return add_norm(self.layer_norm_2, memory.by_rows(self.mlp, residual), residual)
 
 
@@ -227,10 +228,8 @@ class PlainLayer(nn.Module):
         self.intermediate = Intermediate(c)
         self.output = ResidualOutput(c.intermediate_size, c)
 
-    def __call__(self, x: mx.array, runs: Sequence[Run], biases: Sequence[mx.array]) -> mx.array:
-        return memory.by_rows(
-            lambda rows: self.output(self.intermediate(rows), rows), self.attention(x, runs, biases)
-        )
+    def __call__(self, x: mx.array, spans: Sequence[AlibiSpan]) -> mx.array:
+        return memory.by_rows(lambda rows: self.output(self.intermediate(rows), rows), self.attention(x, spans))
 
 
 _LAYERS = {
@@ -267,10 +266,9 @@ class JinaBert(nn.Module):
     def hidden(self, ids: mx.array, runs: Sequence[Run]) -> mx.array:
         """Contextual states of every token: ids (T,) to (T, D)."""
         x = self.embeddings(ids)
-        slopes = mx.array(attention.alibi_slopes(self._heads), dtype=x.dtype)
-        biases = [attention.hankel_values(slopes, run.length) for run in runs]
+        spans = attention.alibi_spans(self._heads, x.dtype, runs)
         for layer in self.encoder.layer:
-            x = memory.settle(layer(x, runs, biases))
+            x = memory.settle(layer(x, spans))
         return x
 
     def __call__(self, ids: mx.array, runs: Sequence[Run]) -> mx.array:
