@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
@@ -19,6 +20,9 @@ MODEL = "pocket"
 CLIENTS = 32
 SUBJECTS = "bread soup tea music light rivers trains gardens paper winter stars maps".split()
 TEXTS = [f"How do I find out more about {a} and {b}?" for a in SUBJECTS for b in SUBJECTS for _ in range(4)]
+# As many of 1 to 24 words each.
+_words = random.Random(0)
+MIXED = [" ".join(_words.choices(" ".join(TEXTS).split(), k=_words.randint(1, 24))) for _ in TEXTS]
 # Times that the clients send all of them: starting and ending, when few clients are left, should not show.
 REPEATS = 4
 QUICK_TEXTS = 96
@@ -35,22 +39,27 @@ def run(options: Options) -> Section:
     own = model.count_tokens("bread ")[0] - model.count_tokens("")[0]
     document = "bread " * ((DOCUMENT_TOKENS - model.count_tokens("")[0]) // own)
     batch = TEXTS[: min(len(TEXTS), device.default_batch_tokens() // count)]
-    texts = TEXTS[:QUICK_TEXTS] if options.quick else TEXTS * REPEATS
+    loads = {"one length": TEXTS, "mixed lengths": MIXED}
+    loads = {of: texts[:QUICK_TEXTS] if options.quick else texts * REPEATS for of, texts in loads.items()}
     section = Section(
         "Server under load",
-        f"`mlx-jina serve {MODEL}` and `encode` of the same texts, {count} tokens each, in turn on this machine, "
-        f"clients included. First {CLIENTS} clients that each send one text after another, beside one call of "
-        "`encode` for all texts; then one request alone beside one call; then the 95th percentile of single "
-        f"queries while documents of {DOCUMENT_TOKENS:,} tokens are embedded, beside the same queries without "
-        "them and one whole batch of the encoder, which nothing interrupts. 'reached' is taken round by round.",
+        f"`mlx-jina serve {MODEL}` and `encode` of the same texts, in turn on this machine, clients included. "
+        f"First {CLIENTS} clients that each send one text after another, beside one call of `encode` for all "
+        f"texts: once of {count} tokens each, once of 1 to 24 words; then one request alone beside one call; "
+        f"then the 95th percentile of single queries while documents of {DOCUMENT_TOKENS:,} tokens are embedded, "
+        "beside the same queries without them and one whole batch of the encoder, which nothing interrupts. "
+        "'reached' is taken round by round.",
     )
-    throughput, lone, waiting = [], [], []
+    throughput: dict[str, list[tuple[float, float]]] = {of: [] for of in loads}
+    lone, waiting = [], []
     with Server(MODEL, "--preload") as server:
-        seconds(model, texts)
-        asyncio.run(many(server.port, texts))
+        for texts in loads.values():
+            seconds(model, texts)
+            asyncio.run(many(server.port, texts))
         for _ in range(options.rounds):
-            offline = len(texts) / seconds(model, texts)
-            throughput.append((asyncio.run(many(server.port, texts)), offline))
+            for of, texts in loads.items():
+                offline = len(texts) / seconds(model, texts)
+                throughput[of].append((asyncio.run(many(server.port, texts)), offline))
             inside = median(seconds(model, [text]) for text in TEXTS[:QUERIES])
             lone.append((1e3 * median(asyncio.run(alone(server.port))), 1e3 * inside))
             idle = 1e3 * p95(asyncio.run(alone(server.port)))
@@ -60,13 +69,16 @@ def run(options: Options) -> Section:
         {
             "model": MODEL,
             "weights": "real",
-            "measured": f"{CLIENTS} clients, texts/s",
-            "server": harness.spread([a for a, _ in throughput]),
-            "encoder": harness.spread([b for _, b in throughput]),
+            "measured": f"{CLIENTS} clients, {of}, texts/s",
+            "server": harness.spread([a for a, _ in rates]),
+            "encoder": harness.spread([b for _, b in rates]),
             "server, idle": None,
             "goal": f"at least {LEAST_THROUGHPUT} % of the encoder",
-            "reached": harness.spread([100 * a / b for a, b in throughput]),
-        },
+            "reached": harness.spread([100 * a / b for a, b in rates]),
+        }
+        for of, rates in throughput.items()
+    ]
+    section.rows += [
         {
             "model": MODEL,
             "weights": "real",

@@ -256,10 +256,13 @@ def test_plan_is_a_table(
 def test_server_beside_the_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "QUERIES", 3)
     monkeypatch.setattr(server, "DOCUMENT_TOKENS", 256)
-    monkeypatch.setattr(server, "TEXTS", server.TEXTS[:40])
+    for texts in ("TEXTS", "MIXED"):
+        monkeypatch.setattr(server, texts, getattr(server, texts)[:40])
     options = Options(quick=True, rounds=1, seconds=1, models=[], peers=[])
-    many, lone, beside = server.run(options).rows
-    assert many["reached"][0] == pytest.approx(100 * many["server"][0] / many["encoder"][0])
+    *many, lone, beside = server.run(options).rows
+    assert len(many) == 2
+    for row in many:
+        assert row["reached"][0] == pytest.approx(100 * row["server"][0] / row["encoder"][0])
     assert lone["reached"][0] == pytest.approx(lone["server"][0] - lone["encoder"][0])
     limit = 3 * beside["server, idle"][0] + beside["encoder"][0]
     assert beside["reached"][0] == pytest.approx(100 * beside["server"][0] / limit)
