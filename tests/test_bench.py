@@ -256,8 +256,8 @@ def test_plan_is_a_table(
 def test_server_beside_the_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "QUERIES", 3)
     monkeypatch.setattr(server, "DOCUMENT_TOKENS", 256)
-    for texts in ("TEXTS", "MIXED"):
-        monkeypatch.setattr(server, texts, getattr(server, texts)[:40])
+    for name in ("TEXTS", "MIXED"):
+        monkeypatch.setattr(server, name, getattr(server, name)[:40])
     options = Options(quick=True, rounds=1, seconds=1, models=[], peers=[])
     *many, lone, beside = server.run(options).rows
     assert len(many) == 2
