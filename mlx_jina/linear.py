@@ -25,7 +25,7 @@ class Linear(nn.Linear):
     """
 
     def __call__(self, x: mx.array) -> mx.array:
-        outputs = _together(x, self.weight) if device.multiplies_small() else 0
+        outputs = _together(x, self["weight"]) if device.multiplies_small() else 0
         if not outputs:
             return super().__call__(x)
         total = self.weight.shape[0]

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_jina import device
 
 
-def _mean(x: mx.array) -> mx.array:
-    """Over the last axis, as a product: a fifth of the time of MLX's own on a CPU."""
-    width = x.shape[-1]
-    return x @ mx.full((width, 1), 1 / width)
+@cache
+def _averaging(width: int) -> mx.array:
+    """(width, 1) that a product with takes the mean: a fifth of the time of MLX's own on a CPU."""
+    column = mx.full((width, 1), 1 / width)
+    # Or it would belong to the thread that asked first.
+    mx.eval(column)
+    return column
 
 
 def _scaled(x: mx.array, eps: float) -> mx.array:
     """To a mean square of one."""
-    return x * mx.rsqrt(_mean(x * x) + eps)
+    return x * mx.rsqrt(mx.addmm(mx.array(eps), x * x, _averaging(x.shape[-1])))
 
 
 class LayerNorm(nn.LayerNorm):
@@ -26,7 +31,8 @@ class LayerNorm(nn.LayerNorm):
         if device.on_gpu():
             return super().__call__(x)
         wide = x.astype(mx.float32)
-        return (_scaled(wide - _mean(wide), self.eps) * self.weight + self.bias).astype(x.dtype)
+        centred = wide - wide @ _averaging(wide.shape[-1])
+        return (_scaled(centred, self.eps) * self["weight"] + self["bias"]).astype(x.dtype)
 
 
 class RMSNorm(nn.RMSNorm):
@@ -35,7 +41,7 @@ class RMSNorm(nn.RMSNorm):
     def __call__(self, x: mx.array) -> mx.array:
         if device.on_gpu():
             return super().__call__(x)
-        return (_scaled(x.astype(mx.float32), self.eps) * self.weight).astype(x.dtype)
+        return (_scaled(x.astype(mx.float32), self.eps) * self["weight"]).astype(x.dtype)
 
 
 def add_norm(norm: LayerNorm, x: mx.array, residual: mx.array) -> mx.array:
