@@ -14,7 +14,6 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import numpy.typing as npt
-from mlx.utils import tree_flatten
 from tqdm import tqdm
 
 from mlx_jina import batching, device, lanes, vectors
@@ -222,14 +221,11 @@ def retry(plan: Plan, pool: Pool, ids: Sequence[Ids], index: int, position: int)
     model = plan.model
     assert isinstance(model, nn.Module)
     stored = model.parameters()
-    dtypes = {x.dtype for x in dict(tree_flatten(stored)).values()}
-    if dtypes != {mx.float32}:
-        model.apply(lambda x: x.astype(mx.float32) if mx.issubdtype(x.dtype, mx.floating) else x)
+    model.apply(lambda x: x.astype(mx.float32) if mx.issubdtype(x.dtype, mx.floating) else x)
     try:
         pooled: Floats = np.array(pool(model, batching.flatten(ids, np.array([index]))))
     finally:
-        if dtypes != {mx.float32}:
-            model.update(stored)
+        model.update(stored)
     if usable(pooled, plan).all():
         return pooled
     raise NumericalError(
