@@ -25,6 +25,11 @@ CPU_QUERIES = 128
 TOGETHER = 96
 # Added to scores that do not count.
 MASKED = -1e30
+# From how many tokens on it is worth asking how far a head with ALiBi sees, and queries that look together: fewer
+# see less in vain, more are fewer products.
+FAR = 2048
+FAR_QUERIES = 256
+FUSED_FAR_QUERIES = 1024
 # From how many scores on the largest is found in two steps, and of how many parts.
 LONG_ROW = 256
 ROW_PARTS = 8
@@ -177,8 +182,11 @@ def alibi(queries: mx.array, keys: mx.array, values: mx.array, bias: mx.array) -
     heads, length = queries.shape[1:3]
     if bias.ndim == 3:
         return memory.settle(_attend(queries, keys, values, bias), long=False)
+    sights = _sights(queries, keys) if length >= FAR else [length]
     # The order of keys is free; the fused kernel wants their last stride to be 1, which a copy keeps.
     keys, values = (mx.contiguous(x[:, :, ::-1]) for x in (keys, values))
+    if min(sights) < length:
+        return _alibi_in_sight(queries, keys, values, bias, sights)
     together, block = _piece(queries, keys)
     # Most texts are one piece; cutting it would lengthen Python's share of a small forward pass by a tenth.
     if together == heads and block == length:
@@ -192,6 +200,54 @@ def alibi(queries: mx.array, keys: mx.array, values: mx.array, bias: mx.array) -
 
     blocks = [[partial(run, h, i) for i in range(0, length, block)] for h in range(0, heads, together)]
     return _run(blocks, queries, keys, values, bias)
+
+
+def _sights(queries: mx.array, keys: mx.array) -> list[int]:
+    """How many tokens away each head's keys may matter; farther ones get less than 2^-24 of a query's attention.
+
+    No score exceeds the product of the norms, the largest is no less than that of a query's own key, and the bias
+    falls with the distance. Lin et al. 2025, "Adaptive Computation Pruning" (arXiv 2504.06949).
+    """
+    heads, length, width = queries.shape[1:]
+    q, k = queries.astype(mx.float32), keys.astype(mx.float32)
+    # What all keys share moves all scores of a query alike, and would only lengthen them.
+    k = k - k.mean(axis=2, keepdims=True)
+    ones = mx.ones((width, 1))
+    q_norms, k_norms = (mx.sqrt((x * x) @ ones) for x in (q, k))
+    excess = (q_norms * k_norms.max(axis=2, keepdims=True) - (q * k) @ ones).max(axis=(0, 2, 3))
+    falls = np.array(excess) * width**-0.5 + math.log(length * 2**24)
+    distances = np.ceil(falls / alibi_slopes(heads))
+    # NaN is not less.
+    return [int(distance) if distance < length else length for distance in distances]
+
+
+def _alibi_in_sight(
+    queries: mx.array, keys: mx.array, values: mx.array, bias: mx.array, sights: Sequence[int]
+) -> mx.array:
+    """`alibi` of keys and values in reverse order, each head up to a distance of its own."""
+    texts, heads, length, width = queries.shape
+    fused = device.on_gpu() and width in FUSED_WIDTHS
+    cells = memory.score_bytes() // (texts * 4)
+
+    def run(head: int, start: int, stop: int, count: int) -> mx.array:
+        # As many at the ends of a text as in its middle: MLX reuses memory of the same size.
+        first = min(max(0, length - stop - sights[head]), length - count)
+        own, seen = slice(head, head + 1), slice(first, first + count)
+        mask = hankel_bias(bias[own], start, stop)[..., seen]
+        return _attend(queries[:, own, start:stop], keys[:, own, seen], values[:, own, seen], mask)
+
+    def blocks(head: int) -> list[Callable[[], mx.array]]:
+        # n queries have n * (n + 2 * distance) scores, or fewer.
+        fitting = max(math.isqrt(sights[head] ** 2 + cells) - sights[head], cells // length, 1)
+        block = FUSED_FAR_QUERIES if fused else memory.share(length, min(fitting, FAR_QUERIES))
+        count = min(block + 2 * sights[head], length)
+        parts = [partial(run, head, i, min(i + block, length), count) for i in range(0, length, block)]
+        if not fused:
+            return [*parts]
+        # Fused scores take no memory, and a GPU need not wait for each of these.
+        return [lambda: _concatenated([part() for part in parts], axis=2)]
+
+    return _run([blocks(head) for head in range(heads)], queries, keys, values, bias)
 
 
 def bidirectional(queries: mx.array, keys: mx.array, values: mx.array) -> mx.array:

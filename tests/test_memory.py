@@ -78,6 +78,46 @@ def test_the_hankel_view_equals_the_dense_bias(
     np.testing.assert_allclose(np.array(got), np.array(dense_alibi(q, k, v, slopes)), rtol=0, atol=5e-6)
 
 
+@pytest.mark.parametrize("on_gpu", [False, True])
+@pytest.mark.parametrize("cores", [1, 3])
+def test_heads_skip_what_is_out_of_sight_and_nothing_else(
+    on_gpu: bool, cores: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last text's first token looks for its last one: some heads see so far, or all of them."""
+    monkeypatch.setattr(device, "on_gpu", lambda: on_gpu)
+    monkeypatch.setattr(attention, "FAR", 300)
+    monkeypatch.setattr(attention, "FUSED_FAR_QUERIES", 100)
+    monkeypatch.setattr(memory, "CORE_ROWS", 8)
+    heads, length, width = 8, 601, 64
+    widest: list[int] = []
+    attend = attention._attend
+
+    def spy(q: mx.array, k: mx.array, v: mx.array, mask: mx.array) -> mx.array:
+        widest.append(k.shape[2])
+        return attend(q, k, v, mask)
+
+    monkeypatch.setattr(attention, "_attend", spy)
+    slopes = mx.array(attention.alibi_slopes(heads))
+    for texts, extra in ((1, 0.0), (2, 15.0), (2, 60.0)):
+        q, k, v = (np.random.default_rng(i).normal(0, 0.5, (texts, heads, length, width)) for i in range(3))
+        q[-1, :, 0, 0] = k[-1, :, -1, 0] = extra
+        q[-1, :, 1, 0] = -extra
+        queries, keys, values = (mx.array(x.astype(np.float32)) for x in (q, k, v))
+        (span,) = attention.alibi_spans(heads, mx.float32, [batching.Run(0, texts, length)])
+        widest.clear()
+        with memory.on_cores(cores):
+            got = attention.alibi(queries, keys, values, span.bias)
+        assert min(widest) < length if extra < 60 else min(widest) == length
+        expected = dense_alibi(queries, keys, values, slopes)
+        np.testing.assert_allclose(np.array(got), np.array(expected), rtol=0, atol=5e-6)
+
+
+def test_a_head_without_numbers_sees_everything() -> None:
+    q, k = mx.zeros((1, 2, 5, 4)), mx.full((1, 2, 5, 4), float("nan"))
+    assert attention._sights(q, k) == [5, 5]
+    assert attention._sights(q, mx.full((1, 2, 5, 4), float("inf"))) == [5, 5]
+
+
 @pytest.mark.parametrize(
     ("texts", "groups"),
     [
