@@ -1,7 +1,7 @@
 """The models that are measured: real shapes in their published layouts, with random weights, and `pocket`.
 
-Speed and memory do not depend on what the numbers are, but for one thing: the larger attention's scores, the
-farther a head with ALiBi sees. They are made once, in `.cache/bench`.
+Their values matter to speed only through how far a head with ALiBi sees in a long text. They are made once, in
+`.cache/bench`.
 """
 
 from __future__ import annotations

@@ -213,12 +213,30 @@ def _sights(queries: mx.array, keys: mx.array) -> list[int]:
     # What all keys share moves all scores of a query alike, and would only lengthen them.
     k = k - k.mean(axis=2, keepdims=True)
     ones = mx.ones((width, 1))
-    q_norms, k_norms = (mx.sqrt((x * x) @ ones) for x in (q, k))
-    excess = (q_norms * k_norms.max(axis=2, keepdims=True) - (q * k) @ ones).max(axis=(0, 2, 3))
+    # One product of the whole text at a time.
+    q_norms, k_norms, own = (memory.settle((x * y) @ ones, long=True) for x, y in ((q, q), (k, k), (q, k)))
+    excess = (mx.sqrt(q_norms * k_norms.max(axis=2, keepdims=True)) - own).max(axis=(0, 2, 3))
     falls = np.array(excess) * width**-0.5 + math.log(length * 2**24)
-    distances = np.ceil(falls / alibi_slopes(heads))
+    # In steps of a fifth: heads that see as far use memory of the same size, which MLX reuses.
+    distances = np.ceil(2 ** (np.ceil(4 * np.log2(falls / alibi_slopes(heads))) / 4))
     # NaN is not less.
     return [int(distance) if distance < length else length for distance in distances]
+
+
+def _window(length: int, sight: int, cells: int) -> tuple[int, int]:
+    """Queries that look together, and the keys they see: as many scores as fit, or a half, a quarter ... of that.
+
+    MLX reuses memory for what is as large, and each head sees as far as it likes.
+    """
+
+    def fitting(cells: int) -> int:
+        # n queries see n + 2 * sight keys, or all.
+        return max(math.isqrt(sight**2 + cells) - sight, cells // length, 1)
+
+    while fitting(cells // 2) >= FAR_QUERIES:
+        cells //= 2
+    block = memory.share(length, fitting(cells))
+    return block, min(max(cells // block, block + 2 * sight), length)
 
 
 def _alibi_in_sight(
@@ -230,17 +248,16 @@ def _alibi_in_sight(
     cells = memory.score_bytes() // (texts * 4)
 
     def run(head: int, start: int, stop: int, count: int) -> mx.array:
-        # As many at the ends of a text as in its middle: MLX reuses memory of the same size.
+        # As many at the ends of a text as in its middle.
         first = min(max(0, length - stop - sights[head]), length - count)
         own, seen = slice(head, head + 1), slice(first, first + count)
         mask = hankel_bias(bias[own], start, stop)[..., seen]
         return _attend(queries[:, own, start:stop], keys[:, own, seen], values[:, own, seen], mask)
 
     def blocks(head: int) -> list[Callable[[], mx.array]]:
-        # n queries have n * (n + 2 * distance) scores, or fewer.
-        fitting = max(math.isqrt(sights[head] ** 2 + cells) - sights[head], cells // length, 1)
-        block = FUSED_FAR_QUERIES if fused else memory.share(length, min(fitting, FAR_QUERIES))
-        count = min(block + 2 * sights[head], length)
+        block, count = _window(length, sights[head], cells)
+        if fused:
+            block, count = FUSED_FAR_QUERIES, min(FUSED_FAR_QUERIES + 2 * sights[head], length)
         parts = [partial(run, head, i, min(i + block, length), count) for i in range(0, length, block)]
         if not fused:
             return [*parts]

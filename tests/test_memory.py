@@ -86,6 +86,7 @@ def test_heads_skip_what_is_out_of_sight_and_nothing_else(
     """The last text's first token looks for its last one: some heads see so far, or all of them."""
     monkeypatch.setattr(device, "on_gpu", lambda: on_gpu)
     monkeypatch.setattr(attention, "FAR", 300)
+    monkeypatch.setattr(attention, "FAR_QUERIES", 50)
     monkeypatch.setattr(attention, "FUSED_FAR_QUERIES", 100)
     monkeypatch.setattr(memory, "CORE_ROWS", 8)
     heads, length, width = 8, 601, 64
