@@ -217,7 +217,7 @@ def _sights(queries: mx.array, keys: mx.array) -> list[int]:
     q_norms, k_norms, own = (memory.settle((x * y) @ ones, long=True) for x, y in ((q, q), (k, k), (q, k)))
     excess = (mx.sqrt(q_norms * k_norms.max(axis=2, keepdims=True)) - own).max(axis=(0, 2, 3))
     falls = np.array(excess) * width**-0.5 + math.log(length * 2**24)
-    # In steps of a fifth: heads that see as far use memory of the same size, which MLX reuses.
+    # In steps of a fifth, so that layers have windows of the same size.
     distances = np.ceil(2 ** (np.ceil(4 * np.log2(falls / alibi_slopes(heads))) / 4))
     # NaN is not less.
     return [int(distance) if distance < length else length for distance in distances]
@@ -226,7 +226,7 @@ def _sights(queries: mx.array, keys: mx.array) -> list[int]:
 def _window(length: int, sight: int, cells: int) -> tuple[int, int]:
     """Queries that look together, and the keys they see: as many scores as fit, or a half, a quarter ... of that.
 
-    MLX reuses memory for what is as large, and each head sees as far as it likes.
+    So heads that see differently far have scores of few sizes: MLX reuses only memory of the same size.
     """
 
     def fitting(cells: int) -> int:
@@ -248,21 +248,20 @@ def _alibi_in_sight(
     cells = memory.score_bytes() // (texts * 4)
 
     def run(head: int, start: int, stop: int, count: int) -> mx.array:
-        # As many at the ends of a text as in its middle.
+        # As many at the ends of a text as in its middle, for memory of the same size.
         first = min(max(0, length - stop - sights[head]), length - count)
         own, seen = slice(head, head + 1), slice(first, first + count)
         mask = hankel_bias(bias[own], start, stop)[..., seen]
         return _attend(queries[:, own, start:stop], keys[:, own, seen], values[:, own, seen], mask)
 
     def blocks(head: int) -> list[Callable[[], mx.array]]:
-        block, count = _window(length, sights[head], cells)
         if fused:
             block, count = FUSED_FAR_QUERIES, min(FUSED_FAR_QUERIES + 2 * sights[head], length)
+        else:
+            block, count = _window(length, sights[head], cells)
         parts = [partial(run, head, i, min(i + block, length), count) for i in range(0, length, block)]
-        if not fused:
-            return [*parts]
         # Fused scores take no memory, and a GPU need not wait for each of these.
-        return [lambda: _concatenated([part() for part in parts], axis=2)]
+        return [lambda: _concatenated([part() for part in parts], axis=2)] if fused else [*parts]
 
     return _run([blocks(head) for head in range(heads)], queries, keys, values, bias)
 
