@@ -25,11 +25,10 @@ CPU_QUERIES = 128
 TOGETHER = 96
 # Added to scores that do not count.
 MASKED = -1e30
-# From how many tokens on it is worth asking how far a head with ALiBi sees, and queries that look together: fewer
+# From how many tokens on a CPU asks how far a head with ALiBi sees, and queries that look together at least: fewer
 # see less in vain, more are fewer products.
 FAR = 2048
 FAR_QUERIES = 256
-FUSED_FAR_QUERIES = 1024
 # From how many scores on the largest is found in two steps, and of how many parts.
 LONG_ROW = 256
 ROW_PARTS = 8
@@ -179,26 +178,33 @@ def _concatenated(parts: list[mx.array], axis: int) -> mx.array:
 
 def alibi(queries: mx.array, keys: mx.array, values: mx.array, bias: mx.array) -> mx.array:
     """Bidirectional attention of (b, H, L, d) with symmetric ALiBi; `bias` is that of an `AlibiSpan`."""
-    heads, length = queries.shape[1:3]
+    texts, heads, length, _ = queries.shape
     if bias.ndim == 3:
         return memory.settle(_attend(queries, keys, values, bias), long=False)
-    sights = _sights(queries, keys) if length >= FAR else [length]
+    # A GPU would have to be waited for, in each layer.
+    sights = [length] if device.on_gpu() or length < FAR else _sights(queries, keys)
     # The order of keys is free; the fused kernel wants their last stride to be 1, which a copy keeps.
     keys, values = (mx.contiguous(x[:, :, ::-1]) for x in (keys, values))
     if min(sights) < length:
-        return _alibi_in_sight(queries, keys, values, bias, sights)
-    together, block = _piece(queries, keys)
-    # Most texts are one piece; cutting it would lengthen Python's share of a small forward pass by a tenth.
-    if together == heads and block == length:
-        return memory.settle(_attend(queries, keys, values, hankel_bias(bias, 0, length)), long=False)
+        views = [(slice(h, h + 1), sight, *_window(texts, length, sight)) for h, sight in enumerate(sights)]
+    else:
+        together, block = _piece(queries, keys)
+        # Most texts are one piece; cutting it would lengthen Python's share of a small forward pass by a tenth.
+        if together == heads and block == length:
+            return memory.settle(_attend(queries, keys, values, hankel_bias(bias, 0, length)), long=False)
+        views = [(slice(h, h + together), length, block, length) for h in range(0, heads, together)]
 
-    def run(head: int, start: int) -> mx.array:
-        own = slice(head, head + together)
-        stop = min(start + block, length)
-        q, k, v = _heads(queries, keys, values, own)
-        return _attend(q[:, :, start:stop], k, v, hankel_bias(bias[own], start, stop))
+    def run(own: slice, sight: int, count: int, start: int, stop: int) -> mx.array:
+        # As many at the ends of a text as in its middle, for memory of the same size.
+        first = min(max(0, length - stop - sight), length - count)
+        seen = slice(first, first + count)
+        mask = hankel_bias(bias[own], start, stop)[..., seen]
+        return _attend(queries[:, own, start:stop], keys[:, own, seen], values[:, own, seen], mask)
 
-    blocks = [[partial(run, h, i) for i in range(0, length, block)] for h in range(0, heads, together)]
+    blocks = [
+        [partial(run, own, sight, count, i, min(i + block, length)) for i in range(0, length, block)]
+        for own, sight, block, count in views
+    ]
     return _run(blocks, queries, keys, values, bias)
 
 
@@ -223,11 +229,12 @@ def _sights(queries: mx.array, keys: mx.array) -> list[int]:
     return [int(distance) if distance < length else length for distance in distances]
 
 
-def _window(length: int, sight: int, cells: int) -> tuple[int, int]:
+def _window(texts: int, length: int, sight: int) -> tuple[int, int]:
     """Queries that look together, and the keys they see: as many scores as fit, or a half, a quarter ... of that.
 
     So heads that see differently far have scores of few sizes: MLX reuses only memory of the same size.
     """
+    cells = memory.score_bytes() // (texts * 4)
 
     def fitting(cells: int) -> int:
         # n queries see n + 2 * sight keys, or all.
@@ -237,33 +244,6 @@ def _window(length: int, sight: int, cells: int) -> tuple[int, int]:
         cells //= 2
     block = memory.share(length, fitting(cells))
     return block, min(max(cells // block, block + 2 * sight), length)
-
-
-def _alibi_in_sight(
-    queries: mx.array, keys: mx.array, values: mx.array, bias: mx.array, sights: Sequence[int]
-) -> mx.array:
-    """`alibi` of keys and values in reverse order, each head up to a distance of its own."""
-    texts, heads, length, width = queries.shape
-    fused = device.on_gpu() and width in FUSED_WIDTHS
-    cells = memory.score_bytes() // (texts * 4)
-
-    def run(head: int, start: int, stop: int, count: int) -> mx.array:
-        # As many at the ends of a text as in its middle, for memory of the same size.
-        first = min(max(0, length - stop - sights[head]), length - count)
-        own, seen = slice(head, head + 1), slice(first, first + count)
-        mask = hankel_bias(bias[own], start, stop)[..., seen]
-        return _attend(queries[:, own, start:stop], keys[:, own, seen], values[:, own, seen], mask)
-
-    def blocks(head: int) -> list[Callable[[], mx.array]]:
-        if fused:
-            block, count = FUSED_FAR_QUERIES, min(FUSED_FAR_QUERIES + 2 * sights[head], length)
-        else:
-            block, count = _window(length, sights[head], cells)
-        parts = [partial(run, head, i, min(i + block, length), count) for i in range(0, length, block)]
-        # Fused scores take no memory, and a GPU need not wait for each of these.
-        return [lambda: _concatenated([part() for part in parts], axis=2)] if fused else [*parts]
-
-    return _run([blocks(head) for head in range(heads)], queries, keys, values, bias)
 
 
 def bidirectional(queries: mx.array, keys: mx.array, values: mx.array) -> mx.array:

@@ -78,16 +78,12 @@ def test_the_hankel_view_equals_the_dense_bias(
     np.testing.assert_allclose(np.array(got), np.array(dense_alibi(q, k, v, slopes)), rtol=0, atol=5e-6)
 
 
-@pytest.mark.parametrize("on_gpu", [False, True])
 @pytest.mark.parametrize("cores", [1, 3])
-def test_heads_skip_what_is_out_of_sight_and_nothing_else(
-    on_gpu: bool, cores: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_heads_skip_what_is_out_of_sight_and_nothing_else(cores: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """The last text's first token looks for its last one: some heads see so far, or all of them."""
-    monkeypatch.setattr(device, "on_gpu", lambda: on_gpu)
+    monkeypatch.setattr(device, "on_gpu", lambda: False)
     monkeypatch.setattr(attention, "FAR", 300)
     monkeypatch.setattr(attention, "FAR_QUERIES", 50)
-    monkeypatch.setattr(attention, "FUSED_FAR_QUERIES", 100)
     monkeypatch.setattr(memory, "CORE_ROWS", 8)
     heads, length, width = 8, 601, 64
     widest: list[int] = []
