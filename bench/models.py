@@ -33,7 +33,7 @@ from tests import checkpoints, decoder_checkpoints  # noqa: E402
 
 CACHE = Path(__file__).resolve().parent.parent / ".cache" / "bench"
 QUICK_LAYERS = 2
-# So that a head of v2-small's sees about as far as the geometric mean of `pocket`'s, whose weights are trained.
+# So that v2-small's scores spread about as far as in the geometric mean of `pocket`'s heads, which are trained.
 SHARPER = 5
 # Qwen's vocabulary, without special tokens.
 QWEN_TOKENS = 151_643

@@ -24,7 +24,7 @@ HEAD = (
     "Ranges in brackets are the lowest and the highest of the rounds; the number before them is the median. "
     "A peer's figure that beats mlx-jina's is **bold**. Random weights have the published shapes; values "
     "matter to speed only where mlx-jina skips keys out of a head's sight, in v2-small's texts from 2,048 tokens "
-    "on: its queries and keys are scaled so that heads see about as far as those of pocket, which is trained. "
+    "on: its queries and keys are scaled so that scores spread about as far as pocket's, which is trained. "
     "Before a peer is timed, its vectors are compared with mlx-jina's; one that differs by more than its "
     "precision explains is listed as skipped."
 )

@@ -109,6 +109,17 @@ def test_heads_skip_what_is_out_of_sight_and_nothing_else(cores: int, monkeypatc
         np.testing.assert_allclose(np.array(got), np.array(expected), rtol=0, atol=5e-6)
 
 
+@pytest.mark.parametrize("score_bytes", [1, 5000, 1 << 21])
+@pytest.mark.parametrize("sight", [1, 100, 2000, 5000])
+def test_windows_hold_what_is_in_sight(score_bytes: int, sight: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device, "on_gpu", lambda: False)
+    monkeypatch.setattr(memory, "CPU_SCORE_BYTES", score_bytes)
+    for length in (2048, 5001):
+        block, count = attention._window(2, length, sight)
+        assert 1 <= block <= length
+        assert min(block + 2 * sight, length) <= count <= length
+
+
 def test_a_head_without_numbers_sees_everything() -> None:
     q, k = mx.zeros((1, 2, 5, 4)), mx.full((1, 2, 5, 4), float("nan"))
     assert attention._sights(q, k) == [5, 5]
