@@ -21,18 +21,23 @@ _TABLE = np.array(IQ4_NL.kvalues, dtype=np.float32)
 # The nearest entry for every half number from -128 to 127.5: entries are integers, so borders are half ones.
 _STEPS = np.arange(-256, 256) / 2 + 0.25
 _NEAREST = np.abs(_STEPS[:, None] - _TABLE).argmin(axis=1).astype(np.uint8)
+_VALUES = _TABLE[_NEAREST]
+
+
+def _half_steps(x: Floats) -> npt.NDArray[np.intp]:
+    """Places in `_NEAREST`, which `take` clips to its ends."""
+    return (x * 2 + 256).astype(np.intp)
 
 
 def _entries(x: Floats) -> Bytes:
     """The number of the table's entry nearest to each weight."""
-    index: Bytes = _NEAREST[np.clip(np.floor(x * 2), -256, 255).astype(np.int16) + 256]
-    return index
+    return _NEAREST.take(_half_steps(x), mode="clip")
 
 
 def _scales(x: Floats) -> Floats:
     """Scale of w = scale entry, for groups along the last axis."""
     extremes = _TABLE[0] + np.arange(-7, 8, dtype=np.float32)
-    return best_scale(x, extremes, lambda scaled: _TABLE[_entries(scaled)])
+    return best_scale(x, extremes, lambda scaled: _VALUES.take(_half_steps(scaled), mode="clip"))
 
 
 def _nibbles(entries: Bytes) -> Bytes:
@@ -70,31 +75,31 @@ def _grid() -> tuple[Floats, npt.NDArray[np.int64]]:
     return points, np.take_along_axis(near, order, axis=-1)
 
 
-def _cells(x: Floats) -> npt.NDArray[np.int32]:
-    """The cell of each four weights in units of their scale."""
-    digits = np.clip(np.rint((x - 1) / 2), 0, 7).astype(np.int32)
-    return digits[..., 0] * 512 + digits[..., 1] * 64 + digits[..., 2] * 8 + digits[..., 3]
+def _cells(x: Floats, axis: int) -> npt.NDArray[np.intp]:
+    """The cell of each four weights along an axis, in units of their scale."""
+    digits = np.clip(np.rint((x - 1) / 2), 0, 7).astype(np.intp)
+    first, second, third, fourth = np.moveaxis(digits, axis, 0)
+    return first * 512 + second * 64 + third * 8 + fourth
+
+
+def _nearest_points(scaled: Floats) -> Floats:
+    """Groups of 32 along the first axis as the nearest points of four weights each."""
+    points, near = _grid()
+    cells = _cells(scaled.reshape(8, 4, -1), axis=1)
+    return np.stack([column[cells] for column in points[near[:, 0]].T], axis=1).reshape(scaled.shape)
 
 
 def _iq3_s(x: Floats) -> Bytes:
     points, near = _grid()
-    nearest = points[near[:, 0]]
     fours = np.abs(x).reshape(-1, 8, 8, 4)
     weight = fours * fours
-    peak = fours.max(axis=(-2, -1), keepdims=True)
-    best, scale = np.zeros_like(peak), np.zeros_like(peak)
-    for top in 15 + np.arange(-9, 10, dtype=np.float32) / 5:
-        q = nearest[_cells(divide(top, peak) * fours)]
-        wq = weight * q
-        sum_qx, sum_qq = (wq * fours).sum(axis=(-2, -1), keepdims=True), (wq * q).sum(axis=(-2, -1), keepdims=True)
-        gain = divide(sum_qx * sum_qx, sum_qq)
-        better = gain > best
-        best, scale = np.where(better, gain, best), np.where(better, divide(sum_qx, sum_qq), scale)
+    extremes = np.arange(13.2, 16.9, 0.2, dtype=np.float32)
+    scale = best_scale(fours.reshape(-1, 8, GROUP), extremes, _nearest_points)[..., None, None]
     # Scales are odd numbers up to 31 times one unit.
     unit = scale.max(axis=1, keepdims=True) / np.float32(31)
     small = np.clip(np.rint((divide(scale, unit) - 1) / 2), 0, 15)
     ours = (2 * small + 1) * unit
-    candidates = near[_cells(divide(fours, ours))]
+    candidates = near[_cells(divide(fours, ours), axis=-1)]
     errors = (weight[..., None, :] * (ours[..., None] * points[candidates] - fours[..., None, :]) ** 2).sum(
         axis=-1
     )

@@ -7,7 +7,9 @@ the weights are rounded once more to what was rounded.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import numpy as np
@@ -18,8 +20,9 @@ Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 
 BLOCK = 256
-# Weights at a time, so that the many passes of a search stay in a core's cache.
-_PIECE = 1 << 16
+# Weights at a time: enough for NumPy to work long without Python's lock, which more threads than a few wait for.
+_PIECE = 1 << 18
+_THREADS = min(4, os.cpu_count() or 1)
 _LEVELS = {Type.Q2_K: 3, Type.Q4_K: 15, Type.Q5_K: 31}
 _PAIRS_OF_BITS = np.arange(0, 8, 2, dtype=np.uint8)[:, None]
 
@@ -36,29 +39,50 @@ def half(x: Floats) -> tuple[Bytes, Floats]:
     return half.view(np.uint8).reshape(*x.shape[:-1], -1), half.astype(np.float32)
 
 
-def _affine(x: Floats, levels: int) -> tuple[Floats, Floats]:
+def _columns(groups: Floats) -> Floats:
+    """(size of a group, all groups): sums over groups then run along memory."""
+    return np.ascontiguousarray(groups.reshape(-1, groups.shape[-1]).T)
+
+
+def _add_up(a: Floats, b: Floats, out: Floats) -> None:
+    """Sums of products over the groups of `_columns`."""
+    np.einsum("ij,ij->j", a, b, out=out)
+
+
+def _of_best(gain: Floats, *found: Floats) -> list[Floats]:
+    """Of each group the gain and what was found where that is largest, all (tries, groups)."""
+    at = gain.argmax(axis=0)[None]
+    return [np.take_along_axis(each, at, axis=0)[0] for each in (gain, *found)]
+
+
+def _affine(groups: Floats, levels: int) -> tuple[Floats, Floats]:
     """Scale and minimum (both >= 0) of w = scale q - minimum, for groups along the last axis."""
-    weight = np.sqrt(np.mean(x * x, axis=-1, keepdims=True)) + np.abs(x)
-    low = np.minimum(x.min(axis=-1, keepdims=True), 0)
-    span = x.max(axis=-1, keepdims=True) - low
-    total, sum_x = weight.sum(axis=-1, keepdims=True), (weight * x).sum(axis=-1, keepdims=True)
-    best = np.full_like(low, np.inf)
-    scale, minimum = span / levels, -low
-    for step in np.arange(-1.0, 1.01, 0.1, dtype=np.float32):
-        q = np.clip(np.rint(divide(levels + step, span) * (x - low)), 0, levels)
-        wq = weight * q
-        sum_q, sum_qq = wq.sum(axis=-1, keepdims=True), (wq * q).sum(axis=-1, keepdims=True)
-        sum_qx = (wq * x).sum(axis=-1, keepdims=True)
-        # The line through (q, x) with the least weighted error; one that starts above zero goes through it.
-        slope = divide(total * sum_qx - sum_q * sum_x, total * sum_qq - sum_q * sum_q)
-        start = divide(sum_x - slope * sum_q, total)
-        above = start > 0
-        slope, start = np.where(above, divide(sum_qx, sum_qq), slope), np.where(above, 0, start)
-        error = (weight * (slope * q + start - x) ** 2).sum(axis=-1, keepdims=True)
-        better = (error < best) & (slope > 0)
-        best = np.where(better, error, best)
-        scale, minimum = np.where(better, slope, scale), np.where(better, -start, minimum)
-    return scale[..., 0], minimum[..., 0]
+    x = _columns(groups)
+    weight = np.sqrt(np.mean(x * x, axis=0)) + np.abs(x)
+    weighted = weight * x
+    low = np.minimum(x.min(axis=0), 0)
+    span = x.max(axis=0) - low
+    unit = divide(x - low, span)
+    total, sum_x = weight.sum(axis=0), weighted.sum(axis=0)
+    steps = np.arange(-1.0, 1.01, 0.1, dtype=np.float32)
+    sum_q, sum_qq, sum_qx = np.empty((3, len(steps), len(span)), dtype=np.float32)
+    for i, step in enumerate(steps):
+        q = unit * (levels + step)
+        np.minimum(np.rint(q, out=q), levels, out=q)
+        _add_up(weight, q, out=sum_q[i])
+        _add_up(weighted, q, out=sum_qx[i])
+        q *= q
+        _add_up(weight, q, out=sum_qq[i])
+    # The line through (q, x) with the least weighted error; one that starts above zero goes through it.
+    slope = divide(total * sum_qx - sum_q * sum_x, total * sum_qq - sum_q * sum_q)
+    start = divide(sum_x - slope * sum_q, total)
+    above = start > 0
+    slope, start = np.where(above, divide(sum_qx, sum_qq), slope), np.where(above, 0, start)
+    # How much of the weighted square the line explains.
+    gain = np.where(slope > 0, slope * sum_qx + start * sum_x, 0)
+    gain, slope, start = _of_best(gain, slope, start)
+    scale, minimum = np.where(gain > 0, slope, span / levels), np.where(gain > 0, -start, -low)
+    return scale.reshape(groups.shape[:-1]), minimum.reshape(groups.shape[:-1])
 
 
 def _six_bits(scales: Bytes, minima: Bytes) -> Bytes:
@@ -104,30 +128,34 @@ def _q45(x: Floats, kind: Type) -> Bytes:
     return np.concatenate([*columns, nibbles], axis=-1)
 
 
-def best_scale(x: Floats, extremes: Iterable[np.float32], nearest: Callable[[Floats], Floats]) -> Floats:
+def best_scale(groups: Floats, extremes: Floats, nearest: Callable[[Floats], Floats]) -> Floats:
     """Scale of w = scale q with the least weighted squared error, for groups along the last axis.
 
-    Each of `extremes` is tried as what the largest weight becomes; `nearest` gives what can be stored.
+    Each of `extremes` is tried as what the largest weight becomes; `nearest` gives what can be stored, for groups
+    along the first axis.
     """
-    weight = x * x
-    at = np.abs(x).argmax(axis=-1, keepdims=True)
-    peak = np.take_along_axis(x, at, axis=-1)
-    best, scale = np.zeros_like(peak), np.zeros_like(peak)
-    for extreme in extremes:
-        q = nearest(divide(extreme, peak) * x)
-        wq = weight * q
-        sum_qx, sum_qq = (wq * x).sum(axis=-1, keepdims=True), (wq * q).sum(axis=-1, keepdims=True)
-        # How much of the weighted square the best multiple of q explains.
-        gain = divide(sum_qx * sum_qx, sum_qq)
-        better = gain > best
-        best, scale = np.where(better, gain, best), np.where(better, divide(sum_qx, sum_qq), scale)
-    return scale[..., 0]
+    x = _columns(groups)
+    high, low = x.max(axis=0), x.min(axis=0)
+    peak = np.where(high > -low, high, low)
+    unit = divide(x, peak)
+    weight = unit * unit
+    weighted = weight * unit
+    sum_qq, sum_qx = np.empty((2, len(extremes), len(peak)), dtype=np.float32)
+    for i, extreme in enumerate(extremes):
+        q = nearest(unit * extreme)
+        _add_up(weighted, q, out=sum_qx[i])
+        q *= q
+        _add_up(weight, q, out=sum_qq[i])
+    # How much of the weighted square the best multiple of q explains.
+    scale = divide(sum_qx, sum_qq)
+    _, scale = _of_best(scale * sum_qx, scale)
+    return (peak * scale).reshape(groups.shape[:-1])
 
 
 def _symmetric(x: Floats, top: int) -> Floats:
     """Scale of w = scale q, q from -top to top - 1, for groups along the last axis."""
     extremes = -top - np.arange(-0.9, 0.91, 0.1, dtype=np.float32)
-    return best_scale(x, extremes, lambda scaled: np.clip(np.rint(scaled), -top, top - 1))
+    return best_scale(x, extremes, lambda scaled: np.clip(np.rint(scaled, out=scaled), -top, top - 1, out=scaled))
 
 
 def signed(scale: Floats, top: int) -> tuple[Bytes, npt.NDArray[np.int8], Floats]:
@@ -177,8 +205,9 @@ def quantize(rows: Floats, kind: Type) -> Bytes:
 
 
 def by_pieces(rows: Floats, block: int, make: Callable[[Floats], Bytes]) -> Bytes:
-    """Rows as the bytes that `make` gives for blocks, some at a time."""
+    """Rows as the bytes that `make` gives for blocks, some at a time, in threads."""
     blocks = rows.reshape(-1, block)
     step = _PIECE // block
-    made = [make(blocks[at : at + step]) for at in range(0, len(blocks), step)]
+    with ThreadPoolExecutor(_THREADS) as pool:
+        made = list(pool.map(make, (blocks[at : at + step] for at in range(0, len(blocks), step))))
     return np.concatenate(made).reshape(len(rows), -1)

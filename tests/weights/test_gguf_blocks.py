@@ -67,6 +67,15 @@ def test_blocks_larger_than_a_piece_are_the_same(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize("kind", gguf_iquants.TYPES + gguf_kquants.TYPES)
+def test_blocks_made_in_threads_are_the_same(monkeypatch: pytest.MonkeyPatch, kind: Type) -> None:
+    weights = mx.array(RNG.normal(0, 1, (7, 512)).astype(np.float32))
+    whole = gguf_blocks.quantize(weights, kind)
+    monkeypatch.setattr(gguf_kquants, "_PIECE", 256)
+    monkeypatch.setattr(gguf_kquants, "_THREADS", 4)
+    np.testing.assert_array_equal(gguf_blocks.quantize(weights, kind), whole)
+
+
+@pytest.mark.parametrize("kind", gguf_iquants.TYPES + gguf_kquants.TYPES)
 def test_our_own_blocks_lose_no_more_than_ggml_s(kind: Type) -> None:
     normal = RNG.normal(0, 1, (64, 1024)).astype(np.float32)
     heavy = RNG.standard_t(4, (64, 1024)).astype(np.float32)
