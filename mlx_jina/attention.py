@@ -25,9 +25,9 @@ CPU_QUERIES = 128
 TOGETHER = 96
 # Added to scores that do not count.
 MASKED = -1e30
-# From how many tokens on a CPU asks how far a head with ALiBi sees, and queries that look together at least: fewer
-# see less in vain, more are fewer products.
+# From how many tokens on a CPU asks how far a head with ALiBi sees.
 FAR = 2048
+# Queries that then look together, at most: fewer see less in vain, more are fewer products.
 FAR_QUERIES = 256
 # From how many scores on the largest is found in two steps, and of how many parts.
 LONG_ROW = 256
@@ -186,24 +186,22 @@ def alibi(queries: mx.array, keys: mx.array, values: mx.array, bias: mx.array) -
     # The order of keys is free; the fused kernel wants their last stride to be 1, which a copy keeps.
     keys, values = (mx.contiguous(x[:, :, ::-1]) for x in (keys, values))
     if min(sights) < length:
-        views = [(slice(h, h + 1), sight, *_window(texts, length, sight)) for h, sight in enumerate(sights)]
+        views = [(slice(h, h + 1), sight, _fitting(texts, length, sight)) for h, sight in enumerate(sights)]
     else:
         together, block = _piece(queries, keys)
         # Most texts are one piece; cutting it would lengthen Python's share of a small forward pass by a tenth.
         if together == heads and block == length:
             return memory.settle(_attend(queries, keys, values, hankel_bias(bias, 0, length)), long=False)
-        views = [(slice(h, h + together), length, block, length) for h in range(0, heads, together)]
+        views = [(slice(h, h + together), length, block) for h in range(0, heads, together)]
 
-    def run(own: slice, sight: int, count: int, start: int, stop: int) -> mx.array:
-        # As many at the ends of a text as in its middle, for memory of the same size.
-        first = min(max(0, length - stop - sight), length - count)
-        seen = slice(first, first + count)
+    def run(own: slice, sight: int, start: int, stop: int) -> mx.array:
+        seen = slice(max(0, length - stop - sight), min(length - start + sight, length))
         mask = hankel_bias(bias[own], start, stop)[..., seen]
         return _attend(queries[:, own, start:stop], keys[:, own, seen], values[:, own, seen], mask)
 
     blocks = [
-        [partial(run, own, sight, count, i, min(i + block, length)) for i in range(0, length, block)]
-        for own, sight, block, count in views
+        [partial(run, own, sight, i, min(i + block, length)) for i in range(0, length, block)]
+        for own, sight, block in views
     ]
     return _run(blocks, queries, keys, values, bias)
 
@@ -223,27 +221,16 @@ def _sights(queries: mx.array, keys: mx.array) -> list[int]:
     q_norms, k_norms, own = (memory.settle((x * y) @ ones, long=True) for x, y in ((q, q), (k, k), (q, k)))
     excess = (mx.sqrt(q_norms * k_norms.max(axis=2, keepdims=True)) - own).max(axis=(0, 2, 3))
     falls = np.array(excess) * width**-0.5 + math.log(length * 2**24)
-    # In steps of a fifth, so that layers have windows of the same size.
-    distances = np.ceil(2 ** (np.ceil(4 * np.log2(falls / alibi_slopes(heads))) / 4))
+    distances = np.ceil(falls / alibi_slopes(heads))
     # NaN is not less.
     return [int(distance) if distance < length else length for distance in distances]
 
 
-def _window(texts: int, length: int, sight: int) -> tuple[int, int]:
-    """Queries that look together, and the keys they see: as many scores as fit, or a half, a quarter ... of that.
-
-    So heads that see differently far have scores of few sizes: MLX reuses only memory of the same size.
-    """
+def _fitting(texts: int, length: int, sight: int) -> int:
+    """How many queries of one head look together: n of them see n + 2 * sight keys, or all."""
     cells = memory.score_bytes() // (texts * 4)
-
-    def fitting(cells: int) -> int:
-        # n queries see n + 2 * sight keys, or all.
-        return max(math.isqrt(sight**2 + cells) - sight, cells // length, 1)
-
-    while fitting(cells // 2) >= FAR_QUERIES:
-        cells //= 2
-    block = memory.share(length, fitting(cells))
-    return block, min(max(cells // block, block + 2 * sight), length)
+    fit = max(math.isqrt(sight**2 + cells) - sight, cells // length, 1)
+    return memory.share(length, min(fit, FAR_QUERIES))
 
 
 def bidirectional(queries: mx.array, keys: mx.array, values: mx.array) -> mx.array:

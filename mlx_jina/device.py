@@ -32,6 +32,10 @@ _THREADS = (
     ("MKL_Get_Max_Threads", "MKL_Set_Num_Threads"),
 )
 
+# M_MMAP_THRESHOLD and M_TRIM_THRESHOLD of malloc.h: what is larger goes back to the system at once (no more is
+# allowed), and so does what is free beyond that at the heap's end.
+_MALLOC = ((-3, 32 << 20), (-1, 64 << 20))
+
 # Who wants a BLAS of one thread now, and how many it had before.
 _counting = threading.Lock()
 _callers = 0
@@ -168,12 +172,24 @@ def default_batch_tokens() -> int:
 
 
 def limit_cache() -> None:
-    """Cap MLX's pool of freed buffers, which ragged shapes would otherwise fill without end.
+    """Cap the freed memory that is kept, which ragged shapes would otherwise fill without end.
 
-    A sixteenth of the memory that the device recommends to use, at most 1 GiB.
+    On a GPU that is MLX's pool of buffers: a sixteenth of the memory that the device recommends to use, at most
+    1 GiB. On a CPU that pool lends a buffer only to one of nearly the same size; glibc's malloc cuts what it keeps.
     """
     import mlx.core as mx
 
-    info = mx.device_info()
-    recommended = info.get("max_recommended_working_set_size") or info.get("memory_size") or 4 << 30
-    mx.set_cache_limit(min(int(recommended) // 16, 1 << 30) if on_gpu() else 256 << 20)
+    if on_gpu():
+        info = mx.device_info()
+        recommended = info.get("max_recommended_working_set_size") or info.get("memory_size") or 4 << 30
+        mx.set_cache_limit(min(int(recommended) // 16, 1 << 30))
+    else:
+        mx.set_cache_limit(0 if malloc_keeps_memory() else 256 << 20)
+
+
+def malloc_keeps_memory() -> bool:
+    """Have malloc keep freed memory for the next to come, and say whether it is one that can be told."""
+    if sys.platform != "linux":
+        return False
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    return mallopt is not None and all(mallopt(*each) for each in _MALLOC)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -111,13 +113,13 @@ def test_heads_skip_what_is_out_of_sight_and_nothing_else(cores: int, monkeypatc
 
 @pytest.mark.parametrize("score_bytes", [1, 5000, 1 << 21])
 @pytest.mark.parametrize("sight", [1, 100, 2000, 5000])
-def test_windows_hold_what_is_in_sight(score_bytes: int, sight: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scores_of_what_is_in_sight_fit(score_bytes: int, sight: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(device, "on_gpu", lambda: False)
     monkeypatch.setattr(memory, "CPU_SCORE_BYTES", score_bytes)
     for length in (2048, 5001):
-        block, count = attention._window(2, length, sight)
+        block = attention._fitting(2, length, sight)
         assert 1 <= block <= length
-        assert min(block + 2 * sight, length) <= count <= length
+        assert block == 1 or block * min(block + 2 * sight, length) * 2 * 4 <= score_bytes
 
 
 def test_a_head_without_numbers_sees_everything() -> None:
@@ -257,3 +259,28 @@ def test_long_inputs_are_evaluated_layer_by_layer(monkeypatch: pytest.MonkeyPatc
         model(mx.array(batch.ids), batch.runs)
         layers = evaluated.count((length, 512))
         assert layers == (0 if length == 16 else 3)
+
+
+# Encodes texts of many lengths, and prints by how many bytes the process grew at most.
+MANY_LENGTHS = """
+import random
+from pathlib import Path
+import mlx_jina
+
+def peak():
+    return 1024 * int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
+
+model = mlx_jina.load("pocket")
+model.encode(["a short text"])
+before, rng = peak(), random.Random(0)
+model.encode([" ".join(["word"] * rng.randrange(1, 1000)) for _ in range(60)])
+print(peak() - before)
+"""
+
+
+@pytest.mark.skipif(
+    device.on_gpu() or not device.malloc_keeps_memory(), reason="a GPU's memory, or a malloc that takes no options"
+)
+def test_many_lengths_leave_little_behind() -> None:
+    done = subprocess.run([sys.executable, "-c", MANY_LENGTHS], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 120 * MB
