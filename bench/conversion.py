@@ -10,6 +10,9 @@ from bench.harness import Options, Section
 
 TYPES = ("F16", "BF16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q4_0")
 QUICK_TYPES = ("Q8_0",)
+# Texts to encode: the larger models take seconds for each.
+TEXTS = {"jina_bert": 64}
+FEW_TEXTS = 8
 
 
 def run(options: Options) -> Section:
@@ -18,7 +21,8 @@ def run(options: Options) -> Section:
     for name in options.models:
         model = models.find(name, quick=options.quick)
         kinds = QUICK_TYPES if options.quick else TYPES
-        command = [sys.executable, "-m", "bench.convert", str(model.folder), "--types", *kinds]
+        count = TEXTS.get(model.family, FEW_TEXTS)
+        command = [sys.executable, "-m", "bench.convert", str(model.folder), "--texts", str(count), "--types", *kinds]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         header, _, *rows = (_cells(line) for line in done.stdout.splitlines() if line.startswith("|"))
         for row in rows:
