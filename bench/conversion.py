@@ -21,8 +21,8 @@ def run(options: Options) -> Section:
     for name in options.models:
         model = models.find(name, quick=options.quick)
         kinds = QUICK_TYPES if options.quick else TYPES
-        count = TEXTS.get(model.family, FEW_TEXTS)
-        command = [sys.executable, "-m", "bench.convert", str(model.folder), "--texts", str(count), "--types", *kinds]
+        count = str(TEXTS.get(model.family, FEW_TEXTS))
+        command = [sys.executable, "-m", "bench.convert", str(model.folder), "--texts", count, "--types", *kinds]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         header, _, *rows = (_cells(line) for line in done.stdout.splitlines() if line.startswith("|"))
         for row in rows:
