@@ -175,7 +175,7 @@ def limit_cache() -> None:
     """Cap the freed memory that is kept, which ragged shapes would otherwise fill without end.
 
     On a GPU that is MLX's pool of buffers: a sixteenth of the memory that the device recommends to use, at most
-    1 GiB. On a CPU that pool lends a buffer only to one of nearly the same size; glibc's malloc cuts what it keeps.
+    1 GiB. On a CPU that pool reuses a buffer only for one of nearly the same size, glibc's malloc for any smaller.
     """
     import mlx.core as mx
 
