@@ -11,7 +11,7 @@ import numpy as np
 import mlx_jina
 from bench import harness
 from bench.harness import Options, Section
-from tests import checkpoints, reference
+from tests.support import checkpoints, reference
 
 SHAPES = {
     "v2-small-en": ("original", 4, 8),

@@ -32,7 +32,8 @@ import mlx_jina  # noqa: E402
 from bench import models, resident  # noqa: E402
 from convert.pocket import evaluate  # noqa: E402
 from mlx_jina import compare  # noqa: E402
-from mlx_jina.weights import convert, gguf_types  # noqa: E402
+from mlx_jina.weights import convert  # noqa: E402
+from mlx_jina.weights.gguf import types as gguf_types  # noqa: E402
 
 MLX = ("bfloat16", "8", "6", "4")
 ROUNDS = 3

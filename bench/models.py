@@ -18,8 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from mlx_jina import device, hub
-from mlx_jina.tokens import Tokenizer
+from mlx_jina import device
+from mlx_jina.text.tokenizer import Tokenizer
+from mlx_jina.weights import hub
 
 device.use_fast_blas()
 import mlx.core as mx  # noqa: E402
@@ -28,8 +29,9 @@ from tokenizers import Tokenizer as FastTokenizer  # noqa: E402
 
 from bench import texts  # noqa: E402
 from mlx_jina.weights import folder as reader  # noqa: E402
-from mlx_jina.weights import gguf_tokenizer, quantize, safetensors_file  # noqa: E402
-from tests import checkpoints, decoder_checkpoints  # noqa: E402
+from mlx_jina.weights import quantize, safetensors_file  # noqa: E402
+from mlx_jina.weights.gguf import tokenizer as gguf_tokenizer  # noqa: E402
+from tests.support import checkpoints, decoder_checkpoints  # noqa: E402
 
 CACHE = Path(__file__).resolve().parent.parent / ".cache" / "bench"
 QUICK_LAYERS = 2

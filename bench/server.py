@@ -14,7 +14,7 @@ import mlx_jina
 from bench import harness
 from bench.harness import Options, Section
 from mlx_jina import device
-from tests.server.process import Server
+from tests.support.process import Server
 
 MODEL = "pocket"
 CLIENTS = 32

@@ -11,7 +11,7 @@ from pydoc_data.topics import topics
 
 import numpy as np
 
-from mlx_jina.tokens import Tokenizer
+from mlx_jina.text.tokenizer import Tokenizer
 
 FILLER = "the"
 # Texts that mixed lengths are a sample of, and those of a batch of whoever pads.

@@ -20,17 +20,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mlx_jina import batching, device
+from mlx_jina import device
+from mlx_jina.nn import ragged
 
 device.use_fast_blas()
 import mlx.core as mx  # noqa: E402
 import mlx.nn as nn  # noqa: E402
 from mlx.utils import tree_flatten  # noqa: E402
 
-from mlx_jina import attention, lanes, pooling  # noqa: E402
-from mlx_jina.batching import Batch, Run  # noqa: E402
+from mlx_jina.engine import cores  # noqa: E402
+from mlx_jina.engine.pipeline import evaluated  # noqa: E402
 from mlx_jina.models.qwen3 import Config, Qwen3  # noqa: E402
-from mlx_jina.pipeline import evaluated  # noqa: E402
+from mlx_jina.nn import attention, pooling  # noqa: E402
+from mlx_jina.nn.ragged import Batch, Run  # noqa: E402
 
 VOCAB = 20_000
 Texts = Sequence[npt.NDArray[np.int32]]
@@ -64,8 +66,8 @@ def flat(model: Qwen3, *, whole_depth: bool = False) -> Encode:
 
     def encode(texts: Texts) -> npt.NDArray[np.float32]:
         out = np.empty((len(texts), model.dimension), dtype=np.float32)
-        for batch in batching.batches(texts, device.default_batch_tokens()):
-            for share, rows in lanes.run(pooled, batch):
+        for batch in ragged.batches(texts, device.default_batch_tokens()):
+            for share, rows in cores.run(pooled, batch):
                 out[share.order] = rows
         return out
 
@@ -131,7 +133,7 @@ def matmuls(c: Config, model: Qwen3, texts: Texts) -> Callable[[], None]:
         return found
 
     def run() -> None:
-        for batch in batching.batches(texts, device.default_batch_tokens()):
+        for batch in ragged.batches(texts, device.default_batch_tokens()):
             for layer in range(c.num_hidden_layers):
                 last = layer == c.num_hidden_layers - 1
                 for linear in linears:
@@ -142,7 +144,7 @@ def matmuls(c: Config, model: Qwen3, texts: Texts) -> Callable[[], None]:
                 for part in batch.runs:
                     mx.eval(attention_products(part, 1 if last else part.length))
 
-    widest = max(len(batch.ids) for batch in batching.batches(texts, device.default_batch_tokens()))
+    widest = max(len(batch.ids) for batch in ragged.batches(texts, device.default_batch_tokens()))
     inputs = {n: mx.random.normal((widest, n)) for n in (c.hidden_size, 2048, c.intermediate_size)}
     mx.eval(inputs)
     return run
@@ -206,7 +208,7 @@ def long_text(c: Config, length: int) -> None:
     mx.eval(model.parameters())
     device.limit_cache()
     ids = np.random.default_rng(0).integers(0, VOCAB, length).astype(np.int32)
-    batch = batching.flatten([ids], np.zeros(1, dtype=np.intp))
+    batch = ragged.flatten([ids], np.zeros(1, dtype=np.intp))
     mx.clear_cache()
     before = mx.get_active_memory()
     mx.reset_peak_memory()

@@ -1,6 +1,6 @@
 """Two checkpoints, the same texts: `python -m convert.compare --help`."""
 
-from mlx_jina import cli, convert_cli
+from mlx_jina.cli import app, convert
 
 if __name__ == "__main__":
-    cli.main(convert_cli.compare, "convert.compare")
+    app.main(convert.compare, "convert.compare")

@@ -1,6 +1,6 @@
 """What is in a .gguf: `python -m convert.inspect --help`."""
 
-from mlx_jina import cli, convert_cli
+from mlx_jina.cli import app, convert
 
 if __name__ == "__main__":
-    cli.main(convert_cli.inspect, "convert.inspect")
+    app.main(convert.inspect, "convert.inspect")

@@ -1,6 +1,6 @@
 """Any checkpoint to one .gguf: `python -m convert.to_gguf --help`."""
 
-from mlx_jina import cli, convert_cli
+from mlx_jina.cli import app, convert
 
 if __name__ == "__main__":
-    cli.main(convert_cli.to_gguf, "convert.to_gguf")
+    app.main(convert.to_gguf, "convert.to_gguf")

@@ -1,6 +1,6 @@
 """Any checkpoint to an MLX folder: `python -m convert.to_mlx --help`."""
 
-from mlx_jina import cli, convert_cli
+from mlx_jina.cli import app, convert
 
 if __name__ == "__main__":
-    cli.main(convert_cli.to_mlx, "convert.to_mlx")
+    app.main(convert.to_mlx, "convert.to_mlx")

@@ -13,17 +13,25 @@ import numpy as np
 import numpy.typing as npt
 from mlx.utils import tree_flatten
 
-from mlx_jina import device, hub, loading, models, prompts, vectors
+from mlx_jina import device, models, vectors
 from mlx_jina.catalog import Entry
-from mlx_jina.chunking import Chunking
+from mlx_jina.engine.late_chunking import (
+    ChunkedDocument,
+    TokenVectors,
+    check_pooling,
+    documents,
+    joined,
+    token_vectors,
+)
+from mlx_jina.engine.pipeline import Pipeline, Plan, longest_first, progress
+from mlx_jina.engine.thread import Worker
 from mlx_jina.errors import InputError
-from mlx_jina.late import ChunkedDocument, TokenVectors, check_pooling, documents, joined, token_vectors
-from mlx_jina.loading import Loaded
-from mlx_jina.pipeline import Pipeline, Plan, longest_first, progress
-from mlx_jina.tokens import Token, listed
+from mlx_jina.text import prompts
+from mlx_jina.text.chunking import Chunking
+from mlx_jina.text.tokenizer import Token, listed
 from mlx_jina.vectors import Floats, Vectors
-from mlx_jina.weights import checkpoint
-from mlx_jina.worker import Worker
+from mlx_jina.weights import checkpoint, hub, loading
+from mlx_jina.weights.loading import Loaded
 
 # Our name for them, and sentence-transformers'.
 _TOKEN_OUTPUTS = (("tokens", "sentence_embedding"), ("vectors", "token_embeddings"))

@@ -15,10 +15,12 @@ import numpy as np
 import pytest
 
 import mlx_jina
-from mlx_jina import InputError, NumericalError, TruncationWarning, batching, pipeline, vectors
+from mlx_jina import InputError, NumericalError, TruncationWarning, vectors
 from mlx_jina.encoder import Encoder
-from mlx_jina.tokens import Tokenizer
-from tests import checkpoints
+from mlx_jina.engine import pipeline
+from mlx_jina.nn import ragged
+from mlx_jina.text.tokenizer import Tokenizer
+from tests.support import checkpoints
 
 TEXTS = ["the quick brown fox", "how do i bake bread?", "paris is the capital of france"]
 
@@ -108,7 +110,7 @@ class TestOptions:
         np.testing.assert_array_equal(model.encode("fox", prompt="the "), model.encode("the fox"))
 
     def test_stream_gives_the_same_rows_in_order(self, model: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("mlx_jina.pipeline.WINDOW_TEXTS", 4)
+        monkeypatch.setattr("mlx_jina.engine.pipeline.WINDOW_TEXTS", 4)
         texts = [" ".join(["fox"] * (n % 7 + 1)) for n in range(19)]
         blocks = list(model.encode_stream(iter(texts)))
         assert [len(block) for block in blocks] == [4, 4, 4, 4, 3]
@@ -236,7 +238,7 @@ class TestNumbers:
         checkpoints.tiny_jina_bert(tmp_path)
         mx.save_safetensors(str(tmp_path / "model.safetensors"), tensors)
         half = mlx_jina.load(tmp_path, dtype="float16")
-        batch = batching.flatten(half._tokenizer.encode(TEXTS), np.arange(3))
+        batch = ragged.flatten(half._tokenizer.encode(TEXTS), np.arange(3))
         broken = half._worker.run(lambda: np.array(half._model(mx.array(batch.ids), batch.runs)))
         assert not np.isfinite(broken).all()
         whole = mlx_jina.load(tmp_path, dtype="float32").encode(TEXTS)

@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 
 import mlx_jina
-from mlx_jina import attention, batching, device, memory, pipeline
+from mlx_jina import device
+from mlx_jina.engine import pipeline
 from mlx_jina.models.jina_bert import Config, JinaBert
-from tests import checkpoints
+from mlx_jina.nn import attention, pieces, ragged
+from tests.support import checkpoints
 
 MB = 1e6
 
@@ -33,7 +35,7 @@ def v2_small(layers: int) -> JinaBert:
 def peak_above_weights(model: JinaBert, length: int) -> tuple[float, np.ndarray]:
     """MB that one text of `length` tokens needs, and its vector."""
     ids = np.random.default_rng(0).integers(0, 1000, length).astype(np.int32)
-    batch = batching.flatten([ids], np.zeros(1, dtype=np.intp))
+    batch = ragged.flatten([ids], np.zeros(1, dtype=np.intp))
     mx.clear_cache()
     before = mx.get_active_memory()
     mx.reset_peak_memory()
@@ -71,12 +73,12 @@ def dense_alibi(q: mx.array, k: mx.array, v: mx.array, slopes: mx.array) -> mx.a
 def test_the_hankel_view_equals_the_dense_bias(
     texts: int, heads: int, length: int, block_bytes: int, cores: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(memory, "SCORE_BYTES", block_bytes)
-    monkeypatch.setattr(memory, "CORE_ROWS", 8)
+    monkeypatch.setattr(pieces, "SCORE_BYTES", block_bytes)
+    monkeypatch.setattr(pieces, "CORE_ROWS", 8)
     q, k, v = (mx.random.normal((texts, heads, length, 16)) for _ in range(3))
     slopes = mx.array(attention.alibi_slopes(heads))
-    (span,) = attention.alibi_spans(heads, mx.float32, [batching.Run(0, texts, length)])
-    with memory.on_cores(cores):
+    (span,) = attention.alibi_spans(heads, mx.float32, [ragged.Run(0, texts, length)])
+    with pieces.on_cores(cores):
         got = attention.alibi(q, k, v, span.bias)
     np.testing.assert_allclose(np.array(got), np.array(dense_alibi(q, k, v, slopes)), rtol=0, atol=5e-6)
 
@@ -87,7 +89,7 @@ def test_heads_skip_what_is_out_of_sight_and_nothing_else(cores: int, monkeypatc
     monkeypatch.setattr(device, "on_gpu", lambda: False)
     monkeypatch.setattr(attention, "FAR", 300)
     monkeypatch.setattr(attention, "FAR_QUERIES", 50)
-    monkeypatch.setattr(memory, "CORE_ROWS", 8)
+    monkeypatch.setattr(pieces, "CORE_ROWS", 8)
     heads, length, width = 8, 601, 64
     widest: list[int] = []
     attend = attention._attend
@@ -103,9 +105,9 @@ def test_heads_skip_what_is_out_of_sight_and_nothing_else(cores: int, monkeypatc
         q[-1, :, 0, 0] = k[-1, :, -1, 0] = extra
         q[-1, :, 1, 0] = -extra
         queries, keys, values = (mx.array(x.astype(np.float32)) for x in (q, k, v))
-        (span,) = attention.alibi_spans(heads, mx.float32, [batching.Run(0, texts, length)])
+        (span,) = attention.alibi_spans(heads, mx.float32, [ragged.Run(0, texts, length)])
         widest.clear()
-        with memory.on_cores(cores):
+        with pieces.on_cores(cores):
             got = attention.alibi(queries, keys, values, span.bias)
         assert min(widest) < length if extra < 60 else min(widest) == length
         expected = dense_alibi(queries, keys, values, slopes)
@@ -116,7 +118,7 @@ def test_heads_skip_what_is_out_of_sight_and_nothing_else(cores: int, monkeypatc
 @pytest.mark.parametrize("sight", [1, 100, 2000, 5000])
 def test_scores_of_what_is_in_sight_fit(score_bytes: int, sight: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(device, "on_gpu", lambda: False)
-    monkeypatch.setattr(memory, "CPU_SCORE_BYTES", score_bytes)
+    monkeypatch.setattr(pieces, "CPU_SCORE_BYTES", score_bytes)
     for length in (2048, 5001):
         block = attention._fitting(2, length, sight)
         assert 1 <= block <= length
@@ -144,7 +146,7 @@ def test_short_neighbours_are_run_together_and_stay_apart(
     monkeypatch.setattr(device, "on_gpu", lambda: False)
     heads = 4
     starts = np.cumsum([0, *(count * length for count, length in texts)]).tolist()
-    runs = [batching.Run(start, *run) for start, run in zip(starts, texts, strict=False)]
+    runs = [ragged.Run(start, *run) for start, run in zip(starts, texts, strict=False)]
     flat = [mx.random.normal((starts[-1], heads * 16)) for _ in range(3)]
     slopes = mx.array(attention.alibi_slopes(heads))
     spans = attention.alibi_spans(heads, mx.float32, runs)
@@ -182,21 +184,21 @@ def test_the_bias_is_never_written_out() -> None:
 
 
 def test_rows_computed_in_pieces_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "ROWS", 5)
+    monkeypatch.setattr(pieces, "ROWS", 5)
     model = v2_small(1)
     ids = np.arange(23, dtype=np.int32)
-    batch = batching.flatten([ids], np.zeros(1, dtype=np.intp))
-    pieces = np.array(model(mx.array(batch.ids), batch.runs))
+    batch = ragged.flatten([ids], np.zeros(1, dtype=np.intp))
+    in_pieces = np.array(model(mx.array(batch.ids), batch.runs))
     monkeypatch.undo()
-    np.testing.assert_allclose(np.array(model(mx.array(batch.ids), batch.runs)), pieces, rtol=0, atol=2e-6)
+    np.testing.assert_allclose(np.array(model(mx.array(batch.ids), batch.runs)), in_pieces, rtol=0, atol=2e-6)
 
 
-@pytest.mark.parametrize(("total", "most", "pieces"), [(100, 512, 1), (600, 512, 4), (300, 512, 3), (260, 64, 8)])
-def test_cores_get_the_same_share(total: int, most: int, pieces: int) -> None:
-    with memory.on_cores(4):
-        length = memory.share(total, most)
+@pytest.mark.parametrize(("total", "most", "count"), [(100, 512, 1), (600, 512, 4), (300, 512, 3), (260, 64, 8)])
+def test_cores_get_the_same_share(total: int, most: int, count: int) -> None:
+    with pieces.on_cores(4):
+        length = pieces.share(total, most)
     starts = range(0, total, length)
-    assert len(starts) == pieces
+    assert len(starts) == count
     assert length <= most
 
 
@@ -207,21 +209,21 @@ def test_pieces_run_on_streams_of_their_own(monkeypatch: pytest.MonkeyPatch) -> 
         used.append(str(mx.default_stream(mx.default_device())))
         return 2 * x
 
-    x = mx.arange(5 * memory.CORE_ROWS)
+    x = mx.arange(5 * pieces.CORE_ROWS)
     turns: list[int] = []
-    with memory.on_cores(3), memory.giving_way(lambda: turns.append(len(used))):
-        np.testing.assert_array_equal(np.array(memory.by_rows(double, x)), 2 * np.array(x))
+    with pieces.on_cores(3), pieces.giving_way(lambda: turns.append(len(used))):
+        np.testing.assert_array_equal(np.array(pieces.by_rows(double, x)), 2 * np.array(x))
     assert len(set(used)) == 3
     assert turns == [3]
     used.clear()
-    memory.by_rows(double, x)
+    pieces.by_rows(double, x)
     assert set(used) == {str(mx.default_stream(mx.default_device()))}
 
 
 @pytest.mark.parametrize("count", [2_000, pytest.param(20_000, marks=pytest.mark.slow)])
 def test_memory_stays_flat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int) -> None:
     """Every length from 1 to 600 meets every neighbour: nothing may pile up per shape."""
-    monkeypatch.setattr("mlx_jina.pipeline.WINDOW_TEXTS", 256)
+    monkeypatch.setattr("mlx_jina.engine.pipeline.WINDOW_TEXTS", 256)
     model = mlx_jina.load(checkpoints.tiny_jina_bert(tmp_path, heads=2, layers=1))
     used: list[int] = []
     step = pipeline.step
@@ -243,7 +245,7 @@ def test_memory_stays_flat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, coun
 
 def test_long_inputs_are_evaluated_layer_by_layer(monkeypatch: pytest.MonkeyPatch) -> None:
     """A GPU command buffer that spans all layers of a long text would be killed by macOS."""
-    monkeypatch.setattr(memory, "ROWS", 16)
+    monkeypatch.setattr(pieces, "ROWS", 16)
     model = v2_small(3)
     evaluated: list[tuple[int, ...]] = []
     evaluate = mx.eval
@@ -256,7 +258,7 @@ def test_long_inputs_are_evaluated_layer_by_layer(monkeypatch: pytest.MonkeyPatc
     for on_gpu, length in ((True, 40), (False, 40), (True, 16)):
         monkeypatch.setattr(device, "on_gpu", lambda on_gpu=on_gpu: on_gpu)
         evaluated.clear()
-        batch = batching.flatten([np.arange(length, dtype=np.int32)], np.zeros(1, dtype=np.intp))
+        batch = ragged.flatten([np.arange(length, dtype=np.int32)], np.zeros(1, dtype=np.intp))
         model(mx.array(batch.ids), batch.runs)
         layers = evaluated.count((length, 512))
         assert layers == (0 if length == 16 else 3)

@@ -13,11 +13,12 @@ import mlx.nn as nn
 import numpy as np
 import pytest
 
-from mlx_jina import attention, batching, device, late, memory, models
+from mlx_jina import device, models
+from mlx_jina.engine import late_chunking
 from mlx_jina.models.jina_bert import JinaBert
+from mlx_jina.nn import attention, pieces, ragged
 from mlx_jina.weights import checkpoint, lora
-from tests import checkpoints, decoder_checkpoints, v3_checkpoints
-from tests.models import bare
+from tests.support import bare, checkpoints, decoder_checkpoints, v3_checkpoints
 
 # Primitives with an `eval_gpu` in mlx/backend/metal or mlx/backend/gpu (MLX 0.31 and 0.32) that an encoder
 # may need. Those that throw there (SVD, Load, Cholesky, ...) are the ones to keep out.
@@ -67,7 +68,7 @@ def as_on_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def test_every_primitive_has_a_metal_kernel(layout: str, as_on_gpu: None) -> None:
     model, _ = jina_bert(layout)
     texts = [np.arange(length, dtype=np.int32) for length in (9, 9, 4)]
-    batch = batching.flatten(texts, np.arange(3))
+    batch = ragged.flatten(texts, np.arange(3))
     used = primitives(model(mx.array(batch.ids), batch.runs))
     assert {"Matmul", "Softmax", "AsStrided", "Erf"} <= used
     assert used <= METAL
@@ -75,9 +76,9 @@ def test_every_primitive_has_a_metal_kernel(layout: str, as_on_gpu: None) -> Non
 
 def test_every_primitive_of_late_chunking_has_a_metal_kernel(as_on_gpu: None) -> None:
     model = cast("models.Model", jina_bert("original")[0])
-    batch = batching.flatten([np.arange(length, dtype=np.int32) for length in (9, 4)], np.arange(2))
-    assert primitives(late._means([[(0, 3), (2, 9)], [(0, 4)]], model, batch)) <= METAL
-    assert primitives(late._every_token(model, batch)) <= METAL
+    batch = ragged.flatten([np.arange(length, dtype=np.int32) for length in (9, 4)], np.arange(2))
+    assert primitives(late_chunking._means([[(0, 3), (2, 9)], [(0, 4)]], model, batch)) <= METAL
+    assert primitives(late_chunking._every_token(model, batch)) <= METAL
 
 
 ROTARY = ("qwen3", "eurobert", "qwen2", "xlm_roberta")
@@ -103,7 +104,7 @@ def rotary(name: str, dtype: mx.Dtype = mx.float32) -> models.Model:
 @pytest.mark.parametrize("name", ROTARY)
 def test_every_primitive_of_a_rotary_model_has_a_metal_kernel(name: str, as_on_gpu: None) -> None:
     texts = [np.arange(length, dtype=np.int32) for length in (9, 9, 4)]
-    batch = batching.flatten(texts, np.arange(3))
+    batch = ragged.flatten(texts, np.arange(3))
     used = primitives(rotary(name)(mx.array(batch.ids), batch.runs))
     assert {"Matmul", "Softmax", "Gather"} <= used
     assert used & {"Exp", "Erf"}
@@ -120,7 +121,7 @@ def test_every_primitive_of_adapters_has_a_metal_kernel() -> None:
         for name, (rows, columns) in shapes.items()
     }
     lora.attach(model, lora.Adapter(Path(), "", pairs), mx.float32)
-    batch = batching.flatten([np.arange(9, dtype=np.int32)], np.arange(1))
+    batch = ragged.flatten([np.arange(9, dtype=np.int32)], np.arange(1))
     assert primitives(model(mx.array(batch.ids), batch.runs)) <= METAL
 
 
@@ -142,7 +143,7 @@ class TestFusedAttention:
             return fused(q, k, v, **options)
 
         monkeypatch.setattr(mx.fast, "scaled_dot_product_attention", spy)
-        monkeypatch.setattr(memory, "ROWS", 64)
+        monkeypatch.setattr(pieces, "ROWS", 64)
         return seen
 
     @pytest.mark.parametrize("dtype", [mx.float16, mx.bfloat16, mx.float32])
@@ -150,7 +151,7 @@ class TestFusedAttention:
         model, config = jina_bert("original")
         model.apply(lambda x: x.astype(dtype))
         texts = [np.arange(length, dtype=np.int32) for length in (100, 9, 3)]
-        batch = batching.flatten(texts, np.arange(3))
+        batch = ragged.flatten(texts, np.arange(3))
         mx.eval(model(mx.array(batch.ids), batch.runs))
         assert len(calls) == config["num_hidden_layers"] * (2 + 1 + 1)
         for call in calls:
@@ -168,7 +169,7 @@ class TestFusedAttention:
     @pytest.mark.parametrize("name", ROTARY)
     def test_rotary_models(self, calls: list[dict[str, Any]], name: str, dtype: mx.Dtype) -> None:
         texts = [np.arange(length, dtype=np.int32) for length in (100, 9, 3)]
-        batch = batching.flatten(texts, np.arange(3))
+        batch = ragged.flatten(texts, np.arange(3))
         mx.eval(rotary(name, dtype)(mx.array(batch.ids), batch.runs))
         # A layer in two blocks for 100 tokens; the last with one query for each text, which alone is pooled.
         last = [1, 1, 1] if name != "xlm_roberta" else [64, 36, 9, 3]

@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 
 import mlx_jina
-from mlx_jina import catalog, hub, loading
+from mlx_jina import catalog
 from mlx_jina.errors import CheckpointError, InputError
 from mlx_jina.weights import folder as folders
-from mlx_jina.weights import lora
-from tests import checkpoints
+from mlx_jina.weights import hub, loading, lora
+from tests.support import checkpoints
 
 TASKS = checkpoints.V5_TASKS
 TEXTS = ["how do i bake bread?", "light travels fast in vacuum", "", "paris " * 70]

@@ -37,7 +37,7 @@ def load(folder: Path, option: str) -> Callable[[Sequence[str], int], Any]:
     from tokenizers import Tokenizer
 
     from bench.models import float32_tensors
-    from mlx_jina.attention import alibi_slopes
+    from mlx_jina.nn.attention import alibi_slopes
 
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     w = {name: mx.array(x).astype(getattr(mx, option)) for name, x in float32_tensors(folder).items()}

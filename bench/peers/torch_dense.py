@@ -36,7 +36,7 @@ def module(folder: Path) -> Any:
     from torch.nn import functional as F
 
     from bench.models import float32_tensors
-    from mlx_jina.attention import alibi_slopes
+    from mlx_jina.nn.attention import alibi_slopes
 
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     heads, width = config["num_attention_heads"], config["hidden_size"]

@@ -7,10 +7,10 @@ from typing import Any, Protocol
 
 import mlx.core as mx
 
-from mlx_jina.batching import Run
 from mlx_jina.errors import CheckpointError
 from mlx_jina.models import eurobert, jina_bert, qwen2, qwen3, xlm_roberta
 from mlx_jina.models.config import required
+from mlx_jina.nn.ragged import Run
 
 
 class Model(Protocol):

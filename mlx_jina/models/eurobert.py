@@ -16,11 +16,11 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_jina import attention
-from mlx_jina.batching import Run
 from mlx_jina.models import qwen3
 from mlx_jina.models.config import expect, required
 from mlx_jina.models.qwen3 import Config
+from mlx_jina.nn import attention
+from mlx_jina.nn.ragged import Run
 
 
 def _unscaled(rope: Any) -> bool:

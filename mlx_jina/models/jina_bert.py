@@ -22,13 +22,13 @@ from typing import Any, Literal
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_jina import attention, elementary, memory, pooling
-from mlx_jina.attention import AlibiSpan
-from mlx_jina.batching import Run
+from mlx_jina.cpu.layers import Linear
 from mlx_jina.errors import CheckpointError
-from mlx_jina.linear import Linear
 from mlx_jina.models.config import expect, required
-from mlx_jina.norms import LayerNorm, add_norm
+from mlx_jina.nn import activations, attention, pieces, pooling
+from mlx_jina.nn.attention import AlibiSpan
+from mlx_jina.nn.norms import LayerNorm, add_norm
+from mlx_jina.nn.ragged import Run
 
 Layout = Literal["original", "qk-devlin-norm", "qk-post-norm", "plain-ffn"]
 
@@ -165,7 +165,7 @@ class GatedMLP(nn.Module):
 
     def __call__(self, x: mx.array) -> mx.array:
         gate, up = mx.split(self.gated_layers(x), 2, axis=-1)
-        return add_norm(self.layernorm, self.wo(elementary.geglu(gate, up)), x)
+        return add_norm(self.layernorm, self.wo(activations.geglu(gate, up)), x)
 
 
 class UpGatedMLP(nn.Module):
@@ -178,7 +178,7 @@ class UpGatedMLP(nn.Module):
 
     def __call__(self, x: mx.array) -> mx.array:
         up, gate = mx.split(self.up_gated_layer(x), 2, axis=-1)
-        return self.down_layer(elementary.geglu(gate, up))
+        return self.down_layer(activations.geglu(gate, up))
 
 
 class Intermediate(nn.Module):
@@ -189,7 +189,7 @@ class Intermediate(nn.Module):
         self.dense = Linear(c.hidden_size, c.intermediate_size)
 
     def __call__(self, x: mx.array) -> mx.array:
-        return elementary.gelu(self.dense(x))
+        return activations.gelu(self.dense(x))
 
 
 class GatedLayer(nn.Module):
@@ -201,7 +201,7 @@ class GatedLayer(nn.Module):
         self.mlp = GatedMLP(c)
 
     def __call__(self, x: mx.array, spans: Sequence[AlibiSpan]) -> mx.array:
-        return memory.by_rows(self.mlp, self.attention(x, spans))
+        return pieces.by_rows(self.mlp, self.attention(x, spans))
 
 
 class PostNormLayer(nn.Module):
@@ -216,7 +216,7 @@ class PostNormLayer(nn.Module):
 
     def __call__(self, x: mx.array, spans: Sequence[AlibiSpan]) -> mx.array:
         residual = add_norm(self.layer_norm_1, self.attention(x, spans), x)
-        return add_norm(self.layer_norm_2, memory.by_rows(self.mlp, residual), residual)
+        return add_norm(self.layer_norm_2, pieces.by_rows(self.mlp, residual), residual)
 
 
 class PlainLayer(nn.Module):
@@ -229,7 +229,7 @@ class PlainLayer(nn.Module):
         self.output = ResidualOutput(c.intermediate_size, c)
 
     def __call__(self, x: mx.array, spans: Sequence[AlibiSpan]) -> mx.array:
-        return memory.by_rows(lambda rows: self.output(self.intermediate(rows), rows), self.attention(x, spans))
+        return pieces.by_rows(lambda rows: self.output(self.intermediate(rows), rows), self.attention(x, spans))
 
 
 _LAYERS = {
@@ -268,7 +268,7 @@ class JinaBert(nn.Module):
         x = self.embeddings(ids)
         spans = attention.alibi_spans(self._heads, x.dtype, runs)
         for layer in self.encoder.layer:
-            x = memory.settle(layer(x, spans))
+            x = pieces.settle(layer(x, spans))
         return x
 
     def __call__(self, ids: mx.array, runs: Sequence[Run]) -> mx.array:

@@ -13,7 +13,7 @@ from typing import Any
 
 import mlx.nn as nn
 
-from mlx_jina.linear import Linear
+from mlx_jina.cpu.layers import Linear
 from mlx_jina.models import qwen3
 from mlx_jina.models.config import expect, required
 from mlx_jina.models.qwen3 import Config

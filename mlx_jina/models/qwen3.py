@@ -18,12 +18,12 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from mlx_jina import attention, elementary, memory, pooling
-from mlx_jina.batching import Run
+from mlx_jina.cpu.layers import Linear
 from mlx_jina.errors import CheckpointError
-from mlx_jina.linear import Linear
 from mlx_jina.models.config import expect, required, rope_theta
-from mlx_jina.norms import RMSNorm
+from mlx_jina.nn import activations, attention, pieces, pooling
+from mlx_jina.nn.norms import RMSNorm
+from mlx_jina.nn.ragged import Run
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ class MLP(nn.Module):
         self.down_proj = Linear(c.intermediate_size, c.hidden_size, bias=False)
 
     def __call__(self, x: mx.array) -> mx.array:
-        return self.down_proj(elementary.swiglu(self.gate_proj(x), self.up_proj(x)))
+        return self.down_proj(activations.swiglu(self.gate_proj(x), self.up_proj(x)))
 
 
 class Layer(nn.Module):
@@ -145,12 +145,12 @@ class Layer(nn.Module):
     def __call__(self, x: mx.array, positions: mx.array, runs: Sequence[Run]) -> mx.array:
         """Every token: (T, D) to (T, D)."""
         part = self.self_attn
-        normed = memory.by_rows(self.input_layernorm, x)
-        q = memory.by_rows(part.rotated_queries, normed, positions)
-        k = memory.by_rows(part.rotated_keys, normed, positions)
-        v = memory.by_rows(part.v_proj, normed)
+        normed = pieces.by_rows(self.input_layernorm, x)
+        q = pieces.by_rows(part.rotated_queries, normed, positions)
+        k = pieces.by_rows(part.rotated_keys, normed, positions)
+        v = pieces.by_rows(part.v_proj, normed)
         del normed
-        return memory.by_rows(self._finish, part.attend(q, runs, k, v, runs), x)
+        return pieces.by_rows(self._finish, part.attend(q, runs, k, v, runs), x)
 
     def last(self, x: mx.array, positions: mx.array, runs: Sequence[Run]) -> mx.array:
         """Only the last token of each text, which needs keys and values of all: (T, D) to (B, D)."""
@@ -159,10 +159,10 @@ class Layer(nn.Module):
         # Each text's one query stands as a text of one token.
         starts = np.cumsum([0, *(run.texts for run in runs)]).tolist()
         q_runs = [Run(start, run.texts, 1) for start, run in zip(starts, runs, strict=False)]
-        normed = memory.by_rows(self.input_layernorm, x)
+        normed = pieces.by_rows(self.input_layernorm, x)
         q = part.rotated_queries(normed[rows], positions[rows])
-        k = memory.by_rows(part.rotated_keys, normed, positions)
-        v = memory.by_rows(part.v_proj, normed)
+        k = pieces.by_rows(part.rotated_keys, normed, positions)
+        v = pieces.by_rows(part.v_proj, normed)
         return self._finish(part.attend(q, q_runs, k, v, runs), x[rows])
 
 
@@ -188,7 +188,7 @@ class Qwen3(nn.Module):
         positions = attention.positions(runs)
         x = self.embed_tokens(ids).astype(mx.float32)
         for layer in self.layers[:-1]:
-            x = memory.settle(layer(x, positions, runs))
+            x = pieces.settle(layer(x, positions, runs))
         return x, positions
 
     def hidden(self, ids: mx.array, runs: Sequence[Run]) -> mx.array:

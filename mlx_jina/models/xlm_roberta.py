@@ -16,12 +16,12 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_jina import attention, elementary, memory, pooling
-from mlx_jina.batching import Run
+from mlx_jina.cpu.layers import Linear
 from mlx_jina.errors import CheckpointError
-from mlx_jina.linear import Linear
 from mlx_jina.models.config import expect, required, rope_theta
-from mlx_jina.norms import LayerNorm, add_norm
+from mlx_jina.nn import activations, attention, pieces, pooling
+from mlx_jina.nn.norms import LayerNorm, add_norm
+from mlx_jina.nn.ragged import Run
 
 
 @dataclass(frozen=True)
@@ -95,9 +95,9 @@ class SelfAttention(nn.Module):
 
     def __call__(self, x: mx.array, positions: mx.array, runs: Sequence[Run]) -> mx.array:
         """Merged heads, not yet projected: (T, D) to (T, D)."""
-        q = memory.by_rows(lambda x, at: self._rotate(self.q_proj(x), at), x, positions)
-        k = memory.by_rows(lambda x, at: self._rotate(self.k_proj(x), at), x, positions)
-        v = memory.by_rows(self.v_proj, x)
+        q = pieces.by_rows(lambda x, at: self._rotate(self.q_proj(x), at), x, positions)
+        k = pieces.by_rows(lambda x, at: self._rotate(self.k_proj(x), at), x, positions)
+        v = pieces.by_rows(self.v_proj, x)
         return attention.merge_heads(
             [
                 attention.bidirectional(*(attention.split_heads(part, run, self._heads) for part in (q, k, v)))
@@ -115,7 +115,7 @@ class MLP(nn.Module):
         self.fc2 = Linear(c.intermediate_size, c.hidden_size)
 
     def __call__(self, x: mx.array) -> mx.array:
-        return self.fc2(elementary.gelu(self.fc1(x)))
+        return self.fc2(activations.gelu(self.fc1(x)))
 
 
 class Layer(nn.Module):
@@ -133,7 +133,7 @@ class Layer(nn.Module):
         return add_norm(self.post_mlp_layernorm, self.mlp(x), x)
 
     def __call__(self, x: mx.array, positions: mx.array, runs: Sequence[Run]) -> mx.array:
-        return memory.by_rows(self._finish, self.self_attn(x, positions, runs), x)
+        return pieces.by_rows(self._finish, self.self_attn(x, positions, runs), x)
 
 
 class XLMRoberta(nn.Module):
@@ -157,7 +157,7 @@ class XLMRoberta(nn.Module):
         x = self.embeddings(ids)
         positions = attention.positions(runs)
         for layer in self.layers:
-            x = memory.settle(layer(x, positions, runs))
+            x = pieces.settle(layer(x, positions, runs))
         return x
 
     def __call__(self, ids: mx.array, runs: Sequence[Run]) -> mx.array:

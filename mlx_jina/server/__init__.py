@@ -1,9 +1,9 @@
 """`mlx-jina serve`: the encoder over HTTP, in the dialects that existing clients speak.
 
-    request -> guard -> app -> dialect -> engine -> scheduler -> worker
+    request -> access -> app -> dialect -> engine -> scheduler -> worker
                                        <- vectors
 
-- `guard.py` refuses foreign hosts and origins, `app.py` reads and checks bodies, watches for clients that
+- `access.py` refuses foreign hosts and origins, `app.py` reads and checks bodies, watches for clients that
   hang up, and turns errors into answers.
 - A dialect is one file that knows a client's requests and answers and nothing else. It has the request's
   schema (a `Body`, whose fields are checked by pydantic and shown in /openapi.json), async handlers that call
@@ -20,5 +20,5 @@
 
         ENDPOINTS = (Endpoint("POST", "/api/embed", embed, error_body, EmbedRequest),)
 
-- `engine.py` is what handlers call: names to loaded models (`library.py`), texts to vectors.
+- `engine.py` is what handlers call: names to loaded models (`model_store.py`), texts to vectors.
 """

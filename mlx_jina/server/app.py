@@ -24,13 +24,14 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from mlx_jina.server import cohere, guard, lm_studio, ollama, openai, operations, tei
-from mlx_jina.server.dialect import Body, Endpoint, Reply
+from mlx_jina.server import access, monitoring
+from mlx_jina.server.capacity import Place, Places
+from mlx_jina.server.dialects import cohere, lm_studio, ollama, openai, tei
+from mlx_jina.server.dialects.base import Body, Endpoint, Reply
 from mlx_jina.server.engine import Engine
+from mlx_jina.server.errors import Refusal
 from mlx_jina.server.metrics import Metrics
 from mlx_jina.server.openapi import document
-from mlx_jina.server.places import Place, Places
-from mlx_jina.server.refusal import Refusal
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +71,7 @@ def create_app(engine: Engine, metrics: Metrics, settings: Settings) -> Starlett
     places = Places(settings.max_requests, BODIES * settings.max_body, engine.library.seconds_ahead)
     metrics.gauge("requests_under_way", "Requests that have no answer yet", lambda: places.requests)
     endpoints = [endpoint for dialect in DIALECTS for endpoint in dialect.ENDPOINTS]
-    endpoints += operations.endpoints(metrics, document(endpoints))
+    endpoints += monitoring.endpoints(metrics, document(endpoints))
     return Starlette(
         routes=[
             Route(each.path, _Caller(engine, each, places, metrics, settings), methods=[each.method])
@@ -78,7 +79,7 @@ def create_app(engine: Engine, metrics: Metrics, settings: Settings) -> Starlett
         ],
         middleware=[
             Middleware(
-                guard.Guard,
+                access.Guard,
                 refuse=_refusal,
                 hosts=settings.hosts,
                 origins=settings.origins,
@@ -86,7 +87,7 @@ def create_app(engine: Engine, metrics: Metrics, settings: Settings) -> Starlett
             ),
             Middleware(
                 CORSMiddleware,
-                allow_origin_regex=guard.origin_pattern(settings.origins),
+                allow_origin_regex=access.origin_pattern(settings.origins),
                 allow_methods=("GET", "POST"),
                 allow_headers=("*",),
                 allow_private_network=True,
@@ -155,7 +156,7 @@ class _Caller:
     async def _answer(self, headers: Headers, receive: Receive) -> Response:
         endpoint = self._endpoint
         if not endpoint.public:
-            guard.check_key(headers, self._settings.api_key)
+            access.check_key(headers, self._settings.api_key)
         if endpoint.body is None:
             return _written(await endpoint.handler(self._engine, None))
         with self._places.one() as place:

@@ -6,12 +6,14 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mlx_jina import late, models, prompts
+from mlx_jina import models
 from mlx_jina.encoder import Encoder
+from mlx_jina.engine import late_chunking
 from mlx_jina.errors import InputError, NumericalError, TooLongError
-from mlx_jina.server.library import Library, Model
-from mlx_jina.server.refusal import Refusal
+from mlx_jina.server.errors import Refusal
+from mlx_jina.server.model_store import Library, Model
 from mlx_jina.server.scheduler import BatchError
+from mlx_jina.text import prompts
 from mlx_jina.vectors import Vectors
 
 # How other APIs name the two sides and the tasks (Voyage, Cohere, sentence-transformers).
@@ -150,7 +152,7 @@ def _default_task(encoder: Encoder, side: str | None) -> str | None:
 
 def _check_late_chunking(model: models.Model) -> None:
     try:
-        late.check_pooling(model)
+        late_chunking.check_pooling(model)
     except InputError as error:
         raise Refusal(400, str(error), None, "late_chunking") from None
 

@@ -9,10 +9,11 @@ from itertools import accumulate
 
 import numpy as np
 
-from mlx_jina import late, pipeline
+from mlx_jina.engine import pipeline
+from mlx_jina.engine.late_chunking import Windows, joined_windows
+from mlx_jina.engine.pipeline import Pipeline, Plan, Pool
 from mlx_jina.errors import NumericalError
-from mlx_jina.pipeline import Pipeline, Plan, Pool
-from mlx_jina.tokens import Ids
+from mlx_jina.text.tokenizer import Ids
 from mlx_jina.vectors import Floats, Vectors
 
 
@@ -39,7 +40,7 @@ class Job:
         self.gone = False
         self.ids: list[Ids] = []
         """What is run: the texts, or the windows of the document that they make (`late_chunking`)."""
-        self.windows: late.Windows | None = None
+        self.windows: Windows | None = None
         self.truncated = 0
         self.rows: dict[int, Floats] = {}
         """What came of each of `ids`: one row, or one for each chunk in a window."""
@@ -52,7 +53,7 @@ class Job:
     def tokenize(self, road: Pipeline, ids: Sequence[Ids] | None) -> None:
         """Fill `ids`; if it is given, from the ids of what is `prompted`. Raises InputError."""
         if self.late_chunking:
-            self.windows = late.joined_windows(road, self.texts, self.plan)
+            self.windows = joined_windows(road, self.texts, self.plan)
             self.ids = self.windows.ids
         else:
             uncut = road.tokenizer.encode(self.prompted) if ids is None else ids

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mlx_jina import __version__
-from mlx_jina.server.dialect import Body, Endpoint
+from mlx_jina.server.dialects.base import Body, Endpoint
 
 _ERRORS = {
     "400": "texts or options that cannot be used",

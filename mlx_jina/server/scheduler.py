@@ -3,7 +3,7 @@
 A batch is whatever waits when the worker is free, soonest due first. A text is due at its request's arrival
 plus a millisecond for each token of its own and of the request's shorter texts: a query overtakes long texts
 and the rest of a bulk, and nothing waits for ever. While a long text computes, short ones that arrive get a
-turn at every point where it evaluates a piece (memory.py).
+turn at every point where it evaluates a piece (nn/pieces.py).
 """
 
 from __future__ import annotations
@@ -21,10 +21,12 @@ from itertools import islice
 
 import numpy as np
 
-from mlx_jina import batching, device, lanes, memory, pipeline
-from mlx_jina.pipeline import Pipeline, Plan
+from mlx_jina import device
+from mlx_jina.engine import cores, pipeline
+from mlx_jina.engine.pipeline import Pipeline, Plan
+from mlx_jina.nn import pieces, ragged
 from mlx_jina.server.jobs import Encoded, Job, Result, finished
-from mlx_jina.tokens import Ids
+from mlx_jina.text.tokenizer import Ids
 
 logger = logging.getLogger(__name__)
 
@@ -282,14 +284,14 @@ class Scheduler:
         if not taken:
             return
         ids = [text.ids for text in taken]
-        batch = batching.flatten(ids, np.argsort([-len(text) for text in ids], kind="stable"))
+        batch = ragged.flatten(ids, np.argsort([-len(text) for text in ids], kind="stable"))
         model, pool = taken[0].job.plan.model, taken[0].job.pool(taken[0].index)
         # What comes in between needs all lanes, of which a long text takes but one.
         interruptible = interruptible and len(ids[0]) > SHORT
         started = time.perf_counter()
         try:
-            with memory.giving_way((lambda: self._turn(taken)) if interruptible else None):
-                shares = lanes.run(lambda share: pipeline.evaluated(pool(model, share)), batch)
+            with pieces.giving_way((lambda: self._turn(taken)) if interruptible else None):
+                shares = cores.run(lambda share: pipeline.evaluated(pool(model, share)), batch)
             seconds = time.perf_counter() - started
             for share, pooled in shares:
                 texts = pooled.reshape(len(share.order), -1, pooled.shape[1])

@@ -20,12 +20,13 @@ import orjson
 import uvicorn
 
 from mlx_jina.errors import InputError, ModelNotFoundError
-from mlx_jina.server import connection, openai
+from mlx_jina.server import timeouts
 from mlx_jina.server.app import Settings, create_app
+from mlx_jina.server.dialects import openai
 from mlx_jina.server.engine import Engine
-from mlx_jina.server.library import Library
+from mlx_jina.server.errors import Refusal
 from mlx_jina.server.metrics import Metrics
-from mlx_jina.server.refusal import Refusal
+from mlx_jina.server.model_store import Library
 
 logger = logging.getLogger("mlx_jina.server")
 
@@ -86,7 +87,7 @@ async def _serve(
             signal.signal(number, _ignore)
         config = uvicorn.Config(
             create_app(Engine(library), metrics, settings),
-            http=connection.protocol(CLIENT_SECONDS, _too_late(), metrics.hung_up),
+            http=timeouts.protocol(CLIENT_SECONDS, _too_late(), metrics.hung_up),
             access_log=False,
             log_config=None,
             log_level=logging.WARNING,

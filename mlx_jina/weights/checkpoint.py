@@ -13,7 +13,7 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten
 
 from mlx_jina.errors import CheckpointError
-from mlx_jina.tokens import Tokenizer
+from mlx_jina.text.tokenizer import Tokenizer
 from mlx_jina.weights.lora import Adapter
 
 

@@ -17,18 +17,14 @@ from gguf import GGMLQuantizationType as Type
 from tqdm import tqdm
 
 from mlx_jina.errors import InputError
-from mlx_jina.weights import (
-    folder,
-    gguf_blocks,
-    gguf_file,
-    gguf_lora,
-    gguf_model,
-    gguf_tokenizer,
-    gguf_types,
-    lora,
-    names,
-    safetensors_file,
-)
+from mlx_jina.weights import folder, lora, safetensors_file
+from mlx_jina.weights.gguf import blocks as gguf_blocks
+from mlx_jina.weights.gguf import file as gguf_file
+from mlx_jina.weights.gguf import lora as gguf_lora
+from mlx_jina.weights.gguf import names
+from mlx_jina.weights.gguf import reader as gguf_model
+from mlx_jina.weights.gguf import tokenizer as gguf_tokenizer
+from mlx_jina.weights.gguf import types as gguf_types
 from mlx_jina.weights.safetensors_file import Layout, Output
 from mlx_jina.weights.source import Source, Weight, open_source
 

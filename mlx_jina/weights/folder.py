@@ -10,10 +10,10 @@ from typing import Any, TypeVar, cast
 
 import mlx.core as mx
 
-from mlx_jina import prompts
 from mlx_jina.catalog import Entry
 from mlx_jina.errors import CheckpointError
-from mlx_jina.tokens import Tokenizer
+from mlx_jina.text import prompts
+from mlx_jina.text.tokenizer import Tokenizer
 from mlx_jina.weights import jina_v3, lora, safetensors_file
 from mlx_jina.weights.checkpoint import Checkpoint
 

@@ -9,11 +9,15 @@ from typing import Any
 
 import mlx.core as mx
 
-from mlx_jina import catalog, hub, models
+from mlx_jina import catalog, models
 from mlx_jina.errors import CheckpointError, InputError
-from mlx_jina.tokens import Tokenizer
-from mlx_jina.weights import folder, gguf_lora, gguf_model, gguf_tokenizer, lora, names, quantize
-from mlx_jina.weights.gguf_file import GGUF
+from mlx_jina.text.tokenizer import Tokenizer
+from mlx_jina.weights import folder, hub, lora, quantize
+from mlx_jina.weights.gguf import lora as gguf_lora
+from mlx_jina.weights.gguf import names
+from mlx_jina.weights.gguf import reader as gguf_model
+from mlx_jina.weights.gguf import tokenizer as gguf_tokenizer
+from mlx_jina.weights.gguf.file import GGUF
 
 
 @dataclass(frozen=True)

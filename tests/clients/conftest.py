@@ -10,8 +10,8 @@ import pytest
 
 import mlx_jina
 from mlx_jina import Encoder
-from tests import decoder_checkpoints
-from tests.server.process import Server
+from tests.support import decoder_checkpoints
+from tests.support.process import Server
 
 TEXTS = ["How do I bake bread?", "Sourdough for beginners", "", "GPU drivers 🍞 日本語", "word " * 300]
 

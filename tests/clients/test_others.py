@@ -15,7 +15,7 @@ from huggingface_hub import InferenceClient
 import mlx_jina
 from mlx_jina import Encoder, vectors
 from tests.clients.conftest import TEXTS, UNCLOSED
-from tests.server.process import Server
+from tests.support.process import Server
 
 pytestmark = UNCLOSED
 ATOL = 1e-6

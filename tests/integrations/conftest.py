@@ -6,7 +6,7 @@ import pytest
 
 import mlx_jina
 from mlx_jina import Encoder
-from tests import decoder_checkpoints
+from tests.support import decoder_checkpoints
 
 
 @pytest.fixture(scope="session")

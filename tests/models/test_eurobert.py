@@ -11,13 +11,13 @@ import numpy.typing as npt
 import pytest
 
 import mlx_jina
-from mlx_jina import attention, memory, models
+from mlx_jina import models
 from mlx_jina.errors import CheckpointError, InputError
 from mlx_jina.models.eurobert import EuroBert
+from mlx_jina.nn import attention, pieces
 from mlx_jina.weights import lora
-from tests import checkpoints, decoder_checkpoints, reference, torch_reference
-from tests.models import bare
-from tests.models.bare import TEXTS
+from tests.support import bare, checkpoints, decoder_checkpoints, reference, torch_reference
+from tests.support.bare import TEXTS
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*SwigPy.*:DeprecationWarning")
 
@@ -170,8 +170,8 @@ def test_the_last_layer_computes_what_hidden_holds() -> None:
 def test_pieces_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     texts = random_ids([333, 333, 90])
     whole = bare.pooled(tiny(), texts)
-    monkeypatch.setattr(memory, "ROWS", 50)
-    monkeypatch.setattr(memory, "SCORE_BYTES", 2 * 2 * 333 * 4 * 7)
+    monkeypatch.setattr(pieces, "ROWS", 50)
+    monkeypatch.setattr(pieces, "SCORE_BYTES", 2 * 2 * 333 * 4 * 7)
     np.testing.assert_allclose(bare.pooled(tiny(), texts), whole, atol=1e-6, rtol=0)
 
 
@@ -180,7 +180,7 @@ def test_pieces_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_bidirectional_attention_equals_its_definition(
     monkeypatch: pytest.MonkeyPatch, count: int, length: int, block_bytes: int
 ) -> None:
-    monkeypatch.setattr(memory, "SCORE_BYTES", block_bytes)
+    monkeypatch.setattr(pieces, "SCORE_BYTES", block_bytes)
     rng = np.random.default_rng(0)
     q, k, v = (rng.normal(size=(2, heads, n, 32)) for heads, n in ((4, count), (2, length), (2, length)))
     scores = q @ np.repeat(k, 2, axis=1).swapaxes(2, 3) / 32**0.5

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 import mlx_jina
-from mlx_jina import CheckpointError, attention, batching
+from mlx_jina import CheckpointError
 from mlx_jina.models import build
-from tests import checkpoints, reference
-from tests.checkpoints import LAYOUTS
+from mlx_jina.nn import attention, ragged
+from tests.support import checkpoints, reference
+from tests.support.checkpoints import LAYOUTS
 
 TEXTS = [
     "the quick brown fox jumps over the lazy dog",
@@ -107,7 +108,7 @@ def test_reversal_is_invisible_but_a_swap_is_not(tmp_path: Path) -> None:
     ids = np.random.default_rng(0).permutation(300)[:40].astype(np.int32)
     swapped = ids.copy()
     swapped[[3, 4]] = swapped[[4, 3]]
-    batch = batching.flatten([ids, ids[::-1].copy(), swapped], np.arange(3))
+    batch = ragged.flatten([ids, ids[::-1].copy(), swapped], np.arange(3))
     straight, reverse, swap = np.array(model(mx.array(batch.ids), batch.runs))
     np.testing.assert_allclose(straight, reverse, rtol=0, atol=2e-6)
     assert np.abs(straight - swap).max() > 1e-4

@@ -11,11 +11,11 @@ import numpy.typing as npt
 import pytest
 
 import mlx_jina
-from mlx_jina import catalog, info, models
+from mlx_jina import catalog, models
+from mlx_jina.cli import info
 from mlx_jina.errors import CheckpointError, InputError
-from tests import checkpoints, decoder_checkpoints, reference, torch_reference
-from tests.models import bare
-from tests.models.bare import TEXTS
+from tests.support import bare, checkpoints, decoder_checkpoints, reference, torch_reference
+from tests.support.bare import TEXTS
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*SwigPy.*:DeprecationWarning")
 

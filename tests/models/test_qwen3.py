@@ -14,11 +14,12 @@ import numpy.typing as npt
 import pytest
 
 import mlx_jina
-from mlx_jina import attention, batching, memory, models
+from mlx_jina import models
 from mlx_jina.errors import CheckpointError, InputError
 from mlx_jina.models.qwen3 import Qwen3
-from tests import checkpoints, reference, torch_reference
-from tests.models.bare import TEXTS, pooled
+from mlx_jina.nn import attention, pieces, ragged
+from tests.support import checkpoints, reference, torch_reference
+from tests.support.bare import TEXTS, pooled
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*SwigPy.*:DeprecationWarning")
 
@@ -152,7 +153,7 @@ def test_neighbours_change_nothing() -> None:
 
 def test_the_last_layer_computes_what_hidden_holds() -> None:
     built = tiny()
-    (batch,) = batching.batches(random_ids([9, 9, 40, 1]), 1 << 30)
+    (batch,) = ragged.batches(random_ids([9, 9, 40, 1]), 1 << 30)
     states = np.array(built.hidden(mx.array(batch.ids), batch.runs))
     ends = np.cumsum([run.length for run in batch.runs for _ in range(run.texts)]) - 1
     np.testing.assert_allclose(np.array(built(mx.array(batch.ids), batch.runs)), states[ends], atol=2e-5)
@@ -161,8 +162,8 @@ def test_the_last_layer_computes_what_hidden_holds() -> None:
 def test_pieces_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     texts = random_ids([333, 333, 90])
     whole = pooled(tiny(), texts)
-    monkeypatch.setattr(memory, "ROWS", 50)
-    monkeypatch.setattr(memory, "SCORE_BYTES", 2 * 4 * 333 * 4 * 7)
+    monkeypatch.setattr(pieces, "ROWS", 50)
+    monkeypatch.setattr(pieces, "SCORE_BYTES", 2 * 4 * 333 * 4 * 7)
     np.testing.assert_allclose(pooled(tiny(), texts), whole, atol=1e-6, rtol=0)
 
 
@@ -171,7 +172,7 @@ def test_pieces_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_causal_attention_equals_its_definition(
     monkeypatch: pytest.MonkeyPatch, count: int, length: int, block_bytes: int
 ) -> None:
-    monkeypatch.setattr(memory, "SCORE_BYTES", block_bytes)
+    monkeypatch.setattr(pieces, "SCORE_BYTES", block_bytes)
     rng = np.random.default_rng(0)
     q, k, v = (rng.normal(size=(2, heads, n, 32)) for heads, n in ((4, count), (2, length), (2, length)))
     scores = q @ np.repeat(k, 2, axis=1).swapaxes(2, 3) / 32**0.5

@@ -15,13 +15,14 @@ import pytest
 from mlx.utils import tree_flatten
 
 import mlx_jina
-from mlx_jina import catalog, hub, info, memory, models
+from mlx_jina import catalog, models
+from mlx_jina.cli import info
 from mlx_jina.errors import CheckpointError, InputError
+from mlx_jina.nn import pieces
 from mlx_jina.weights import folder as folders
-from mlx_jina.weights import jina_v3, lora
-from tests import checkpoints, reference, torch_reference, v3_checkpoints
-from tests.models import bare
-from tests.models.bare import TEXTS
+from mlx_jina.weights import hub, jina_v3, lora
+from tests.support import bare, checkpoints, reference, torch_reference, v3_checkpoints
+from tests.support.bare import TEXTS
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*SwigPy.*:DeprecationWarning")
 
@@ -176,8 +177,8 @@ def test_neighbours_change_nothing() -> None:
 def test_pieces_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     texts = random_ids([333, 333, 90])
     whole = bare.pooled(tiny(), texts)
-    monkeypatch.setattr(memory, "ROWS", 50)
-    monkeypatch.setattr(memory, "SCORE_BYTES", 2 * 2 * 333 * 4 * 7)
+    monkeypatch.setattr(pieces, "ROWS", 50)
+    monkeypatch.setattr(pieces, "SCORE_BYTES", 2 * 2 * 333 * 4 * 7)
     np.testing.assert_allclose(bare.pooled(tiny(), texts), whole, atol=1e-6, rtol=0)
 
 

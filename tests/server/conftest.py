@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 import mlx_jina
-from tests import checkpoints
-from tests.server.process import Server
+from tests.support import checkpoints
+from tests.support.process import Server
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.server.process import Server
+from tests.support.process import Server
 
 # That nothing lenient is accepted is not among them: "64" for 64 is.
 CHECKS = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"

@@ -21,9 +21,9 @@ from starlette.types import Message
 from mlx_jina import Encoder, InputError, catalog
 from mlx_jina.server import app, serve
 from mlx_jina.server.engine import Engine
-from mlx_jina.server.library import Library
-from mlx_jina.server.refusal import Refusal
-from tests.server.process import Server
+from mlx_jina.server.errors import Refusal
+from mlx_jina.server.model_store import Library
+from tests.support.process import Server
 
 # Some work in many pieces, and some in one.
 BULK = ["bread water flour salt " * 20] * 16

@@ -11,7 +11,7 @@ import pytest
 
 from mlx_jina import Encoder, device
 from mlx_jina.vectors import Vectors
-from tests.server.process import Server
+from tests.support.process import Server
 
 TEXTS = ["How do I bake bread?", "Sourdough for beginners", "", "Bücher, 日本語 🍞", "bread " * 300]
 

@@ -15,9 +15,11 @@ import numpy as np
 import pytest
 
 import mlx_jina
-from mlx_jina import Encoder, InputError, NumericalError, device, lanes, memory
-from mlx_jina.batching import Batch, Run
+from mlx_jina import Encoder, InputError, NumericalError, device
+from mlx_jina.engine import cores
 from mlx_jina.models import Model
+from mlx_jina.nn import pieces
+from mlx_jina.nn.ragged import Batch, Run
 from mlx_jina.server import scheduler
 from mlx_jina.server.jobs import Encoded
 from mlx_jina.server.scheduler import BatchError, Scheduler
@@ -110,14 +112,14 @@ class TestBatches:
     ) -> None:
         monkeypatch.setattr(scheduler, "GATHER_SECONDS", 0.5)
         started, joined = threading.Event(), threading.Event()
-        in_lanes = lanes.run
+        in_lanes = cores.run
 
         def held(function: Callable[[Batch], T], batch: Batch) -> list[tuple[Batch, T]]:
             started.set()
             joined.wait(30)
             return in_lanes(function, batch)
 
-        monkeypatch.setattr(lanes, "run", held)
+        monkeypatch.setattr(cores, "run", held)
 
         async def client() -> None:
             for _ in range(3):
@@ -263,7 +265,7 @@ class TestLateChunking:
     def test_short_ones_get_in_between(
         self, pocket: Encoder, queue: Scheduler, batches: Batches, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(memory, "SCORE_BYTES", 1 << 20)
+        monkeypatch.setattr(pieces, "SCORE_BYTES", 1 << 20)
         chunks = ["bread water flour salt " * 70] * 4
 
         async def work() -> tuple[Encoded, Encoded]:
@@ -281,7 +283,7 @@ class TestLateChunking:
 class TestLongTexts:
     @pytest.fixture(autouse=True)
     def small_pieces(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(memory, "SCORE_BYTES", 1 << 20)
+        monkeypatch.setattr(pieces, "SCORE_BYTES", 1 << 20)
 
     def test_short_ones_get_in_between(self, pocket: Encoder, queue: Scheduler, batches: Batches) -> None:
         long = "bread water flour salt " * 280

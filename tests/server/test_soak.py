@@ -16,7 +16,7 @@ import pytest
 
 from mlx_jina import Encoder
 from mlx_jina.vectors import Floats
-from tests.server.process import Server
+from tests.support.process import Server
 
 WORDS = "bread water flour salt starter oven crust rye spelt knead rise fold bake light music city".split()
 MALFORMED = (b"", b"{", b'{"input": 7}', b'{"input": [[1]]}', b'{"input": ["a", null]}', b"\x00\xff" * 100)

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import mlx_jina
-from tests import decoder_checkpoints, v3_checkpoints
-from tests.server.process import Server
+from tests.support import decoder_checkpoints, v3_checkpoints
+from tests.support.process import Server
 
 
 @pytest.fixture(scope="module")

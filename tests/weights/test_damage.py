@@ -18,9 +18,11 @@ import pytest
 
 import mlx_jina
 from mlx_jina.errors import CheckpointError, InputError
-from mlx_jina.weights import convert, gguf_lora, gguf_model, safetensors_file
-from mlx_jina.weights.gguf_file import GGUF
-from tests import checkpoints
+from mlx_jina.weights import convert, safetensors_file
+from mlx_jina.weights.gguf import lora as gguf_lora
+from mlx_jina.weights.gguf import reader as gguf_model
+from mlx_jina.weights.gguf.file import GGUF
+from tests.support import checkpoints
 
 # Loads every file named on standard input, with a bound on memory; prints what came of each.
 LOADER = """

@@ -13,7 +13,7 @@ import pytest
 
 from mlx_jina.errors import CheckpointError
 from mlx_jina.weights import lora
-from tests import checkpoints
+from tests.support import checkpoints
 
 CONFIG = checkpoints.v5_small_config(**checkpoints.V5_TINY)
 WEIGHTS = checkpoints.v5_small_weights(CONFIG)

@@ -11,10 +11,10 @@ import pytest
 import mlx_jina
 from bench import convert as bench
 from bench import models
-from mlx_jina.weights import convert, folder, gguf_tokenizer
-from mlx_jina.weights.gguf_file import GGUF
-from tests import checkpoints, decoder_checkpoints, reference
-from tests.weights import llama_cpp
+from mlx_jina.weights import convert, folder
+from mlx_jina.weights.gguf import tokenizer as gguf_tokenizer
+from mlx_jina.weights.gguf.file import GGUF
+from tests.support import checkpoints, decoder_checkpoints, llama_cpp, reference
 
 pytestmark = pytest.mark.slow
 

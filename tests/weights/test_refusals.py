@@ -14,7 +14,7 @@ from gguf import GGUFReader, GGUFWriter
 import mlx_jina
 from mlx_jina.errors import CheckpointError, InputError
 from mlx_jina.weights import convert, lora
-from tests import checkpoints, decoder_checkpoints
+from tests.support import checkpoints, decoder_checkpoints
 
 
 @pytest.fixture

@@ -14,11 +14,13 @@ from gguf import GGMLQuantizationType as Type
 
 import mlx_jina
 from mlx_jina.errors import CheckpointError
-from mlx_jina.weights import convert, folder, gguf_file, gguf_lora, gguf_model, jina_v3, lora
-from mlx_jina.weights.gguf_file import GGUF
-from tests import checkpoints, torch_reference, v3_checkpoints
-from tests.v3_checkpoints import TASKS
-from tests.weights import llama_cpp
+from mlx_jina.weights import convert, folder, jina_v3, lora
+from mlx_jina.weights.gguf import file as gguf_file
+from mlx_jina.weights.gguf import lora as gguf_lora
+from mlx_jina.weights.gguf import reader as gguf_model
+from mlx_jina.weights.gguf.file import GGUF
+from tests.support import checkpoints, llama_cpp, torch_reference, v3_checkpoints
+from tests.support.v3_checkpoints import TASKS
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*SwigPy.*:DeprecationWarning")
 

@@ -1,0 +1,278 @@
+"""The parsers of `mlx-jina`. What a command does is imported when it runs, so that `--help` is immediate."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+import click
+from click.core import ParameterSource
+
+from mlx_jina import __version__, catalog
+from mlx_jina.cli.convert import convert
+from mlx_jina.cli.serve import serve
+from mlx_jina.cli.service import service
+from mlx_jina.errors import InputError, MlxJinaError
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+# Those of device.py, vectors.py and chunking.py, which import too much for a parser.
+DTYPES = ("float32", "float16", "bfloat16")
+PRECISIONS = ("float32", "float16", "int8", "uint8", "binary", "ubinary")
+
+KINDS = ("paragraph", "sentence", "fixed")
+
+CHUNKING = ("chunk_tokens", "overlap", "late", "language")
+LOADING = ("revision", "cache_dir", "local_files_only", "dtype")
+
+
+def _loading_options(command: F) -> F:
+    """The options of `mlx_jina.load`."""
+    for option in (
+        click.option("--dtype", type=click.Choice(DTYPES), help="What to compute in. [default: by device]"),
+        click.option("--local-files-only", is_flag=True, help="Never download."),
+        click.option("--cache-dir", metavar="DIR", help="Hugging Face cache to use instead of the usual one."),
+        click.option("--revision", metavar="REV", help="Branch, tag or commit on the Hugging Face hub."),
+    ):
+        command = option(command)
+    return command
+
+
+def _model_option(command: F) -> F:
+    names = ", ".join(catalog.short_names())
+    return click.option(
+        "--model", "-m", metavar="NAME", help=f"{names}; a Hugging Face id; or a folder. [default: pocket]"
+    )(command)
+
+
+def _prompt_options(command: F) -> F:
+    for option in (
+        click.option("--prompt", metavar="TEXT", help="Put in front of every text."),
+        click.option("--prompt-name", metavar="NAME", help="A prompt of the model's own, such as query."),
+        click.option("--task", metavar="NAME", help="A task that the model was trained for."),
+    ):
+        command = option(command)
+    return command
+
+
+def _split(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The options of `load`, and the others."""
+    loading = {name: options.pop(name) for name in LOADING if name in options}
+    return loading, options
+
+
+def _chunking(chunk: str | None, options: dict[str, Any]) -> dict[str, Any] | None:
+    """The options of `Encoder.encode_chunks`; none of them means anything without --chunk."""
+    if chunk is not None:
+        return {"chunk": chunk, **options, "chunk_tokens": options["chunk_tokens"] or None}
+    context = click.get_current_context()
+    for name in options:
+        if context.get_parameter_source(name) == ParameterSource.COMMANDLINE:
+            raise InputError(f"--{name.replace('_', '-')} needs --chunk {'|'.join(KINDS)}")
+    return None
+
+
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}, invoke_without_command=True
+)
+@click.version_option(__version__, prog_name="mlx-jina")
+@click.pass_context
+def commands(context: click.Context) -> None:
+    """Jina embeddings, offline."""
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
+
+
+@commands.command()
+@click.argument("texts", nargs=-1)
+@click.option(
+    "--input",
+    "-i",
+    "paths",
+    multiple=True,
+    metavar="PATH",
+    help="A .txt file (every line is a text, blank ones too), .jsonl, .csv, .md (one text), or a folder (every "
+    ".md and .txt file in it is one text). - is standard input. May be repeated.",
+)
+@click.option("--field", metavar="NAME", help="Where the text is in .jsonl and .csv. [default: text]")
+@click.option(
+    "--output",
+    "-o",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="A .npy, .jsonl or .parquet file instead of JSON lines on standard output.",
+)
+@click.option("--resume", is_flag=True, help="Continue an interrupted --output where it stopped.")
+@click.option("--force", is_flag=True, help="Replace --output, or start it over.")
+@_model_option
+@_prompt_options
+@click.option("--truncate-dim", type=int, metavar="N", help="Keep the first N dimensions.")
+@click.option("--allow-untrained-dim", is_flag=True, help="Also if the model was not trained for N dimensions.")
+@click.option("--max-length", type=int, metavar="N", help="Tokens of a text. [default: the model's limit]")
+@click.option("--truncate/--no-truncate", default=True, help="Cut longer texts with a warning, or stop there.")
+@click.option("--normalize/--no-normalize", "normalize_embeddings", default=True, help="Unit length, or not.")
+@click.option("--precision", type=click.Choice(PRECISIONS), default="float32", help="How vectors are stored.")
+@click.option("--batch-tokens", type=int, metavar="N", help="Tokens per forward pass: speed and memory only.")
+@click.option("--chunk", type=click.Choice(KINDS), help="Cut every text into chunks; each is a row.")
+@click.option(
+    "--chunk-tokens",
+    type=click.IntRange(min=0),
+    default=256,
+    metavar="N",
+    help="Tokens of a chunk, at most; 0 makes every sentence or paragraph one. [default: 256]",
+)
+@click.option("--overlap", type=int, default=0, metavar="N", help="Tokens shared with the chunk before.")
+@click.option("--late/--no-late", default=True, help="Let chunks see the whole text, or embed each one alone.")
+@click.option(
+    "--language", default="en", metavar="CODE", help="Whose abbreviations end no sentence.  [default: en]"
+)
+@_loading_options
+def encode(
+    texts: tuple[str, ...],
+    paths: tuple[str, ...],
+    field: str | None,
+    output: Path | None,
+    resume: bool,
+    force: bool,
+    model: str | None,
+    chunk: str | None,
+    **options: Any,
+) -> None:
+    """Turn texts into vectors.
+
+    The texts are TEXTS, or what --input names, or else the lines of standard input. The vectors go to standard
+    output as JSON lines, or to --output.
+
+    An --output grows as NAME.partial, which can be read at any time, and which --resume continues after
+    whatever stopped it.
+
+    With --chunk every row says where its chunk is: which text, and which characters and tokens of it.
+    """
+    from mlx_jina.cli.encode import Source, run
+
+    chunking = _chunking(chunk, {name: options.pop(name) for name in CHUNKING})
+    loading, encoding = _split(options)
+    run(
+        Source(texts, paths, field),
+        output,
+        model,
+        loading,
+        encoding,
+        chunking=chunking,
+        resume=resume,
+        force=force,
+    )
+
+
+@commands.command()
+@click.argument("texts", nargs=-1)
+@_model_option
+@_prompt_options
+@_loading_options
+def similarity(texts: tuple[str, ...], model: str | None, **options: Any) -> None:
+    """Show how alike texts are.
+
+    Prints the cosine similarity of each of two or more TEXTS with every other.
+    """
+    from mlx_jina.cli.similarity import run
+
+    run(texts, model, *_split(options))
+
+
+@commands.command()
+@click.argument("model", required=False)
+@_loading_options
+def info(model: str | None, **options: Any) -> None:
+    """Show what is installed, and models.
+
+    Versions, backend and the models on this machine; or what MODEL can do.
+    """
+    from mlx_jina.cli.info import run
+
+    run(model, options)
+
+
+commands.add_command(serve)
+commands.add_command(service)
+commands.add_command(convert)
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM: stop as tidily as for Ctrl-C."""
+
+
+def _terminate(*_: object) -> NoReturn:
+    raise _Terminated
+
+
+def _warn(message: Warning | str, *_: object, **__: object) -> None:
+    from tqdm import tqdm
+
+    # Above a progress bar, not through it.
+    tqdm.write(f"warning: {' '.join(str(message).split())}", file=sys.stderr)
+
+
+def _fail(words: str) -> int:
+    print(f"error: {' '.join(words.split())}", file=sys.stderr)
+    return 1
+
+
+def _status(command: click.Command, name: str, arguments: list[str]) -> int:
+    """Run a command; its exit status. What a person can cause is one line, never a traceback."""
+    try:
+        with command.make_context(name, arguments) as context:
+            command.invoke(context)
+            sys.stdout.flush()
+    except click.exceptions.Exit as done:
+        return done.exit_code
+    except click.UsageError as error:
+        place = error.ctx.command_path if error.ctx else name
+        return _fail(f"{error.format_message().rstrip('.')}; see {place} --help")
+    except click.ClickException as error:
+        return _fail(error.format_message())
+    except KeyboardInterrupt as interrupt:
+        # While threads finish their last batch, a second signal ends the process at once.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        terminated = isinstance(interrupt, _Terminated)
+        print("terminated" if terminated else "interrupted", file=sys.stderr)
+        return 128 + (signal.SIGTERM if terminated else signal.SIGINT)
+    except BrokenPipeError:
+        # Whoever read standard output has seen enough.
+        _drop_stdout()
+        return 0
+    except MlxJinaError as error:
+        return _fail(str(error))
+    except OSError as error:
+        _drop_stdout()
+        # Files are named in their errors; what has no name is standard output.
+        return _fail(f"{error.filename or 'standard output'}: {error.strerror or error}")
+    return 0
+
+
+def _drop_stdout() -> None:
+    """What could not be written would fail once more when Python exits."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _open_standard_streams() -> None:
+    """Python has none where the shell closed them, and a terminal's encoding may lack a text's characters."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode, encoding="utf-8", closefd=False))
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def main(command: click.Command = commands, name: str = "mlx-jina") -> NoReturn:
+    """Run the command line and exit: 0, 1 for any mistake, 130 after Ctrl-C (143 after SIGTERM)."""
+    warnings.showwarning = _warn
+    signal.signal(signal.SIGTERM, _terminate)
+    _open_standard_streams()
+    sys.exit(_status(command, name, sys.argv[1:]))

@@ -1,0 +1,101 @@
+"""The parsers of `mlx-jina convert` and of `python -m convert.to_gguf` and its like. No logic."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from mlx_jina.errors import InputError
+
+# Those of weights/gguf/types.py, which imports too much for a parser.
+TYPES = tuple(
+    "F32 F16 BF16 Q8_0 Q6_K Q5_K_M Q5_K_S Q5_1 Q5_0 Q4_K_M Q4_K_S Q4_1 Q4_0 IQ4_NL IQ4_XS "
+    "Q3_K_L Q3_K_M Q3_K_S IQ3_M IQ3_S Q2_K TQ2_0 TQ1_0".split()
+)
+DTYPES = ("float32", "float16", "bfloat16")
+THRESHOLD = 0.99
+_HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
+
+@click.group(context_settings=_HELP)
+def convert() -> None:
+    """Turn checkpoints into MLX folders and GGUF files, and check them."""
+
+
+@convert.command("to-mlx")
+@click.argument("source")
+@click.argument("target", type=click.Path(path_type=Path))
+@click.option("--task", metavar="NAME", help="The task whose adapter is fused.")
+@click.option("--dtype", type=click.Choice(DTYPES), help="Stored dtype. [default: as in SOURCE]")
+@click.option("--bits", type=click.Choice(("4", "6", "8")), help="Quantise to so many bits.")
+@click.option("--group-size", type=click.Choice(("32", "64", "128")), default="64", show_default=True)
+@click.option("--force", is_flag=True, help="Replace TARGET.")
+def to_mlx(
+    source: str, target: Path, task: str | None, dtype: str | None, bits: str | None, group_size: str, force: bool
+) -> None:
+    """Write SOURCE (a model's name, a folder or a .gguf) as the MLX folder TARGET."""
+    from mlx_jina.weights import convert as functions
+
+    width = int(bits) if bits else None
+    functions.to_mlx(source, target, task=task, dtype=dtype, bits=width, group_size=int(group_size), force=force)
+
+
+@convert.command("to-gguf")
+@click.argument("source")
+@click.argument("target", type=click.Path(path_type=Path))
+@click.option("--task", metavar="NAME", help="The task whose adapter is fused.")
+@click.option(
+    "--type",
+    "kind",
+    metavar="TYPE",
+    default="F16",
+    show_default=True,
+    help=f"Type of the matrices: {', '.join(TYPES)}.",
+)
+@click.option("--force", is_flag=True, help="Replace TARGET.")
+def to_gguf(source: str, target: Path, task: str | None, kind: str, force: bool) -> None:
+    """Write SOURCE (a model's name, a folder or a .gguf) as the file TARGET for llama.cpp and mlx-jina.
+
+    Of a model with adapters, without --task, the base is written, and each adapter beside it as lora-TASK-TARGET.
+    """
+    from mlx_jina.weights import convert as functions
+
+    functions.to_gguf(source, target, task=task, kind=kind, force=force)
+
+
+@convert.command("compare")
+@click.argument("a")
+@click.argument("b")
+@click.option("--texts", type=click.Path(dir_okay=False, path_type=Path), help="A text a line. [built in]")
+@click.option("--task", metavar="NAME", help="A task of both models.")
+@click.option("--threshold", type=float, default=THRESHOLD, show_default=True, help="Lowest cosine that is well.")
+def compare(a: str, b: str, texts: Path | None, task: str | None, threshold: float) -> None:
+    """Encode the same texts with A and B; exit status 1 if a cosine lies under --threshold."""
+    from mlx_jina import compare as functions
+
+    try:
+        lines = texts.read_text(encoding="utf-8").splitlines() if texts else functions.TEXTS
+    except UnicodeDecodeError as error:
+        raise InputError(f"{texts} is not valid UTF-8 ({error}); convert the file first") from None
+    result = functions.compare(a, b, [line for line in lines if line.strip()], task)
+    for text, cosine in zip(result.texts, result.cosines, strict=True):
+        click.echo(f"{cosine:.6f}  {' '.join(text.split())[:70]}")
+    click.echo(f"{result.min:.6f}  min\n{result.mean:.6f}  mean of {len(result.texts)} texts")
+    # A NaN is no agreement either.
+    if not result.min >= threshold:
+        click.echo(f"the lowest cosine is under {threshold}", err=True)
+        sys.exit(1)
+
+
+@convert.command("inspect")
+@click.argument("file", type=click.Path(path_type=Path))
+def inspect(file: Path) -> None:
+    """Show what is in a .gguf."""
+    from mlx_jina.weights.gguf import describe as functions
+
+    rows = list(functions.describe(file))
+    width = max(len(name) for name, _ in rows)
+    for name, value in rows:
+        click.echo(f"{name:<{width}}  {value}")

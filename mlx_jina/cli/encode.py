@@ -1,0 +1,319 @@
+"""`mlx-jina encode`, also as `python -m mlx_jina.encode`: texts in, vectors out, as a stream."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import sys
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from mlx_jina.errors import InputError, MlxJinaError
+from mlx_jina.files import inputs
+
+if TYPE_CHECKING:
+    from mlx_jina.encoder import Encoder
+    from mlx_jina.engine.distributed import Team
+    from mlx_jina.files.inputs import Record
+    from mlx_jina.files.outputs import Label
+    from mlx_jina.text.chunking import Chunk
+    from mlx_jina.vectors import Vectors
+
+    # Texts, and what there is to write of them: a row of vectors for each label.
+    Block = tuple[list[Record], list[Label], Vectors]
+
+DEFAULT_MODEL = "pocket"
+
+# Of the options of `Encoder.encode`, those that change no vector and may differ when a job is resumed.
+_NOT_SHAPING = ("batch_tokens", "truncate", "allow_untrained_dim")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the texts are: in `texts`, or in `paths` ("-" is standard input), by `field` in .jsonl and .csv."""
+
+    texts: Sequence[str]
+    paths: Sequence[str]
+    field: str | None
+
+    def records(self) -> Iterator[Record]:
+        """The texts in order."""
+        return inputs.from_paths(self.paths, self.field) if self.paths else inputs.from_arguments(self.texts)
+
+    def count(self) -> int | None:
+        """How many texts, if known; reads the files once."""
+        return inputs.count(self.paths) if self.paths else len(self.texts)
+
+
+def run(
+    source: Source,
+    output: Path | None,
+    model: str | None,
+    loading: Mapping[str, Any],
+    options: Mapping[str, Any],
+    *,
+    chunking: Mapping[str, Any] | None = None,
+    resume: bool,
+    force: bool,
+) -> None:
+    """Encode `source` to `output`, or as JSON lines to standard output.
+
+    `loading` are options of `mlx_jina.load`, `options` those of `Encoder.encode`; `chunking`, with which every
+    chunk of a text is a row, those that `Encoder.encode_chunks` has besides.
+    """
+
+    def opened() -> Encoder:
+        return open_model(model, loading)
+
+    given = os.environ.get("MLX_RANK")
+    if given is None:
+        _run(source, output, opened, options, chunking, resume, force)
+        return
+    if chunking:
+        raise InputError("--chunk works in one process: start it without mlx.launch")
+    # Imported here: it would be an eighth of the time that a single process takes to start.
+    from mlx_jina.engine import distributed
+
+    if rank := int(given):
+        tell(f"process {rank} encoded {distributed.follow(opened, rank, options)} texts")
+    else:
+        with distributed.Helpers() as helpers:
+            _run(source, output, lambda: distributed.Team(opened(), helpers), options, chunking, resume, force)
+
+
+def _run(
+    source: Source,
+    output: Path | None,
+    opened: Callable[[], Encoder | Team],
+    options: Mapping[str, Any],
+    chunking: Mapping[str, Any] | None,
+    resume: bool,
+    force: bool,
+) -> None:
+    source = _checked(source)
+    if output is None:
+        if resume or force:
+            raise InputError(f"--{'resume' if resume else 'force'} needs a file to write: --output")
+        _to_stdout(_Job(source, opened(), options, chunking))
+        return
+    from mlx_jina.files import resumable
+
+    if chunking and output.suffix.lower() == ".npy":
+        raise InputError(f"{output} has no place for where chunks are: with --chunk, write .jsonl or .parquet")
+    if resumable.check(output, source.paths, resume=resume, force=force):
+        _to_file(_Job(source, opened(), options, chunking), output, resume)
+    else:
+        tell(f"{output} is finished: nothing to resume")
+
+
+def open_model(model: str | None, loading: Mapping[str, Any]) -> Encoder:
+    """Load the model asked for, or else `pocket`, saying so."""
+    from mlx_jina import load
+
+    if model is None:
+        tell(
+            f"using {DEFAULT_MODEL!r}, the small English model inside this package; choose a Jina model with "
+            "--model, for example --model v2-small-en"
+        )
+    return load(model or DEFAULT_MODEL, **loading)
+
+
+def tell(words: str) -> None:
+    """A line for the person at the terminal; data alone goes to standard output."""
+    print(words, file=sys.stderr, flush=True)
+
+
+def _checked(source: Source) -> Source:
+    if source.texts and source.paths:
+        raise InputError("texts come either as arguments or from --input, not both")
+    paths = list(source.paths)
+    if list(source.texts) == [inputs.STDIN] or not (source.texts or paths):
+        paths = [inputs.STDIN]
+    if paths.count(inputs.STDIN) > 1:
+        raise InputError("standard input (-) can be read only once")
+    inputs.check(paths, source.field)
+    if inputs.STDIN in paths and sys.stdin.isatty():
+        tell("reading texts from the terminal, one a line; end with Ctrl-D")
+    if paths:
+        return Source((), paths, source.field)
+    if (path := next((text for text in source.texts if os.path.exists(text)), None)) is not None:
+        tell(f"hint: {path!r} is encoded as a text; to read the file, use --input {path}")
+    return source
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What to encode, with what, and how."""
+
+    source: Source
+    encoder: Encoder | Team
+    options: Mapping[str, Any]
+    chunking: Mapping[str, Any] | None
+
+    def empty(self) -> Vectors:
+        """No rows, in the shape and type of those to come. Raises for options that do not fit the model."""
+        if self.chunking:
+            self.encoder.encode_chunks_stream([], **self.options, **self.chunking)
+        return self.encoder.encode([], **self.options)
+
+    def labels(self) -> Mapping[str, type]:
+        """What every row says of its vector."""
+        from mlx_jina.files.outputs import CHUNK_LABELS, LABELS
+
+        return CHUNK_LABELS if self.chunking else LABELS
+
+    def shaping(self) -> dict[str, Any]:
+        """Whatever changes the rows."""
+        options = {**self.options, **(self.chunking or {})}
+        kept = {key: value for key, value in options.items() if key not in _NOT_SHAPING}
+        kept["truncate_dim"] = options["truncate_dim"] or self.encoder.dimension
+        kept["max_length"] = options["max_length"] or self.encoder.max_length
+        return {"model": self.encoder.fingerprint(options["task"]), "dtype": self.encoder.dtype, **kept}
+
+
+def _to_stdout(job: _Job) -> None:
+    from mlx_jina.files.outputs import JsonLines
+
+    empty = job.empty()
+    lines = JsonLines(empty.shape[1], empty.dtype, job.labels())
+    stdout = sys.stdout.buffer
+    written = 0
+    stream = _Stream(job, job.source.records())
+    for _, labels, rows in stream.blocks(0):
+        for chunk in lines.block(written, labels, rows):
+            with _uninterrupted():
+                stdout.write(chunk)
+                stdout.flush()
+        written += len(rows)
+    stream.end()
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Put off Ctrl-C and SIGTERM until whole lines are written."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    late: list[tuple[int, FrameType | None]] = []
+    for number, handler in handlers.items():
+        if callable(handler):
+            signal.signal(number, lambda *arrived: late.append(arrived))
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    for arrived, _ in late:
+        signal.raise_signal(arrived)
+
+
+def _to_file(job: _Job, output: Path, resume: bool) -> None:
+    from mlx_jina.files.resumable import Partial
+
+    # Also checks the options, before there is a file.
+    empty = job.empty()
+    finished = False
+    with Partial(
+        output, empty.shape[1], empty.dtype, job.shaping(), resume=resume, labels=job.labels()
+    ) as partial:
+        try:
+            records = job.source.records()
+            partial.skip_done(records)
+            stream = _Stream(job, records)
+            for done, labels, rows in stream.blocks(partial.texts):
+                # A mistake in the input ends its window early. To be the same bytes as without the mistake,
+                # that window has to be made again, whole.
+                partial.append(done, labels, rows, resumable=stream.failure is None)
+            stream.end()
+            partial.finish()
+            finished = True
+        finally:
+            if not finished and partial.rows:
+                tell(f"the first {partial.rows} vectors are in {partial.path}; --resume continues")
+
+
+class _Stream:
+    """Records through the encoder, in step with their vectors."""
+
+    def __init__(self, job: _Job, records: Iterator[Record]) -> None:
+        self._job = job
+        self._records = records
+        self._waiting: deque[Record] = deque()
+        self.failure: InputError | OSError | None = None
+
+    def blocks(self, start: int) -> Iterator[Block]:
+        """Records and their rows, block by block, with a progress bar if stderr is a terminal.
+
+        `start` texts were done before.
+        """
+        from tqdm import tqdm
+
+        total = self._job.source.count() if sys.stderr.isatty() else None
+        taken = 0
+        # disable=None: only on a terminal.
+        with tqdm(initial=start, total=total, desc="Encoding", unit=" texts", disable=None) as bar:
+            try:
+                make = self._chunks(start, bar.update) if self._job.chunking else self._whole(bar.update)
+                for block in make:
+                    taken += len(block[0])
+                    yield block
+            except MlxJinaError as error:
+                raise self._located(error, taken, start) from error
+
+    def _whole(self, advance: Callable[[int], object]) -> Iterator[Block]:
+        """A row for every text."""
+        for rows in self._job.encoder.encode_stream(self._texts(), advance=advance, **self._job.options):
+            records = [self._waiting.popleft() for _ in range(len(rows))]
+            yield records, [_label(record) for record in records], rows
+
+    def _chunks(self, start: int, advance: Callable[[int], object]) -> Iterator[Block]:
+        """A row for every chunk of a text."""
+        import numpy as np
+
+        options = {**self._job.options, **(self._job.chunking or {})}
+        number = start
+        for documents in self._job.encoder.encode_chunks_stream(self._texts(), advance=advance, **options):
+            records = [self._waiting.popleft() for _ in range(len(documents))]
+            labels = [
+                {**_label(record), "document": index, **_place(chunk)}
+                for index, (record, document) in enumerate(zip(records, documents, strict=True), number)
+                for chunk in document.chunks
+            ]
+            yield records, labels, np.concatenate([document.vectors for document in documents])
+            number += len(documents)
+
+    def end(self) -> None:
+        """Raise what stopped the input, after all that came before it is written."""
+        if self.failure is not None:
+            raise self.failure
+
+    def _texts(self) -> Iterator[str]:
+        try:
+            for record in self._records:
+                self._waiting.append(record)
+                yield record.text
+        except (InputError, OSError) as error:
+            self.failure = error
+
+    def _located(self, error: MlxJinaError, taken: int, start: int) -> MlxJinaError:
+        """The encoder counts texts from where it started; a person looks for a file and a line."""
+        found = re.search(r"\btext (\d+)", str(error))
+        if found is None or not taken <= int(found[1]) < taken + len(self._waiting):
+            return error
+        record = self._waiting[int(found[1]) - taken]
+        words = f"{found.string[: found.start(1)]}{int(found[1]) + start}{found.string[found.end(1) :]}"
+        return type(error)(f"{record.origin}: {words}" if record.origin else words)
+
+
+def _label(record: Record) -> Label:
+    return dict([record.label] if record.label else [])
+
+
+def _place(chunk: Chunk) -> Label:
+    (start, end), (token_start, token_end) = chunk.span, chunk.token_span
+    places = {"start": start, "end": end, "token_start": token_start, "token_end": token_end}
+    return {**places, "text": chunk.text}

@@ -1,0 +1,143 @@
+"""`mlx-jina info`: what is installed, what computes, which models are here."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mlx_jina import __version__, catalog, device
+from mlx_jina.errors import InputError, ModelNotFoundError
+from mlx_jina.weights import hub
+
+if TYPE_CHECKING:
+    from mlx_jina import Encoder
+
+PACKAGES = ("mlx", "mlx-lm", "tokenizers", "numpy", "huggingface-hub", "gguf", "pyarrow", "icu4py")
+
+Row = tuple[str, ...]
+
+
+def run(model: str | None, loading: Mapping[str, Any]) -> None:
+    """Print what `model` can do, or else what this machine has."""
+    if model is None:
+        _machine(loading["cache_dir"])
+    else:
+        _model(model, loading)
+
+
+def _machine(cache_dir: str | None) -> None:
+    _print([*_versions(), ("", ""), *_backend()])
+    print()
+    _print([("model", "dimensions", "max length", "licence", "size", "where"), *_models(cache_dir)])
+
+
+def _model(name: str, loading: Mapping[str, Any]) -> None:
+    # Nothing is downloaded only to be described.
+    from mlx_jina import load
+
+    entry = catalog.find(name)
+    rows = [("model", entry.repo if entry else name)]
+    if entry:
+        rows += [("licence", entry.license), ("languages", entry.languages)]
+    try:
+        encoder = load(name, **{**loading, "local_files_only": True})
+    except ModelNotFoundError:
+        if entry is None:
+            raise
+        rows += [("dimensions", str(entry.dimension)), ("max length", f"{entry.max_length} tokens")]
+        rows += [("here", "no; encoding with it downloads it")]
+        _print(rows)
+        return
+    prompts = ", ".join(f"{key}={value!r}" for key, value in encoder.prompts.items())
+    _print(
+        [
+            *rows,
+            ("dimensions", str(encoder.dimension)),
+            ("trained to be cut to", ", ".join(map(str, encoder.truncate_dims)) or "none"),
+            ("max length", f"{encoder.max_length} tokens"),
+            ("tasks", ", ".join(encoder.tasks) or "none"),
+            ("prompts", prompts or "none"),
+            ("dtype here", encoder.dtype),
+            *_fingerprints(encoder),
+            ("here", str(encoder.path)),
+        ]
+    )
+
+
+def _fingerprints(encoder: Encoder) -> Iterator[Row]:
+    """A line for each task, or one where vectors of all tasks may be mixed."""
+    found = {task: encoder.fingerprint(task) for task in encoder.tasks or (None,)}
+    if len(set(found.values())) == 1:
+        yield "fingerprint", next(iter(found.values()))
+    else:
+        for task, own in found.items():
+            yield f"fingerprint {task}", own
+
+
+def _versions() -> Iterator[Row]:
+    yield "mlx-jina", __version__
+    yield "python", platform.python_version()
+    for package in PACKAGES:
+        try:
+            yield package, metadata.version(package)
+        except metadata.PackageNotFoundError:
+            yield package, "not installed"
+    yield "system", f"{platform.system()} {platform.release()} {platform.machine()}"
+
+
+def _backend() -> Iterator[Row]:
+    device.use_fast_blas()
+    import mlx.core as mx
+
+    details = mx.device_info()
+    backend = device.backend()
+    yield "backend", backend
+    yield "device", str(details.get("device_name") or platform.processor() or platform.machine())
+    if backend == "cpu":
+        yield "BLAS", device.blas()
+    yield "dtype", "float32" if backend == "cpu" else "the checkpoint's own"
+    yield "tokens per pass", str(device.default_batch_tokens())
+
+
+def _models(cache_dir: str | None) -> Iterator[Row]:
+    """The models inside the package, then those of the catalogue or of jinaai in the Hugging Face cache."""
+    # Imported here: it costs a third of a second.
+    from huggingface_hub import scan_cache_dir
+    from huggingface_hub.errors import CacheNotFound
+
+    from mlx_jina.weights.folder import missing_files
+
+    for entry in catalog.ENTRIES:
+        if "/" not in entry.repo and (folder := hub.embedded(entry.repo)).is_dir():
+            size = sum(path.stat().st_size for path in folder.iterdir())
+            yield _described(entry.repo, _megabytes(size), "inside this package")
+    try:
+        cached = scan_cache_dir(cache_dir).repos
+    except CacheNotFound:
+        return
+    except ValueError as error:
+        raise InputError(f"{cache_dir} is no folder that could be a Hugging Face cache: {error}") from None
+    for repo in sorted(cached, key=lambda repo: repo.repo_id):
+        if repo.repo_type == "model" and (catalog.find(repo.repo_id) or repo.repo_id.startswith("jinaai/")):
+            complete = any(not missing_files(Path(revision.snapshot_path)) for revision in repo.revisions)
+            where = str(repo.repo_path) if complete else f"{repo.repo_path} (incomplete)"
+            yield _described(repo.repo_id, _megabytes(repo.size_on_disk), where)
+
+
+def _described(repo: str, size: str, where: str) -> Row:
+    entry = catalog.find(repo)
+    known = (str(entry.dimension), str(entry.max_length), entry.license) if entry else ("?", "?", "?")
+    return (repo, *known, size, where)
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:.0f} MB"
+
+
+def _print(rows: Sequence[Row]) -> None:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

@@ -1,0 +1,176 @@
+"""`mlx-jina service`: the server as a launchd agent, which macOS starts at login and after a crash.
+
+launchd.plist(5), launchctl(1).
+"""
+
+from __future__ import annotations
+
+import http.client
+import os
+import plistlib
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from mlx_jina import catalog
+from mlx_jina.errors import InputError, MlxJinaError
+from mlx_jina.weights import hub
+
+LABEL = "local.mlx-jina.serve"
+# Where models are; launchd knows nothing of a shell's environment.
+VARIABLES = ("HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE")
+# Starting the server, and stopping it, which launchd itself ends after 20 seconds.
+SECONDS = 30
+
+
+def plist_path() -> Path:
+    """Where launchd looks for the agent."""
+    return Path.home() / "Library" / "LaunchAgents" / f"{LABEL}.plist"
+
+
+def log_path() -> Path:
+    """What the server says."""
+    return Path.home() / "Library" / "Logs" / "mlx-jina" / "serve.log"
+
+
+def absolute(argument: str) -> str:
+    """An argument of `serve`, its path made absolute if it is one: launchd starts agents elsewhere."""
+    alias, name = hub.split_alias(argument)
+    path = Path(name).expanduser()
+    if catalog.find(name) is not None or not path.exists():
+        return argument
+    return f"{alias}={path.absolute()}" if alias else str(path.absolute())
+
+
+def agent(arguments: Sequence[str]) -> dict[str, Any]:
+    """The agent that runs `mlx-jina serve` with the arguments. launchd expands neither ~ nor variables."""
+    return {
+        "Label": LABEL,
+        "ProgramArguments": [sys.executable, "-m", "mlx_jina", "serve", *arguments],
+        "EnvironmentVariables": {name: os.environ[name] for name in VARIABLES if name in os.environ},
+        "WorkingDirectory": str(Path.home()),
+        "RunAtLoad": True,
+        # A crash starts it again, but not more often than this; what was told to stop stays stopped.
+        "KeepAlive": {"SuccessfulExit": False},
+        "ThrottleInterval": 30,
+        # Background agents get little of the processor and the disk.
+        "ProcessType": "Interactive",
+        "StandardOutPath": str(log_path()),
+        "StandardErrorPath": str(log_path()),
+    }
+
+
+def install(arguments: Sequence[str], host: str, port: int) -> None:
+    """Write the agent, start it, and wait until it answers. An older one is replaced."""
+    if shutil.which("launchctl") is None:
+        raise InputError(
+            "services are launchd's, and this is no macOS; run `mlx-jina serve` from a systemd unit or the like"
+        )
+    _stop()
+    if _answers(host, port):
+        raise InputError(f"something already answers at {host} port {port}; stop it, or choose another --port")
+    path, beside = plist_path(), plist_path().with_suffix(".partial")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    log_path().parent.mkdir(parents=True, exist_ok=True)
+    beside.write_bytes(plistlib.dumps(agent(arguments)))
+    beside.replace(path)
+    try:
+        print(_start(path, host, port))
+    except MlxJinaError:
+        # Or it would be tried again and again, and after every login.
+        _stop()
+        path.unlink()
+        raise
+
+
+def _start(path: Path, host: str, port: int) -> str:
+    """How far the server came."""
+    loaded = _launchctl("bootstrap", _domain(), str(path))
+    if loaded.returncode:
+        raise MlxJinaError(f"launchctl bootstrap failed: {loaded.stderr.strip() or loaded.returncode}")
+    _wait(lambda: _answers(host, port) or _failed())
+    if _failed():
+        last = log_path().read_text(encoding="utf-8", errors="replace").strip().rpartition("\n")[2]
+        raise MlxJinaError(f"the server ended at once: {last or 'without a word'} ({log_path()})")
+    how = "answers" if _answers(host, port) else "is still starting"
+    return f"the server {how} at http://{host}:{port}; it starts at every login; log: {log_path()}"
+
+
+def _failed() -> bool:
+    """Whether the agent has ended with an error; launchd says "(never exited)" of one that has not."""
+    return re.match("-?[1-9]", _described().get("last exit code", "")) is not None
+
+
+def uninstall() -> None:
+    """Stop the agent and remove it."""
+    _stop()
+    if not plist_path().exists():
+        raise InputError(f"no service is installed ({plist_path()} does not exist)")
+    plist_path().unlink()
+    print("stopped and removed")
+
+
+def status() -> bool:
+    """Show what the agent is doing; whether it runs."""
+    if not plist_path().exists():
+        print("not installed")
+        return False
+    command = plistlib.loads(plist_path().read_bytes())["ProgramArguments"]
+    rows = _described()
+    for key, value in {**rows, "command": " ".join(command), "log": str(log_path())}.items():
+        print(f"{key:<14}  {value}")
+    return rows["state"] == "running"
+
+
+def _described() -> dict[str, str]:
+    """What launchd knows of the agent."""
+    said = _launchctl("print", f"{_domain()}/{LABEL}").stdout
+    found = {
+        key: re.search(rf"^\s*{key} = (.+)$", said, re.MULTILINE) for key in ("state", "pid", "last exit code")
+    }
+    return {key: match[1] for key, match in found.items() if match} or {"state": "not loaded"}
+
+
+def _domain() -> str:
+    return f"gui/{os.getuid()}"
+
+
+def _launchctl(*arguments: str) -> subprocess.CompletedProcess[str]:
+    if shutil.which("launchctl") is None:
+        return subprocess.CompletedProcess(arguments, 1, "", "launchctl is not here")
+    return subprocess.run(["launchctl", *arguments], capture_output=True, text=True, check=False)
+
+
+def _stop() -> None:
+    """Unload the agent; `launchctl stop` would only have it started again."""
+    service = f"{_domain()}/{LABEL}"
+    _launchctl("bootout", service)
+    if not _wait(lambda: _launchctl("print", service).returncode != 0):
+        raise MlxJinaError(f"the running service does not stop after {SECONDS} s; see {log_path()}")
+
+
+def _answers(host: str, port: int) -> bool:
+    connection = http.client.HTTPConnection(host, port, timeout=1)
+    try:
+        connection.request("GET", "/health")
+        connection.getresponse()
+    except OSError:
+        return False
+    except http.client.HTTPException:
+        # Something else lives there.
+        return True
+    finally:
+        connection.close()
+    return True
+
+
+def _wait(condition: Callable[[], bool]) -> bool:
+    ends = time.monotonic() + SECONDS
+    while not (met := condition()) and time.monotonic() < ends:
+        time.sleep(0.1)
+    return met

@@ -1,0 +1,1 @@
+"""What a CPU computes in another way than MLX does; a GPU never comes here."""

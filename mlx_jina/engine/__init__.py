@@ -1,0 +1,1 @@
+"""How texts run through a model: threads, batches, late chunking, several machines."""

@@ -1,0 +1,311 @@
+"""Vectors of chunks and of tokens, which have seen the whole document.
+
+Günther et al. 2024, "Late Chunking" (arXiv 2409.04701): a document is run once, and each chunk's vector is the
+mean of its own tokens' states. A document longer than the model's window is run in windows that overlap, and what
+a window repeats of the one before is only context (the paper's "long late chunking"). The paper's code cuts
+through the row of all tokens; here every window has the special tokens and the prompt that the model was trained
+with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+
+import mlx.core as mx
+import numpy as np
+
+from mlx_jina.engine.pipeline import Item, Pipeline, Plan, Pool, ahead, check_length, finish, prompted, warn_of_cut
+from mlx_jina.errors import InputError
+from mlx_jina.models import Model
+from mlx_jina.nn import pooling
+from mlx_jina.nn.ragged import Batch
+from mlx_jina.text import chunking
+from mlx_jina.text import tokenizer as tokens
+from mlx_jina.text.chunking import Chunk, Chunking, Span
+from mlx_jina.text.tokenizer import Ids, Offsets
+from mlx_jina.vectors import Floats, Vectors
+
+# Tokens of the window before that later windows of a long document see again, as in the paper's code.
+WINDOW_OVERLAP = 512
+
+
+@dataclass(frozen=True)
+class ChunkedDocument:
+    """A document's chunks; row i of `vectors` (C, D) is that of chunk i."""
+
+    chunks: tuple[Chunk, ...]
+    vectors: Vectors
+
+
+@dataclass(frozen=True)
+class TokenVectors:
+    """Every token of a text as it was run, special tokens and prompt included.
+
+    Row i of `vectors` (L, D) is that of token `ids[i]`, which stands for the characters `spans[i]`, (L, 2), of the
+    text; those of special tokens and prompt are (0, 0).
+    """
+
+    vectors: Vectors
+    spans: Offsets
+    ids: Ids
+
+
+@dataclass(frozen=True)
+class _Tokenized:
+    """A text with its tokens: `lead` of them stand before its own, whose characters `own` (N, 2) has."""
+
+    text: chunking.Text
+    ids: Ids
+    lead: int
+
+    def token_spans(self, spans: Sequence[Span]) -> list[Span]:
+        """The tokens of consecutive pieces of the text; the outer ones have what is outside of it."""
+        starts = self.lead + self.text.before([start for start, _ in spans])
+        stops = self.lead + self.text.before([stop for _, stop in spans])
+        starts[0], stops[-1] = 0, len(self.ids)
+        return list(zip(starts.tolist(), stops.tolist(), strict=True))
+
+    def chunks(self, spans: Sequence[Span]) -> tuple[Chunk, ...]:
+        return tuple(
+            Chunk(self.text.text[slice(*span)], span, token_span)
+            for span, token_span in zip(spans, self.token_spans(spans), strict=True)
+        )
+
+
+@dataclass(frozen=True)
+class _Window:
+    """Part of a document: the ids to run, and which of them each chunk has, by the chunk's number."""
+
+    ids: Ids
+    numbers: range
+    spans: list[Span]
+
+
+class Windows:
+    """Documents as they are run: each in one window or more, and what every window has of the chunks."""
+
+    def __init__(
+        self,
+        documents: Sequence[_Tokenized],
+        spans: Sequence[Sequence[Span]],
+        closing: int,
+        plan: Plan,
+    ) -> None:
+        """`spans` are the tokens of each document's chunks."""
+        windows = [list(_windows(d, s, closing, plan.max_length)) for d, s in zip(documents, spans, strict=True)]
+        firsts = np.cumsum([0, *(len(chunks) for chunks in spans)]).tolist()
+        self.of_document: list[int] = [len(parts) for parts in windows]
+        """How many windows each document has."""
+        self.ids: list[Ids] = [part.ids for parts in windows for part in parts]
+        """What to run, window by window."""
+        self.spans: list[list[Span]] = [part.spans for parts in windows for part in parts]
+        """Tokens of a window that are one chunk's each."""
+        self.tokens: list[int] = [stop - start for chunks in spans for start, stop in chunks]
+        """How many tokens each chunk has."""
+        self._numbers = [
+            slice(first + part.numbers.start, first + part.numbers.stop)
+            for first, parts in zip(firsts, windows, strict=False)
+            for part in parts
+        ]
+
+    def pool(self, window: int) -> Pool:
+        """The means of one window's spans, to be run by itself."""
+        return partial(_means, [self.spans[window]])
+
+    def chunks(self, means: Floats) -> Floats:
+        """Each chunk's mean (C, D), of those that the windows have of it, all one after the other."""
+        pooled: Floats = np.zeros((len(self.tokens), means.shape[1]), dtype=np.float32)
+        lengths = np.array(self.tokens, dtype=np.float32)
+        row = 0
+        for chunks, spans in zip(self._numbers, self.spans, strict=True):
+            share = np.array([stop - start for start, stop in spans], dtype=np.float32) / lengths[chunks]
+            pooled[chunks] += means[row : row + len(share)] * share[:, None]
+            row += len(share)
+        return pooled
+
+
+def check_pooling(model: Model) -> None:
+    """Raise for a model whose vectors are no means of tokens."""
+    if model.pooling != "mean":
+        raise InputError(
+            f"late chunking needs a model that averages its tokens; this one takes the {model.pooling} token's "
+            "state, and no token inside a document was trained to stand for what is around it; "
+            "without it (late=False) each chunk is embedded alone"
+        )
+
+
+def documents(
+    pipeline: Pipeline,
+    items: Iterable[Item],
+    plan: Plan,
+    how: Chunking,
+    late: bool,
+    advance: Callable[[int], object],
+) -> Iterator[list[ChunkedDocument]]:
+    """Chunks and vectors of each text, in order, in blocks of texts."""
+
+    def prepare(window: Sequence[Item]) -> list[tuple[_Tokenized, tuple[Chunk, ...]]]:
+        tokenized = _tokenize(pipeline, window, plan)
+        return [(document, document.chunks(document.text.chunks(how))) for document in tokenized]
+
+    for positions, prepared in ahead(items, prepare):
+        if late:
+            spans = [[chunk.token_span for chunk in chunks] for _, chunks in prepared]
+            windows = Windows([document for document, _ in prepared], spans, pipeline.tokenizer.closing, plan)
+            rows = _late(pipeline, windows, positions, plan, advance)
+        else:
+            # Positions name documents, in errors too.
+            pieces = [
+                (position, chunk.text)
+                for position, (_, chunks) in zip(positions, prepared, strict=True)
+                for chunk in chunks
+            ]
+            rows = np.concatenate([rows for _, rows in pipeline.windows(pieces, plan, int)])
+            advance(len(positions))
+        ends = np.cumsum([len(chunks) for _, chunks in prepared])[:-1]
+        yield [
+            ChunkedDocument(chunks, vectors)
+            for (_, chunks), vectors in zip(prepared, np.split(rows, ends), strict=True)
+        ]
+
+
+def joined(pipeline: Pipeline, texts: Sequence[str], plan: Plan, advance: Callable[[int], object]) -> Vectors:
+    """One vector for each text, as a chunk of the document that all of them make, joined by spaces: (N, D)."""
+    check_pooling(plan.model)
+    if not texts:
+        return finish(np.empty((0, plan.model.dimension), dtype=np.float32), plan)
+    return _late(pipeline, joined_windows(pipeline, texts, plan), [0], plan, lambda _: advance(len(texts)))
+
+
+def joined_windows(pipeline: Pipeline, texts: Sequence[str], plan: Plan) -> Windows:
+    """The document that one text or more make, joined by spaces; each text is a chunk of it.
+
+    Raises InputError for a text without tokens of its own.
+    """
+    tokens.check(texts)
+    starts = np.cumsum([0, *(len(text) + 1 for text in texts)]).tolist()
+    (document,) = _tokenize(pipeline, [(0, " ".join(texts))], plan)
+    edges = [*starts[:-1], starts[-1] - 1]
+    counts = np.diff(document.text.before(edges))
+    if len(texts) > 1 and not counts.all():
+        raise InputError(
+            f"text {int(np.argmin(counts))} has no tokens of its own, so nothing in the document stands for it"
+        )
+    spans = document.token_spans(list(pairwise(edges)))
+    return Windows([document], [spans], pipeline.tokenizer.closing, plan)
+
+
+def token_vectors(
+    pipeline: Pipeline, items: Iterable[Item], plan: Plan, advance: Callable[[int], object]
+) -> Iterator[tuple[list[int], list[TokenVectors]]]:
+    """Positions and token vectors of each window of texts, which are cut as `Pipeline.windows` cuts them."""
+    cut = 0
+
+    def prepare(window: Sequence[Item]) -> list[tuple[Ids, Offsets]]:
+        positions, texts = prompted(window, plan)
+        encoded = pipeline.tokenizer.encode_with_offsets(texts, positions)
+        for position, (ids, _) in zip(positions, encoded, strict=True):
+            check_length(ids, position, plan)
+        return encoded
+
+    for positions, encoded in ahead(items, prepare):
+        cut += sum(len(ids) > plan.max_length for ids, _ in encoded)
+        ids = [pipeline.tokenizer.truncate(ids, plan.max_length) for ids, _ in encoded]
+        spans = [pipeline.tokenizer.truncate(_of_text(offsets, plan), plan.max_length) for _, offsets in encoded]
+        counts = [len(text) for text in ids]
+        rows = pipeline.forward(
+            ids, positions, plan, lambda texts: advance(len(texts)), pool=_every_token, counts=counts
+        )
+        vectors = np.split(finish(rows, plan), np.cumsum(counts)[:-1])
+        yield positions, [TokenVectors(*text) for text in zip(vectors, spans, ids, strict=True)]
+    warn_of_cut(cut, plan)
+
+
+def _of_text(offsets: Offsets, plan: Plan) -> Offsets:
+    """Characters counted from the start of the text, which the prompt is in front of."""
+    return np.maximum(offsets - len(plan.prefix), 0)
+
+
+def _tokenize(pipeline: Pipeline, window: Sequence[Item], plan: Plan) -> list[_Tokenized]:
+    positions, texts = prompted(window, plan)
+    tokenizer = pipeline.tokenizer
+    tokenized = []
+    for (position, text), (ids, offsets) in zip(
+        window, tokenizer.encode_with_offsets(texts, positions), strict=True
+    ):
+        if not len(ids):
+            check_length(ids, position, plan)
+        own = _of_text(offsets, plan)[tokenizer.leading : len(ids) - tokenizer.closing]
+        prompt = int(np.searchsorted(np.maximum.accumulate(own[:, 1]), 0, side="right"))
+        tokenized.append(_Tokenized(chunking.Text(text, own[prompt:]), ids, tokenizer.leading + prompt))
+    return tokenized
+
+
+def _windows(document: _Tokenized, spans: Sequence[Span], closing: int, max_length: int) -> Iterator[_Window]:
+    """Windows of at most `max_length` tokens; each token of the document counts in one of them."""
+    total, lead = len(document.ids), document.lead
+    if total <= max_length:
+        yield _Window(document.ids, range(len(spans)), list(spans))
+        return
+    room, content = max_length - lead - closing, total - lead - closing
+    if room < 1:
+        raise InputError(f"max_length={max_length} leaves no room for text beside {lead + closing} other tokens")
+    overlap = min(WINDOW_OVERLAP, room // 2)
+    starts, stops = np.array(spans).T
+    begin, end = 0, 0
+    while end < content:
+        end = min(begin + room, content)
+        # Tokens of the document that count here. Their place in the window is `begin` less.
+        first = lead + begin + overlap if begin else 0
+        last = lead + end if end < content else total
+        here = range(int(np.searchsorted(stops, first, "right")), int(np.searchsorted(starts, last, "left")))
+        yield _Window(
+            np.concatenate(
+                [
+                    document.ids[:lead],
+                    document.ids[lead + begin : lead + end],
+                    document.ids[total - closing :],
+                ]
+            ),
+            here,
+            [(max(spans[i][0], first) - begin, min(spans[i][1], last) - begin) for i in here],
+        )
+        begin += room - overlap
+
+
+def _late(
+    pipeline: Pipeline, windows: Windows, positions: Sequence[int], plan: Plan, advance: Callable[[int], object]
+) -> Vectors:
+    """The vectors of every document's chunks, one document after the other."""
+    last = set((np.cumsum(windows.of_document) - 1).tolist())
+    means = pipeline.forward(
+        windows.ids,
+        np.repeat(positions, windows.of_document).tolist(),
+        plan,
+        lambda texts: advance(len(last.intersection(texts))),
+        pool=partial(_means, windows.spans),
+        counts=[len(spans) for spans in windows.spans],
+    )
+    return finish(windows.chunks(means), plan)
+
+
+def _means(spans: Sequence[Sequence[Span]], model: Model, batch: Batch) -> mx.array:
+    """On the worker: the mean of each span of each text."""
+    hidden = model.hidden(mx.array(batch.ids), batch.runs)
+    starts = [run.start + i * run.length for run in batch.runs for i in range(run.texts)]
+    return pooling.span_means(
+        hidden,
+        [
+            (text + start, text + stop)
+            for text, index in zip(starts, batch.order, strict=True)
+            for start, stop in spans[index]
+        ],
+    )
+
+
+def _every_token(model: Model, batch: Batch) -> mx.array:
+    """On the worker: the state of each token."""
+    return model.hidden(mx.array(batch.ids), batch.runs).astype(mx.float32)

@@ -1,0 +1,273 @@
+"""Texts to vectors, window by window: tokenised ahead, batched, run on the worker, checked, finished."""
+
+from __future__ import annotations
+
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+import numpy.typing as npt
+from tqdm import tqdm
+
+from mlx_jina import device, vectors
+from mlx_jina.engine import cores
+from mlx_jina.engine.thread import Worker
+from mlx_jina.errors import CheckpointError, InputError, NumericalError, TooLongError, TruncationWarning
+from mlx_jina.models import Model
+from mlx_jina.nn import ragged
+from mlx_jina.nn.ragged import Batch
+from mlx_jina.text.tokenizer import Ids, Tokenizer
+from mlx_jina.vectors import Floats, Precision, Vectors
+
+# Texts that are tokenised, sorted and encoded together; the next ones are tokenised meanwhile.
+WINDOW_TEXTS = 4096
+# A window also closes at this many characters: a block of long documents should not take minutes.
+WINDOW_CHARACTERS = 1 << 20
+# Forward passes queued on the worker: one runs, one waits.
+QUEUED = 2
+
+Item = tuple[int, str]
+T = TypeVar("T")
+# What becomes of a batch's tokens, on the worker: rows for each text, in the batch's order.
+Pool = Callable[[Model, Batch], mx.array]
+
+
+def whole(model: Model, batch: Batch) -> mx.array:
+    """One row per text: the model's own pooling."""
+    return model(mx.array(batch.ids), batch.runs)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One call's options, checked."""
+
+    model: Model
+    prefix: str
+    max_length: int
+    truncate: bool
+    dimension: int
+    normalize: bool
+    precision: Precision
+    ranges: npt.ArrayLike | None
+    batch_tokens: int
+
+
+class Pipeline:
+    """The road that every text goes down, for one tokenizer and the worker that its models run on."""
+
+    def __init__(self, tokenizer: Tokenizer, worker: Worker) -> None:
+        self.tokenizer = tokenizer
+        self.worker = worker
+
+    def windows(
+        self, items: Iterable[Item], plan: Plan, advance: Callable[[int], object]
+    ) -> Iterator[tuple[list[int], Vectors]]:
+        """Positions and vectors of each window, in order; the next is tokenised while one computes.
+
+        `items` are positions and texts, `advance` is told how many texts are done. Errors name positions.
+        """
+        cut = 0
+        for positions, ids in ahead(items, partial(self.tokenize, plan=plan)):
+            ids, too_long = self.cut(ids, plan)
+            cut += too_long
+            pooled = self.forward(ids, positions, plan, lambda texts: advance(len(texts)))
+            yield positions, finish(pooled, plan)
+        warn_of_cut(cut, plan)
+
+    def tokenize(self, window: Sequence[Item], plan: Plan) -> list[Ids]:
+        """Ids of texts with the plan's prefix, uncut. Raises InputError, TooLongError if they may not be cut."""
+        positions, texts = prompted(window, plan)
+        ids = self.tokenizer.encode(texts, positions)
+        for position, text in zip(positions, ids, strict=True):
+            check_length(text, position, plan)
+        return ids
+
+    def cut(self, ids: Sequence[Ids], plan: Plan) -> tuple[list[Ids], int]:
+        """Ids of texts at the plan's length at most, and how many were longer."""
+        too_long = sum(len(text) > plan.max_length for text in ids)
+        return [self.tokenizer.truncate(text, plan.max_length) for text in ids], too_long
+
+    def forward(
+        self,
+        ids: Sequence[Ids],
+        positions: Sequence[int],
+        plan: Plan,
+        done: Callable[[Sequence[int]], object],
+        pool: Pool = whole,
+        counts: Sequence[int] | None = None,
+    ) -> Floats:
+        """What `pool` makes of each text's tokens, checked: NaN, infinity and zero never leave.
+
+        One row per text, or as many as `counts` says: (N, D), in the order of the texts. `done` is told the
+        indices of texts as they are finished.
+        """
+        starts = np.concatenate([[0], np.cumsum(counts if counts is not None else [1] * len(ids))])
+        pooled = np.empty((starts[-1], plan.model.dimension), dtype=np.float32)
+        started: list[tuple[Batch, mx.array]] = []
+        queue: deque[Future[list[tuple[Batch, Floats]]]] = deque()
+
+        def rows_of(texts: Iterable[int]) -> npt.NDArray[np.intp]:
+            return np.concatenate([np.arange(starts[i], starts[i + 1]) for i in texts])
+
+        def collect() -> None:
+            for batch, rows in queue.popleft().result():
+                pooled[rows_of(batch.order)] = rows
+                done(batch.order.tolist())
+
+        try:
+            for batch in (*ragged.batches(ids, plan.batch_tokens), None):
+                check_ids(batch, plan.model)
+                queue.append(self.worker.submit(step, plan.model, pool, started, batch))
+                if len(queue) == QUEUED:
+                    collect()
+            while queue:
+                collect()
+        finally:
+            for future in queue:
+                future.cancel()
+        unusable = np.flatnonzero(~usable(pooled, plan))
+        for index in np.unique(np.searchsorted(starts, unusable, side="right") - 1).tolist():
+            pooled[rows_of([index])] = self.worker.run(retry, plan, pool, ids, index, positions[index])
+        return pooled
+
+
+def ahead(items: Iterable[Item], prepare: Callable[[Sequence[Item]], T]) -> Iterator[tuple[list[int], T]]:
+    """The positions in each window of items and what `prepare` makes of it, a window ahead, in a thread.
+
+    The first one here, since nothing computes yet: one query is not worth a thread.
+    """
+    windows = cut_windows(items)
+    if (window := next(windows, None)) is None:
+        return
+    prepared = prepare(window)
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="mlx-jina-tokens") as executor:
+        for following in windows:
+            future = executor.submit(prepare, following)
+            yield [position for position, _ in window], prepared
+            window, prepared = following, future.result()
+        yield [position for position, _ in window], prepared
+
+
+def progress(total: int, show: bool | None) -> tqdm:
+    """A bar of texts; `show` is what `Encoder.encode` calls `show_progress_bar`."""
+    delay, disable = (2, None) if show is None else (0, not show)
+    return tqdm(total=total, desc="Encoding", unit=" texts", delay=delay, disable=disable)
+
+
+def longest_first(texts: Sequence[str]) -> Iterator[Item]:
+    """Positions and texts: windows of similar lengths waste nothing. Characters stand in for tokens."""
+    return ((i, texts[i]) for i in sorted(range(len(texts)), key=lambda i: -len(str(texts[i]))))
+
+
+def prompted(window: Sequence[Item], plan: Plan) -> tuple[list[int], list[str]]:
+    """The positions in a window, and its texts with the plan's prompt in front."""
+    positions = [position for position, _ in window]
+    # What is no text is refused when it is tokenised.
+    return positions, [plan.prefix + text if isinstance(text, str) else text for _, text in window]
+
+
+def check_length(ids: Ids, position: int, plan: Plan) -> None:
+    """Raise for a text without tokens, or with more than it may have."""
+    if not len(ids):
+        raise InputError(f"text {position} is empty, and this model adds no token of its own")
+    if len(ids) > plan.max_length and not plan.truncate:
+        raise TooLongError(
+            f"text {position} has {len(ids)} tokens, more than max_length={plan.max_length}; truncate=True cuts it"
+        )
+
+
+def check_ids(batch: Batch | None, model: Model) -> None:
+    """Raise for a token without a row in the model's table: MLX would read whatever lies behind it."""
+    if batch is not None and (highest := int(batch.ids.max(initial=0))) >= model.vocab_size:
+        raise CheckpointError(
+            f"the tokenizer gives the id {highest}, but the model has weights for {model.vocab_size} tokens only; "
+            "its tokenizer.json is another model's, or tokens were added to it alone"
+        )
+
+
+def warn_of_cut(texts: int, plan: Plan) -> None:
+    """Warn once for all texts that were cut."""
+    if texts:
+        noun = "text was" if texts == 1 else "texts were"
+        warnings.warn(
+            f"{texts} {noun} longer than {plan.max_length} tokens and cut; truncate=False makes it an error",
+            TruncationWarning,
+            stacklevel=4,
+        )
+
+
+def step(
+    model: Model, pool: Pool, started: list[tuple[Batch, mx.array]], batch: Batch | None
+) -> list[tuple[Batch, Floats]]:
+    """On the worker: run a batch on a CPU's cores; start it on a GPU, and return the one before.
+
+    None stands for the end. Returns batches, which may be shares of the one given, and what `pool` made of them.
+    """
+    if not device.on_gpu():
+        return [] if batch is None else cores.run(lambda share: evaluated(pool(model, share)), batch)
+    previous = [started.pop()] if started else []
+    if batch is not None:
+        started.append((batch, pool(model, batch)))
+        mx.async_eval(started[-1][1])
+    return [(share, evaluated(rows)) for share, rows in previous]
+
+
+def evaluated(rows: mx.array) -> Floats:
+    """As NumPy, computed by `mx.eval`, which lets other threads run meanwhile; np.array alone would not."""
+    mx.eval(rows)
+    return np.array(rows)
+
+
+def retry(plan: Plan, pool: Pool, ids: Sequence[Ids], index: int, position: int) -> Floats:
+    """On the worker: one text alone in float32, for a vector that came out unusable.
+
+    Perhaps only for a neighbour's sake: texts that a CPU attends to as one (nn/attention.py) share their NaN.
+    """
+    model = plan.model
+    assert isinstance(model, nn.Module)
+    stored = model.parameters()
+    model.apply(lambda x: x.astype(mx.float32) if mx.issubdtype(x.dtype, mx.floating) else x)
+    try:
+        pooled: Floats = np.array(pool(model, ragged.flatten(ids, np.array([index]))))
+    finally:
+        model.update(stored)
+    if usable(pooled, plan).all():
+        return pooled
+    raise NumericalError(
+        f"the vector of text {position} came out as NaN, infinite or zero, also in float32; the model's weights "
+        "are probably damaged"
+    )
+
+
+def usable(pooled: Floats, plan: Plan) -> npt.NDArray[np.bool_]:
+    """Which rows are finite, and not zero as far as they are kept."""
+    lengths = np.linalg.norm(pooled[:, : plan.dimension], axis=-1)
+    good: npt.NDArray[np.bool_] = np.isfinite(pooled).all(axis=-1) & (lengths > 0)
+    return good
+
+
+def finish(pooled: Floats, plan: Plan) -> Vectors:
+    """Pooled vectors (N, D) cut to the plan's dimension, normalised and quantised."""
+    kept = pooled[:, : plan.dimension]
+    return vectors.quantize(vectors.normalize(kept) if plan.normalize else kept, plan.precision, plan.ranges)
+
+
+def cut_windows(items: Iterable[Item]) -> Iterator[list[Item]]:
+    """Positions and texts in windows of bounded count and size."""
+    window: list[Item] = []
+    characters = 0
+    for item in items:
+        window.append(item)
+        characters += len(item[1]) if isinstance(item[1], str) else 0
+        if len(window) == WINDOW_TEXTS or characters >= WINDOW_CHARACTERS:
+            yield window
+            window, characters = [], 0
+    if window:
+        yield window

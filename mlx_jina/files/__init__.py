@@ -1,0 +1,1 @@
+"""Files with texts to read, and files with vectors to write."""

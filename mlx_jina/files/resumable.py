@@ -1,0 +1,251 @@
+"""A file that takes hours to write and may be interrupted, or killed, at any moment.
+
+`NAME.partial` grows block by block and can be read at any time. `NAME.partial.json` says how much of it counts,
+and of which texts and options it is made; it is replaced only after a block is on disk. When all is done, the
+partial file becomes NAME, byte for byte as without any interruption.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import importlib.util
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mlx_jina.errors import InputError
+from mlx_jina.files.inputs import Record
+from mlx_jina.files.outputs import FORMATS, LABELS, Label, Parquet
+from mlx_jina.vectors import Vectors
+
+
+def partial_of(target: Path) -> Path:
+    """The file that is written before it becomes `target`."""
+    return Path(f"{target}.partial")
+
+
+def _state_of(target: Path) -> Path:
+    return Path(f"{partial_of(target)}.json")
+
+
+def check(target: Path, inputs: Iterable[str], *, resume: bool, force: bool) -> bool:
+    """Whether there is anything to do: False if `resume` finds the target finished.
+
+    Raises InputError where writing to `target` would fail, or destroy what is there.
+    """
+    if target.suffix.lower() not in FORMATS:
+        raise InputError(f"{target} does not say what to write: its name must end in {', '.join(FORMATS)}")
+    if FORMATS[target.suffix.lower()] is Parquet and importlib.util.find_spec("pyarrow") is None:
+        raise InputError("writing .parquet needs pyarrow: pip install 'mlx-jina[parquet]'")
+    if resume and force:
+        raise InputError("--resume continues and --force starts over: give one of them")
+    if not target.parent.is_dir():
+        raise InputError(f"the folder {target.parent} does not exist")
+    if target.exists() and any(os.path.exists(path) and os.path.samefile(path, target) for path in inputs):
+        raise InputError(f"{target} is also an input")
+    if partial_of(target).exists():
+        if not resume and not force:
+            raise InputError(
+                f"{partial_of(target)} is left from an earlier run: --resume continues it, --force starts over"
+            )
+        return True
+    if target.exists() and not resume and not force:
+        raise InputError(f"{target} exists already: --force replaces it")
+    if force or not target.exists():
+        return True
+    # Left if a run was killed between its last two steps.
+    _state_of(target).unlink(missing_ok=True)
+    return False
+
+
+class Partial:
+    """The unfinished file of `target`, held by one process at a time. A context manager.
+
+    `made_with` is whatever shapes the vectors. If `resume`, that of the earlier run must be the same, and the
+    rows of that run are kept. Leaving the context keeps what was written, unless there are no rows at all.
+    """
+
+    def __init__(
+        self,
+        target: Path,
+        columns: int,
+        dtype: np.dtype[Any],
+        made_with: Mapping[str, Any],
+        *,
+        resume: bool,
+        labels: Mapping[str, type] = LABELS,
+    ) -> None:
+        self.path = partial_of(target)
+        self.rows = 0
+        # Texts done; of each there may be several rows.
+        self.texts = 0
+        self._target = target
+        self._state_path = _state_of(target)
+        self._format = FORMATS[target.suffix.lower()](columns, dtype, labels)
+        self._made_with = dict(made_with)
+        self._digest = hashlib.sha256()
+        self._bytes = 0
+        self._checked = False
+        with self._named_errors():
+            self._file = self._lock()
+            try:
+                self._start(resume)
+            except BaseException:
+                if os.fstat(self._file).st_size == 0:
+                    self.path.unlink()
+                os.close(self._file)
+                raise
+
+    def _lock(self) -> int:
+        # Not truncated by opening it: it may be another process's.
+        file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Another process may have finished, and renamed it, between the two calls above.
+            mine = os.path.samestat(os.fstat(file), os.stat(self.path))
+        except (BlockingIOError, FileNotFoundError):
+            mine = False
+        except OSError:
+            # Some network file systems have no locks.
+            mine = True
+        if not mine:
+            os.close(file)
+            raise InputError(f"another process is writing {self.path}")
+        return file
+
+    def _start(self, resume: bool) -> None:
+        state = self._read_state() if resume else None
+        if state is None:
+            os.ftruncate(self._file, 0)
+            self._append([self._format.header(0)])
+            self._expected = self._digest.hexdigest()
+            self._record()
+            return
+        for key in {**self._made_with, **state["made_with"]}:
+            before, now = state["made_with"].get(key), self._made_with.get(key)
+            if before != now:
+                raise InputError(
+                    f"{self.path} was made with {key}={before}, and this run has {key}={now}; --force starts over"
+                )
+        if os.fstat(self._file).st_size < state["bytes"]:
+            raise InputError(f"{self.path} is shorter than {self._state_path.name} says; --force starts over")
+        self.rows, self.texts = state["rows"], state["texts"]
+        self._bytes, self._expected = state["bytes"], state["digest"]
+
+    def skip_done(self, records: Iterator[Record]) -> None:
+        """Pass over the texts whose vectors are here already, checking that they are the same texts.
+
+        Only then is anything cut off that the state does not vouch for. To be called before `append`.
+        """
+        for done in range(self.texts):
+            record = next(records, None)
+            if record is None:
+                raise InputError(
+                    f"the input has {done} texts, but {self.path} already has the vectors of {self.texts}"
+                )
+            self._count_in(record)
+        if self._digest.hexdigest() != self._expected:
+            raise InputError(
+                f"the first {self.texts} texts are not those that {self.path} was made from; --force starts over"
+            )
+        self._checked = True
+        with self._named_errors():
+            os.ftruncate(self._file, self._bytes)
+            self._write_header()
+
+    def append(
+        self, records: Sequence[Record], labels: Sequence[Label], rows: Vectors, *, resumable: bool = True
+    ) -> None:
+        """Write the next rows, with a label each, which are all those of the next texts.
+
+        Those that are not `resumable` can be read, but --resume makes them again.
+        """
+        with self._named_errors():
+            self._append(self._format.block(self.rows, labels, rows))
+            self.rows += len(rows)
+            self.texts += len(records)
+            self._write_header()
+            for record in records:
+                self._count_in(record)
+            if resumable:
+                self._record()
+
+    def finish(self) -> None:
+        """Turn the partial file into the target."""
+        with self._named_errors():
+            os.fsync(self._file)
+            self._format.finish(self.path, self._target)
+        self._state_path.unlink(missing_ok=True)
+
+    def __enter__(self) -> Partial:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._checked:
+            # What a full disk or an interrupt left of the last block; after `finish` there is nothing to cut.
+            with suppress(OSError):
+                os.ftruncate(self._file, self._bytes)
+        if self.rows == 0:
+            self.path.unlink(missing_ok=True)
+            self._state_path.unlink(missing_ok=True)
+        os.close(self._file)
+
+    def _count_in(self, record: Record) -> None:
+        text = record.text.encode("utf-8", "surrogatepass")
+        self._digest.update(f"{len(text)} {record.label!a}\n".encode())
+        self._digest.update(text)
+
+    def _append(self, chunks: Iterable[bytes]) -> None:
+        end = self._bytes
+        for chunk in chunks:
+            view = memoryview(chunk)
+            while view:
+                written = os.pwrite(self._file, view, end)
+                view, end = view[written:], end + written
+        self._bytes = end
+
+    def _write_header(self) -> None:
+        os.pwrite(self._file, self._format.header(self.rows), 0)
+
+    def _record(self) -> None:
+        os.fsync(self._file)
+        state = {
+            "rows": self.rows,
+            "texts": self.texts,
+            "bytes": self._bytes,
+            "digest": self._digest.hexdigest(),
+            "made_with": self._made_with,
+        }
+        new = Path(f"{self._state_path}.new")
+        new.write_text(json.dumps(state, indent=1), encoding="utf-8")
+        os.replace(new, self._state_path)
+
+    def _read_state(self) -> dict[str, Any] | None:
+        """The state of the earlier run; None if it was stopped before it wrote anything."""
+        try:
+            state: dict[str, Any] = json.loads(self._state_path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            if os.fstat(self._file).st_size == 0:
+                return None
+            raise InputError(
+                f"{self._state_path} is missing, so {self.path} cannot be continued; --force starts over"
+            ) from None
+        except ValueError as error:
+            raise InputError(f"{self._state_path} is damaged ({error}); --force starts over") from None
+        return state
+
+    @contextmanager
+    def _named_errors(self) -> Iterator[None]:
+        """Give an OSError the file's name: a descriptor has none."""
+        try:
+            yield
+        except OSError as error:
+            if error.filename is not None:
+                raise
+            raise OSError(error.errno, error.strerror, str(self.path)) from error

@@ -1,0 +1,95 @@
+"""Who may ask: no page of another site, no name that was rebound to this machine, and the key's owner only."""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+import re
+from collections.abc import Callable, Collection, Sequence
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from mlx_jina.server.errors import Refusal
+
+_LOCAL = ("localhost", "127.0.0.1", "[::1]")
+# Obsidian on a desktop and on a phone; pages and apps of this machine.
+_ORIGINS = r"app://obsidian\.md|capacitor://localhost|https?://(?:localhost|127\.0\.0\.1|\[::1\])(?::\d+)?"
+_HOST = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^:\[\]]+)(?::\d+)?")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address to listen on can be reached from this machine only."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def origin_pattern(allowed: Sequence[str]) -> str:
+    """A regular expression of the origins that may read answers."""
+    return "|".join((_ORIGINS, *map(re.escape, allowed)))
+
+
+class Guard:
+    """Middleware that refuses foreign Host and Origin headers with 403.
+
+    A page of any site can have its own name resolve to 127.0.0.1 (DNS rebinding); the Host header still tells
+    that name. `anywhere` also lets addresses in numbers pass, which cannot be rebound: for servers that
+    listen beyond this machine.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        refuse: Callable[[Refusal, str], ASGIApp],
+        hosts: Collection[str],
+        origins: Sequence[str],
+        anywhere: bool,
+    ) -> None:
+        self._app = app
+        self._refuse = refuse
+        self._hosts = {*_LOCAL, *(host.lower() for host in hosts)}
+        self._origin = re.compile(origin_pattern(origins))
+        self._anywhere = anywhere
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and (refusal := self._judge(Headers(scope=scope))) is not None:
+            await self._refuse(refusal, scope["path"])(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+    def _judge(self, headers: Headers) -> Refusal | None:
+        host = _HOST.fullmatch(headers.get("host", ""))
+        if host is None or not (host[1].lower() in self._hosts or (self._anywhere and _is_address(host[1]))):
+            return Refusal(
+                403, "this server does not answer to that Host; --allow-host adds one", "forbidden_host"
+            )
+        origin = headers.get("origin")
+        if origin is not None and self._origin.fullmatch(origin) is None:
+            return Refusal(
+                403, "pages of that Origin may not use this server; --allow-origin adds one", "forbidden_origin"
+            )
+        return None
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host.strip("[]"))
+    except ValueError:
+        return False
+    return True
+
+
+def check_key(headers: Headers, key: str | None) -> None:
+    """Raise Refusal 401 unless the request brings the key, if there is one. Takes as long for any wrong one."""
+    if key is None:
+        return
+    scheme, _, given = headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode("latin-1"), key.encode()):
+        raise Refusal(
+            401,
+            "this server needs its API key: Authorization: Bearer KEY",
+            "invalid_api_key",
+            headers={"WWW-Authenticate": "Bearer"},
+        )

@@ -1,0 +1,61 @@
+"""How much may be under way at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from mlx_jina.server.errors import Refusal
+
+
+class Places:
+    """Room for a number of requests, from their first byte to their vectors, and for the bytes of their bodies."""
+
+    def __init__(self, requests: int, size: int, seconds_ahead: Callable[[], float]) -> None:
+        """`seconds_ahead` estimates how long what is waiting will take."""
+        self._requests = requests
+        self._size = size
+        self._seconds_ahead = seconds_ahead
+        self.requests = 0
+        self.size = 0
+
+    @contextmanager
+    def one(self) -> Iterator[Place]:
+        """A request's place, to be left by the end of the block. Raises Refusal 503 when all are taken."""
+        if self.requests >= self._requests:
+            raise self._full()
+        self.requests += 1
+        place = Place(self)
+        try:
+            yield place
+        finally:
+            self.requests -= 1
+            self.size -= place.size
+
+    def take(self, size: int) -> None:
+        """Bytes of a body. Raises Refusal 503 when there is no room for them; a lone request always has room."""
+        if self.size + size > self._size and self.requests > 1:
+            raise self._full()
+        self.size += size
+
+    def _full(self) -> Refusal:
+        seconds = min(max(round(self._seconds_ahead()), 1), 60)
+        return Refusal(
+            503,
+            f"the server has {self.requests} requests under way; try again in {seconds} s",
+            "overloaded",
+            headers={"Retry-After": str(seconds)},
+        )
+
+
+class Place:
+    """One request's share."""
+
+    def __init__(self, places: Places) -> None:
+        self._places = places
+        self.size = 0
+
+    def grow(self, size: int) -> None:
+        """Count more bytes of its body."""
+        self._places.take(size)
+        self.size += size

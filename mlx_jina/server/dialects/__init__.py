@@ -1,0 +1,1 @@
+"""One file for each client's way of asking."""

@@ -1,0 +1,42 @@
+"""LM Studio's REST dialect, version 0, as Smart Connections speaks it; embeddings are as in OpenAI's.
+
+https://lmstudio.ai/docs/developer/rest/endpoints
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mlx_jina.server.dialects import openai
+from mlx_jina.server.dialects.base import Endpoint, Reply
+from mlx_jina.server.engine import Engine
+
+
+async def models(engine: Engine, body: None) -> Reply:
+    """The models that can be asked for, loaded or not."""
+    data: list[dict[str, Any]] = []
+    for model in await engine.library.available():
+        entry, encoder = model.entry, model.loaded.encoder if model.loaded else None
+        described: dict[str, Any] = {
+            "id": model.name,
+            "object": "model",
+            "type": "embeddings",
+            "publisher": entry.repo.rpartition("/")[0] or "mlx-jina" if entry else "local",
+            "arch": encoder.architecture if encoder else "jina",
+            "compatibility_type": "mlx",
+            "quantization": encoder.dtype if encoder else "",
+            "state": "loaded" if encoder else "not-loaded",
+        }
+        limit = encoder.max_length if encoder else entry.max_length if entry else None
+        if limit is not None:
+            described["max_context_length"] = limit
+        if encoder:
+            described["loaded_context_length"] = limit
+        data.append(described)
+    return Reply({"object": "list", "data": data})
+
+
+ENDPOINTS = (
+    Endpoint("GET", "/api/v0/models", models, openai.error_body),
+    Endpoint("POST", "/api/v0/embeddings", openai.embeddings, openai.error_body, openai.EmbeddingsRequest),
+)

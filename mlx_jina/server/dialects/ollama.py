@@ -1,0 +1,158 @@
+"""Ollama's dialect, as its Python and JavaScript clients, LangChain, Open WebUI and Obsidian plugins speak it.
+
+https://github.com/ollama/ollama/blob/main/docs/api.md; pulling, creating and generating are not there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from typing import Any
+
+from pydantic import AliasChoices, Field
+
+from mlx_jina import __version__
+from mlx_jina.catalog import Entry
+from mlx_jina.encoder import Encoder
+from mlx_jina.server.dialects.base import Body, Endpoint, Reply, Texts
+from mlx_jina.server.engine import Engine
+from mlx_jina.server.errors import Refusal
+from mlx_jina.server.model_store import Library, Model
+
+# A version of Ollama's, for clients that ask for a minimum.
+COMPATIBLE = "0.12.0"
+
+
+def error_body(refusal: Refusal, request_id: str) -> dict[str, Any]:
+    """Ollama's clients read `error` as a string."""
+    return {"error": refusal.message, "request_id": request_id}
+
+
+class OllamaEmbedRequest(Body):
+    """`options` and `keep_alive` are ignored: how long a model stays is the server's to say."""
+
+    model: str = ""
+    input: Texts = Field(default_factory=list)
+    truncate: bool = True
+    dimensions: int | None = None
+
+
+class OllamaEmbeddingsRequest(Body):
+    """The older form: one text."""
+
+    model: str = ""
+    prompt: str = ""
+
+
+class OllamaShowRequest(Body):
+    """Older clients say `name`."""
+
+    model: str = Field("", validation_alias=AliasChoices("model", "name"))
+
+
+async def embed(engine: Engine, body: OllamaEmbedRequest) -> Reply:
+    """Embed texts; those that are too long are cut unless `truncate` is false."""
+    done = await engine.embed(body.input, body.model, dimensions=body.dimensions, truncate=body.truncate)
+    content = {
+        "model": body.model or done.model.name,
+        "embeddings": done.vectors,
+        "total_duration": int(done.seconds * 1e9),
+        "load_duration": int(done.load_seconds * 1e9),
+        "prompt_eval_count": sum(done.tokens),
+    }
+    return Reply(content, done)
+
+
+async def embeddings(engine: Engine, body: OllamaEmbeddingsRequest) -> Reply:
+    """Embed one text. An empty one only loads the model."""
+    done = await engine.embed([body.prompt] if body.prompt else [], body.model, truncate=True)
+    return Reply({"embedding": done.vectors[0] if body.prompt else []}, done)
+
+
+async def tags(engine: Engine, body: None) -> Reply:
+    """The models that can be asked for."""
+    return await _list(engine.library, await engine.library.available())
+
+
+async def running(engine: Engine, body: None) -> Reply:
+    """The models that are in memory."""
+    return await _list(engine.library, engine.library.in_memory())
+
+
+async def show(engine: Engine, body: OllamaShowRequest) -> Reply:
+    """What a model can do. Smart Connections asks it of every model, and sizes its chunks by it."""
+    model, _ = await engine.library.find(body.model)
+    known: Encoder | Entry
+    if model.loaded is None and model.entry is not None:
+        known, family = model.entry, "jina"
+    else:
+        async with engine.library.using(model) as loaded:
+            known, family = loaded.encoder, loaded.encoder.architecture
+    listed = await asyncio.to_thread(_listed, engine.library, model)
+    content = {
+        "modelfile": "",
+        "parameters": "",
+        "template": "",
+        "license": model.entry.license if model.entry else "",
+        "details": listed["details"],
+        "modified_at": listed["modified_at"],
+        "model_info": {
+            "general.architecture": family,
+            f"{family}.context_length": known.max_length,
+            f"{family}.embedding_length": known.dimension,
+        },
+        "capabilities": ["embedding"],
+    }
+    return Reply(content)
+
+
+async def version(engine: Engine, body: None) -> Reply:
+    """The version of Ollama's interface, and our own."""
+    return Reply({"version": COMPATIBLE, "mlx_jina": __version__})
+
+
+async def _list(library: Library, models: Sequence[Model]) -> Reply:
+    return Reply({"models": await asyncio.to_thread(lambda: [_listed(library, model) for model in models])})
+
+
+def _listed(library: Library, model: Model) -> dict[str, Any]:
+    encoder = model.loaded.encoder if model.loaded else None
+    path = library.path_of(model.source)
+    stats = [file.stat() for file in (path.iterdir() if path.is_dir() else (path,))] if path else []
+    name = _name(model)
+    family = encoder.architecture if encoder else "jina"
+    return {
+        "name": name,
+        "model": name,
+        "modified_at": datetime.fromtimestamp(
+            max((s.st_mtime for s in stats), default=0), timezone.utc
+        ).isoformat(),
+        "size": sum(s.st_size for s in stats),
+        "size_vram": encoder.nbytes if encoder else 0,
+        "digest": "",
+        "details": {
+            "parent_model": "",
+            "format": "mlx",
+            "family": family,
+            "families": [family],
+            "parameter_size": "",
+            "quantization_level": encoder.dtype if encoder else "",
+        },
+    }
+
+
+def _name(model: Model) -> str:
+    """A name with "embed" in it if there is one: Smart Connections offers no others."""
+    names = (model.name, *(model.entry.aliases if model.entry else ()))
+    return next((name for name in names if "embed" in name), model.name)
+
+
+ENDPOINTS = (
+    Endpoint("POST", "/api/embed", embed, error_body, OllamaEmbedRequest),
+    Endpoint("POST", "/api/embeddings", embeddings, error_body, OllamaEmbeddingsRequest),
+    Endpoint("GET", "/api/tags", tags, error_body),
+    Endpoint("GET", "/api/ps", running, error_body),
+    Endpoint("POST", "/api/show", show, error_body, OllamaShowRequest),
+    Endpoint("GET", "/api/version", version, error_body),
+)

@@ -1,0 +1,129 @@
+"""The OpenAI dialect with the extras of Jina's API: POST /v1/embeddings and GET /v1/models."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any, Literal
+
+from pydantic import AliasChoices, Field, field_validator
+
+from mlx_jina.server.dialects.base import Body, Endpoint, Reply, Texts
+from mlx_jina.server.engine import Embedded, Engine
+from mlx_jina.server.errors import Refusal
+from mlx_jina.server.model_store import Model
+
+Encoding = Literal["float", "base64", "binary", "ubinary", "int8", "uint8"]
+
+
+def error_body(refusal: Refusal, request_id: str) -> dict[str, Any]:
+    """OpenAI's SDKs read `error.message`, Jina's clients `detail`, and `errors` of a broken schema.
+
+    Jina's own `detail` is an object at some statuses and a string at others. A string is what all of its clients
+    can show: Obsidian Copilot prints an object as "[object Object]".
+    """
+    body: dict[str, Any] = {
+        "error": {
+            "message": refusal.message,
+            "type": "invalid_request_error" if refusal.status < 500 else "server_error",
+            "param": refusal.param,
+            "code": refusal.code,
+        },
+        "detail": refusal.message,
+        "request_id": request_id,
+    }
+    return body | ({"errors": refusal.details} if refusal.details else {})
+
+
+class EmbeddingsRequest(Body):
+    """OpenAI's fields, Jina's with its aliases, and Voyage's names for some of them."""
+
+    model: str = ""
+    input: Texts
+    encoding_format: Encoding = "float"
+    embedding_type: Encoding | None = Field(
+        None, validation_alias=AliasChoices("embedding_type", "embedding_types", "encoding_type", "output_dtype")
+    )
+    dimensions: int | None = Field(
+        None, validation_alias=AliasChoices("dimensions", "output_dimension", "output_dimensionality")
+    )
+    task: str | None = Field(None, validation_alias=AliasChoices("task", "task_type"))
+    input_type: str | None = Field(None, validation_alias=AliasChoices("input_type", "prompt_name"))
+    late_chunking: bool = False
+    truncate: bool = Field(False, validation_alias=AliasChoices("truncate", "truncation"))
+    normalized: bool = True
+
+    @field_validator("embedding_type", mode="before")
+    @classmethod
+    def _one_of_a_list(cls, given: Any) -> Any:
+        return given[0] if isinstance(given, list) and len(given) == 1 else given
+
+    @property
+    def encoding(self) -> Encoding:
+        """Jina's field wins: OpenAI's JavaScript client always sends its own."""
+        return self.embedding_type or self.encoding_format
+
+
+async def embeddings(engine: Engine, body: EmbeddingsRequest) -> Reply:
+    """Embed texts."""
+    done = await engine.embed(
+        body.input,
+        body.model,
+        task=body.task,
+        input_type=body.input_type,
+        dimensions=body.dimensions,
+        normalize=body.normalized,
+        precision="float32" if body.encoding in ("float", "base64") else body.encoding,
+        truncate=body.truncate,
+        late_chunking=body.late_chunking,
+    )
+    tokens = sum(done.tokens)
+    data = [
+        {"object": "embedding", "index": index, "embedding": vector}
+        for index, vector in enumerate(_encoded(done, body.encoding))
+    ]
+    return Reply(
+        {
+            "object": "list",
+            "model": body.model or done.model.name,
+            "data": data,
+            "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+        },
+        done,
+    )
+
+
+def _encoded(done: Embedded, encoding: Encoding) -> list[Any]:
+    if encoding != "base64":
+        return list(done.vectors)
+    return [base64.b64encode(row.tobytes()).decode() for row in done.vectors.astype("<f4", copy=False)]
+
+
+async def models(engine: Engine, body: None) -> Reply:
+    """The models that can be asked for, and what each can do; some is known only of those in memory."""
+    return Reply({"object": "list", "data": [_described(model) for model in await engine.library.available()]})
+
+
+def _described(model: Model) -> dict[str, Any]:
+    encoder = model.loaded.encoder if model.loaded else None
+    known = encoder or model.entry
+    return {
+        "id": model.name,
+        "object": "model",
+        "created": 0,
+        "owned_by": model.entry.repo.partition("/")[0] if model.entry and "/" in model.entry.repo else "mlx-jina",
+        "state": "loaded" if encoder else "not-loaded",
+        "dimension": known.dimension if known else None,
+        "dimensions": list(known.truncate_dims) if known else None,
+        "max_tokens": known.max_length if known else None,
+        "tasks": list(known.tasks) if known else None,
+        "pooling": encoder.pooling if encoder else None,
+        "license": model.entry.license if model.entry else None,
+        "fingerprints": model.loaded.fingerprints() if model.loaded else None,
+    }
+
+
+ENDPOINTS = (
+    Endpoint("POST", "/v1/embeddings", embeddings, error_body, EmbeddingsRequest),
+    Endpoint("POST", "/embeddings", embeddings, error_body, EmbeddingsRequest),
+    Endpoint("GET", "/v1/models", models, error_body),
+)

@@ -1,0 +1,101 @@
+"""The dialect of Hugging Face's text-embeddings-inference, for the server's default model.
+
+https://huggingface.github.io/text-embeddings-inference; Chroma's HuggingFaceEmbeddingServer posts to /embed.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import orjson
+
+from mlx_jina import __version__, device
+from mlx_jina.encoder import Encoder
+from mlx_jina.server.dialects.base import MAX_TEXTS, Body, Endpoint, Reply, Texts
+from mlx_jina.server.engine import Engine
+from mlx_jina.server.errors import Refusal
+
+# How many tokens are written at a time.
+TOKENS_WRITTEN = 10_000
+_ERROR_TYPES = {503: "Overloaded", 500: "Backend"}
+
+
+def error_body(refusal: Refusal, request_id: str) -> dict[str, Any]:
+    """`error` in words and one of TEI's kinds of errors."""
+    kind = _ERROR_TYPES.get(refusal.status, "Validation")
+    return {"error": refusal.message, "error_type": kind, "request_id": request_id}
+
+
+class TEIEmbedRequest(Body):
+    """Texts that are too long are cut by default, as by a TEI server, whose --auto-truncate is on by default."""
+
+    inputs: Texts
+    truncate: bool = True
+    truncation_direction: Literal["right", "Right"] = "right"
+    prompt_name: str | None = None
+    normalize: bool = True
+    dimensions: int | None = None
+
+
+class TEITokenizeRequest(Body):
+    """Texts, and whether the model's special tokens are put around them."""
+
+    inputs: Texts
+    add_special_tokens: bool = True
+
+
+async def embed(engine: Engine, body: TEIEmbedRequest) -> Reply:
+    """Embed texts; the answer is the bare list of vectors."""
+    done = await engine.embed(
+        body.inputs,
+        input_type=body.prompt_name,
+        dimensions=body.dimensions,
+        normalize=body.normalize,
+        truncate=body.truncate,
+    )
+    return Reply(done.vectors, done)
+
+
+async def tokenize(engine: Engine, body: TEITokenizeRequest) -> Reply:
+    """Tokens of each text with their place in it, in characters; special ones have none."""
+    async with engine.library.using(engine.library.default) as loaded:
+        return Reply(await engine.library.in_turn(_tokenized, loaded.encoder, body))
+
+
+def _tokenized(encoder: Encoder, body: TEITokenizeRequest) -> bytes:
+    """The answer as JSON. A token as an object of Python's takes many times its bytes, so few exist at a time."""
+    texts = []
+    for text in body.inputs:
+        (tokens,) = encoder.tokens([text], body.add_special_tokens)
+        pieces = (tokens[start : start + TOKENS_WRITTEN] for start in range(0, len(tokens), TOKENS_WRITTEN))
+        written = (orjson.dumps([token._asdict() for token in piece])[1:-1] for piece in pieces)
+        texts.append(b"[" + b",".join(written) + b"]")
+    return b"[" + b",".join(texts) + b"]"
+
+
+async def info(engine: Engine, body: None) -> Reply:
+    """What the default model and the server can do."""
+    model = engine.library.default
+    async with engine.library.using(model) as loaded:
+        encoder = loaded.encoder
+    content = {
+        "model_id": model.entry.repo if model.entry else model.name,
+        "model_sha": None,
+        "model_dtype": encoder.dtype,
+        "model_type": {"embedding": {"pooling": encoder.pooling}},
+        "max_input_length": encoder.max_length,
+        "max_batch_tokens": device.default_batch_tokens(),
+        "max_client_batch_size": MAX_TEXTS,
+        "auto_truncate": True,
+        "version": __version__,
+    }
+    return Reply(content)
+
+
+ENDPOINTS = (
+    # The way of huggingface_hub's InferenceClient.
+    Endpoint("POST", "/", embed, error_body, TEIEmbedRequest),
+    Endpoint("POST", "/embed", embed, error_body, TEIEmbedRequest),
+    Endpoint("POST", "/tokenize", tokenize, error_body, TEITokenizeRequest),
+    Endpoint("GET", "/info", info, error_body),
+)

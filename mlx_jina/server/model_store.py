@@ -1,0 +1,303 @@
+"""The models that a server may use, by name: loaded on first use, unloaded when idle or when memory is short."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+import mlx.core as mx
+
+from mlx_jina import catalog
+from mlx_jina.catalog import Entry
+from mlx_jina.encoder import Encoder, load
+from mlx_jina.errors import InputError, MlxJinaError, ModelNotFoundError
+from mlx_jina.server.errors import Refusal
+from mlx_jina.server.scheduler import Scheduler
+from mlx_jina.weights import hub
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+class Loaded:
+    """A model in memory: its encoder, and the scheduler that all requests share."""
+
+    def __init__(self, encoder: Encoder, scheduler: Scheduler) -> None:
+        self.encoder = encoder
+        self.scheduler = scheduler
+        self.plan = lru_cache(maxsize=256)(encoder.plan)
+        """`Encoder.plan`; most requests ask for the same."""
+        self._fingerprints: dict[str | None, str] = {}
+
+    async def fingerprint(self, task: str | None) -> str:
+        """`Encoder.fingerprint`, which reads all weights the first time."""
+        if task not in self._fingerprints:
+            self._fingerprints[task] = await asyncio.to_thread(self.encoder.fingerprint, task)
+        return self._fingerprints[task]
+
+    async def warm_up(self) -> None:
+        """Have the first request be as quick as all later ones."""
+        await asyncio.to_thread(self.encoder.encode, "warm up", task=next(iter(self.encoder.tasks), None))
+        await self.fingerprint(next(iter(self.encoder.tasks), None))
+
+    def fingerprints(self) -> dict[str, str]:
+        """Those that are known, by task ("" for a model without tasks)."""
+        return {task or "": fingerprint for task, fingerprint in self._fingerprints.items()}
+
+
+class Model:
+    """One model of a library, in memory or not."""
+
+    def __init__(self, name: str, source: str) -> None:
+        self.name = name
+        """What clients call it."""
+        self.source = source
+        """What `mlx_jina.load` takes. From the command line or the catalog, never from a request."""
+        self.entry: Entry | None = catalog.find(source)
+        """Its row in the catalog, if it has one."""
+        self.loaded: Loaded | None = None
+        self.requests = 0
+        """How many are using it now."""
+        self.used = time.monotonic()
+        """When the last one ended."""
+        self.loading: asyncio.Task[Loaded] | None = None
+
+
+class Library:
+    """Finds models by name and keeps them in memory while they are used.
+
+    - `names`: the models of the command line, as NAME or ALIAS=NAME, the first being the default. Besides
+      them, the catalog's models that are on this machine (or, with `allow_download`, all of them) can be asked
+      for. Nothing else can: a request never names a path.
+    - `max_memory`: bytes of weights to keep; the least recently used idle models make room. None is no limit.
+    - `keep_alive`: seconds without a request after which a model is unloaded. None is never.
+    - `observe` is told of every batch: the model's name, its texts, its tokens and its seconds.
+    - `loading` are options of `mlx_jina.load`.
+    """
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        *,
+        allow_download: bool = False,
+        max_memory: int | None = None,
+        keep_alive: float | None = None,
+        observe: Callable[[str, int, int, float], None] = lambda *_: None,
+        **loading: Any,
+    ) -> None:
+        self._allow_download = allow_download
+        self._max_memory = max_memory
+        self._keep_alive = keep_alive
+        self._observe = observe
+        self._loading = loading
+        # One model at a time: two would both find room for themselves.
+        self._making_room = asyncio.Lock()
+        self._tokenizing = (
+            ThreadPoolExecutor(1, thread_name_prefix="mlx-jina-tokens"),
+            ThreadPoolExecutor(1, thread_name_prefix="mlx-jina-tokens-large"),
+        )
+        self._models: dict[str, Model] = {}
+        for argument in names:
+            alias, source = hub.split_alias(argument)
+            name = alias or _called(source)
+            if (other := self._models.get(name.lower())) is not None:
+                words = f"{other.source} and {source} would both be called {name!r}"
+                raise InputError(f"{words}; give one another name: ALIAS={source}")
+            self._add(name, source)
+        self.default = next(iter(self._models.values()))
+
+    # ---- by name
+
+    async def find(self, name: str) -> tuple[Model, str | None]:
+        """The model of a client's name, not loaded, and the name's suffix. Raises Refusal 404."""
+        if not name:
+            return self.default, None
+        if (found := await self._find(name)) is not None:
+            return found, None
+        model, _, suffix = name.rpartition(":")
+        if model and (found := await self._find(model)) is not None:
+            # Ollama's clients add it to every name.
+            return found, None if suffix == "latest" else suffix
+        known = ", ".join(sorted(own.name for own in self._models.values()))
+        words = f"model {name!r} is not on this server, which has: {known}; mlx-jina serve takes more of them"
+        raise Refusal(404, words, "model_not_found", "model")
+
+    async def _find(self, name: str) -> Model | None:
+        if (own := self._models.get(name.lower())) is not None:
+            return own
+        entry = catalog.find(name)
+        if entry is None:
+            return None
+        if self._allow_download or self._of(entry) or await asyncio.to_thread(self._is_here, entry):
+            return self._known(entry)
+        return None
+
+    def _of(self, entry: Entry) -> Model | None:
+        return next((model for model in self._models.values() if model.entry is entry), None)
+
+    def _known(self, entry: Entry) -> Model | None:
+        """A known model, under its shortest name that the command line has not given to another."""
+        if (own := self._of(entry)) is not None:
+            return own
+        free = [name for name in (entry.repo, *entry.aliases) if name.lower() not in self._models]
+        return self._add(min(free, key=len), entry.repo) if free else None
+
+    def _add(self, name: str, source: str) -> Model:
+        self._models[name.lower()] = model = Model(name, source)
+        return model
+
+    def path_of(self, source: str) -> Path | None:
+        """Where a model's files are; None if they are not on this machine."""
+        try:
+            return hub.resolve(source, local_files_only=True, cache_dir=self._loading.get("cache_dir"))
+        except ModelNotFoundError:
+            return None
+
+    def _is_here(self, entry: Entry) -> bool:
+        return self.path_of(entry.repo) is not None
+
+    async def available(self) -> list[Model]:
+        """The models that can be asked for without a download."""
+        here = await asyncio.to_thread(lambda: [entry for entry in catalog.ENTRIES if self._is_here(entry)])
+        for entry in here:
+            self._known(entry)
+        return [*self._models.values()]
+
+    def configured(self) -> list[Model]:
+        """The models of the command line, and those that were asked for since."""
+        return [*self._models.values()]
+
+    def in_memory(self) -> list[Model]:
+        """The models that are loaded."""
+        return [model for model in self._models.values() if model.loaded is not None]
+
+    def waiting_tokens(self) -> int:
+        """Tokens of all texts whose batch has not started."""
+        return sum(model.loaded.scheduler.waiting_tokens for model in self.in_memory() if model.loaded)
+
+    def seconds_ahead(self) -> float:
+        """How long what waits now will take, roughly."""
+        return max(
+            (model.loaded.scheduler.seconds_ahead() for model in self.in_memory() if model.loaded), default=0
+        )
+
+    # ---- in memory
+
+    async def in_turn(self, function: Callable[..., T], *arguments: Any) -> T:
+        """Work that may take much memory, in a thread, after all work of this kind that came before."""
+        return await asyncio.get_running_loop().run_in_executor(self._tokenizing[1], function, *arguments)
+
+    @asynccontextmanager
+    async def using(self, model: Model) -> AsyncIterator[Loaded]:
+        """The model, loaded, and kept in memory until the end of the block. Raises Refusal 503."""
+        model.requests += 1
+        try:
+            loaded = model.loaded
+            if loaded is None:
+                if model.loading is None:
+                    model.loading = asyncio.create_task(self._load(model))
+                    model.loading.add_done_callback(lambda _: setattr(model, "loading", None))
+                # The load goes on, for others or for when it is asked again, if this client hangs up.
+                loaded = await asyncio.shield(model.loading)
+            yield loaded
+        finally:
+            model.requests -= 1
+            model.used = time.monotonic()
+
+    async def _load(self, model: Model) -> Loaded:
+        started = time.perf_counter()
+        try:
+            path = await asyncio.to_thread(self._resolve, model)
+            async with self._making_room:
+                await self._make_room(_size(path), wanted=model)
+                encoder = await asyncio.to_thread(load, model.source, **self._options())
+                await self._make_room(encoder.nbytes, wanted=model)
+                model.loaded = loaded = Loaded(
+                    encoder,
+                    Scheduler(
+                        encoder.pipeline, self._tokenizing, lambda *batch: self._observe(model.name, *batch)
+                    ),
+                )
+                model.used = time.monotonic()
+        except MlxJinaError as error:
+            words = f"model {model.name!r} cannot be loaded: {error}"
+            if isinstance(error, ModelNotFoundError) and model.entry is not None and not self._allow_download:
+                words += "; mlx-jina serve --allow-download fetches it"
+            raise Refusal(503, words, "model_not_loaded") from None
+        logger.info("loaded %s in %.1f s", model.name, time.perf_counter() - started)
+        return loaded
+
+    def _options(self) -> dict[str, Any]:
+        return {**self._loading, "local_files_only": not self._allow_download}
+
+    def _resolve(self, model: Model) -> Path:
+        places = {key: value for key, value in self._options().items() if key != "dtype"}
+        return hub.resolve(model.source, **places)
+
+    async def _make_room(self, size: int, wanted: Model) -> None:
+        if self._max_memory is None:
+            return
+        if size > self._max_memory:
+            raise Refusal(
+                503,
+                f"model {wanted.name!r} takes {size / 1e6:.0f} MB, and this server may use "
+                f"{self._max_memory / 1e6:.0f} MB (--max-memory)",
+                "model_not_loaded",
+            )
+        idle = sorted((m for m in self.in_memory() if not m.requests), key=lambda m: m.used)
+        for model in idle:
+            if size + self.bytes_in_memory() <= self._max_memory:
+                return
+            await self._unload(model)
+        if size + self.bytes_in_memory() > self._max_memory:
+            raise Refusal(
+                503,
+                f"there is no room for model {wanted.name!r} while others are in use",
+                "model_not_loaded",
+                headers={"Retry-After": "5"},
+            )
+
+    async def _unload(self, model: Model) -> None:
+        model.loaded = None
+        await asyncio.to_thread(_free)
+        logger.info("unloaded %s", model.name)
+
+    def bytes_in_memory(self) -> int:
+        """Of the weights of all loaded models."""
+        return sum(model.loaded.encoder.nbytes for model in self._models.values() if model.loaded)
+
+    async def unload_idle(self) -> None:
+        """Unload what nobody has used for `keep_alive` seconds; runs until it is cancelled."""
+        if self._keep_alive is None:
+            return
+        while True:
+            await asyncio.sleep(min(self._keep_alive / 4 + 0.1, 30))
+            now = time.monotonic()
+            for model in self.in_memory():
+                if not model.requests and now - model.used > self._keep_alive:
+                    await self._unload(model)
+
+
+def _free() -> None:
+    # A refusal's traceback and its frames, which hold the model, hold each other.
+    gc.collect()
+    mx.clear_cache()
+
+
+def _called(source: str) -> str:
+    """A folder or a file is called by its name without its ending."""
+    return source if catalog.find(source) else Path(source).name.removesuffix(".gguf")
+
+
+def _size(path: Path) -> int:
+    files = [path] if path.is_file() else path.rglob("*.safetensors")
+    return sum(file.stat().st_size for file in files)

@@ -1,0 +1,1 @@
+"""A text on its way to the model: prompt, tokens, chunks."""

@@ -1,0 +1,233 @@
+"""LoRA adapters as .gguf files beside the .gguf of their base model, as llama.cpp's converters write them.
+
+A base NAME.gguf has its adapters in lora-TASK-NAME.gguf. An adapter holds `X.weight.lora_a` (r, in) and
+`X.weight.lora_b` (out, r) for a weight `X.weight` of the base, and one alpha: W + (alpha / r) B A, where alpha 0
+stands for a factor of 1. Of token_embd, whose rows are looked up, lora_a is B and lora_b is A transposed.
+
+llama.cpp runs no adapter of token_types. Every token is of type 0, so that what v3's adapters have for it is
+written as further ranks of token_embd, with the same row for each token: [B 1 b] [A a] is B A plus b a everywhere.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from glob import escape
+from pathlib import Path
+from statistics import mode
+from typing import TYPE_CHECKING, Any
+
+import mlx.core as mx
+from gguf import GGMLQuantizationType as Type
+
+from mlx_jina.errors import CheckpointError
+from mlx_jina.text import prompts
+from mlx_jina.weights import folder
+from mlx_jina.weights.gguf import blocks as gguf_blocks
+from mlx_jina.weights.gguf import file as gguf_file
+from mlx_jina.weights.gguf import names
+from mlx_jina.weights.gguf.file import GGUF
+from mlx_jina.weights.gguf.names import Architecture
+from mlx_jina.weights.lora import Adapter, Pair
+
+if TYPE_CHECKING:
+    from mlx_jina.weights.source import Source
+
+ALPHA, TASK, PROMPT = "adapter.lora.alpha", "adapter.lora.task_name", "adapter.lora.prompt_prefix"
+# In a base: the tasks without whose adapters it is not to be used.
+TASKS = "mlx-jina.adapters"
+# In an adapter: how many of token_embd's ranks, the last, are those of token_types.
+TYPE_RANKS = "mlx-jina.token_type_ranks"
+BASE = "general.base_model.0.repo_url"
+HUB = "https://huggingface.co/"
+ADAPTER, LOOKED_UP, TYPES = "adapter", "token_embd.weight", "token_types.weight"
+
+
+def name_of(task: str, base: Path) -> Path:
+    """Where the adapter of a task lies beside its base."""
+    return base.with_name(f"lora-{task}-{base.name}")
+
+
+def _is_adapter(file: GGUF) -> bool:
+    return file.metadata.get("general.type") == ADAPTER
+
+
+def _task(file: GGUF) -> str:
+    return folder.check_task(file.get(TASK, str, file.path.stem), file.path)
+
+
+def base_of(path: Path) -> Path:
+    """A .gguf itself, or the one model among the .gguf files of a folder."""
+    if not path.is_dir():
+        return path
+    models = [file for file in sorted(path.glob("*.gguf")) if not _is_adapter(GGUF(file))]
+    if len(models) != 1:
+        found = ", ".join(file.name for file in models) or "only adapters"
+        raise CheckpointError(f"{path} should hold the .gguf of one model, but holds {found}; name one file")
+    return models[0]
+
+
+def named_after(base: Path) -> set[Path]:
+    """The adapters that lie beside a base under names made after its own."""
+    found = base.parent.glob(f"lora-*-{escape(base.name)}")
+    return {path for path in found if path == name_of(_task(GGUF(path)), base)}
+
+
+def _beside(base: Path, alone: bool) -> dict[str, GGUF]:
+    """Adapters by task: those named after the base, or where its folder was named, every one in it."""
+    found: dict[str, GGUF] = {}
+    paths = set(base.parent.glob("*.gguf")) - {base} if alone else named_after(base)
+    for file in map(GGUF, sorted(paths)):
+        if (task := _task(file)) in found:
+            raise CheckpointError(f"{file.path} and {found[task].path} are both adapters for the task {task!r}")
+        found[task] = file
+    return found
+
+
+def read(file: GGUF, task: str | None, *, alone: bool = False) -> dict[str, Adapter]:
+    """The adapters of a base by task: all, or the one of `task`. `alone`: nothing else is in its folder."""
+    base = file.path
+    architecture = names.of_gguf(base, file.metadata.get("general.architecture"))
+    files = _beside(base, alone)
+    if (fused := file.metadata.get("general.finetune")) in files:
+        raise CheckpointError(f"{files[fused].path} is for a base model, but {base} has the task {fused!r} fused")
+    known = file.get(TASKS, list, []) or list(files)
+    if known and task is not None:
+        name, _ = prompts.choose_task(task, None, known)
+        known = [name] if name is not None else []
+    # Without its adapter a model would answer all the same, from the base weights.
+    if missing := [name_of(str(name), base).name for name in known if name not in files]:
+        raise CheckpointError(f"{base} is a base model that lacks its adapters beside it: {', '.join(missing)}")
+    width = file.get(f"{architecture.name}.embedding_length", int)
+    return {name: _adapter(files[name], architecture, width) for name in known}
+
+
+def _refuse(file: GGUF, reason: str) -> CheckpointError:
+    return CheckpointError(f"{file.path}: {reason}; this adapter would not run exactly")
+
+
+def _adapter(file: GGUF, architecture: Architecture, width: int) -> Adapter:
+    if (its := file.get("general.architecture", str)) != architecture.name:
+        raise _refuse(file, f"it is for {its}, but its base is {architecture.name}")
+    if (kind := file.get("adapter.type", str)) != "lora":
+        raise _refuse(file, f"metadata 'adapter.type' is {kind!r}, only 'lora' is implemented")
+    alpha = float(file.get(ALPHA, (int, float), 0.0))
+    halves: dict[str, dict[str, str]] = {}
+    for name in file.entries:
+        target, _, half = name.rpartition(".")
+        if half not in ("lora_a", "lora_b") or not target.endswith(".weight"):
+            raise _refuse(file, f"tensor {name!r} is not the lora_a or lora_b of a weight")
+        halves.setdefault(target, {})[half] = name
+    pairs: dict[str, Pair] = {}
+    for target, own in sorted(halves.items()):
+        if own.keys() != {"lora_a", "lora_b"}:
+            raise _refuse(file, f"{target} has only its {next(iter(own))}")
+        a, b = (_tensor(file, own[half]) for half in ("lora_a", "lora_b"))
+        if target == LOOKED_UP:
+            a, b = mx.contiguous(b.T), a
+        if a.shape[0] != b.shape[1]:
+            raise _refuse(file, f"{target} has a lora_a {a.shape} and a lora_b {b.shape}, which have no rank")
+        pairs[target] = Pair(a, b, alpha / a.shape[0] if alpha else 1.0)
+    _split_types(file, pairs)
+    parts, _ = names.from_gguf(file.path, architecture, pairs, (width, width, width), 1)
+    found = {}
+    for ours, rows in sorted(parts.items()):
+        pair = pairs[rows[0].name]
+        fused = rows[0].stop is not None
+        # Queries, keys and values of one matrix share its A, where all three are as wide as the model.
+        if len(rows) > 1 or (fused and pair.b.shape[0] != 3 * width):
+            raise _refuse(file, f"tensor {rows[0].name!r} is fused")
+        b = mx.contiguous(pair.b[rows[0].start : rows[0].stop]) if fused else pair.b
+        found[ours.removesuffix(".weight")] = replace(pair, b=b)
+    return Adapter(file.path, str(file.get(BASE, str, "")).removeprefix(HUB), found)
+
+
+def _split_types(file: GGUF, pairs: dict[str, Pair]) -> None:
+    """Undo `_join_types`: exactly, where both ranks are the same."""
+    if not (ranks := file.get(TYPE_RANKS, int, 0)):
+        return
+    both = pairs.get(LOOKED_UP)
+    if both is None or TYPES in pairs or not 0 < ranks < both.a.shape[0]:
+        raise _refuse(file, f"metadata {TYPE_RANKS!r} is {ranks}, which its {LOOKED_UP} has not")
+    words = both.a.shape[0] - ranks
+    for target, rows, own in ((LOOKED_UP, None, slice(0, words)), (TYPES, 1, slice(words, None))):
+        # The scale that this part alone would have.
+        a, b = both.a[own], mx.contiguous(both.b[:rows, own])
+        share = a.shape[0] / both.a.shape[0]
+        pairs[target] = Pair(a * share, b, both.scale / share)
+
+
+def _join_types(adapter: Adapter, pairs: dict[str, Pair]) -> int:
+    """Put what is for the one token type into what is for every token; how many ranks that takes."""
+    if TYPES not in pairs:
+        return 0
+    types, words = pairs.pop(TYPES), pairs.get(LOOKED_UP)
+    if words is None or types.b.shape[0] != 1:
+        raise CheckpointError(
+            f"{adapter.path}: llama.cpp can be given an adapter of one token type, with one of token_embd; this "
+            f"one is of {types.b.shape[0]} types and {'of' if words else 'not of'} token_embd"
+        )
+    row = types.b.astype(mx.float32) * (types.scale / words.scale)
+    every = mx.broadcast_to(row, (words.b.shape[0], row.shape[1]))
+    a, b = mx.concatenate([words.a, types.a]), mx.concatenate([words.b, every], axis=1)
+    pairs[LOOKED_UP] = Pair(a, b, words.scale)
+    return types.a.shape[0]
+
+
+def _tensor(file: GGUF, name: str) -> mx.array:
+    entry = file.entries[name]
+    if len(entry.shape) != 2:
+        raise _refuse(file, f"tensor {name!r} has the shape {entry.shape}")
+    return gguf_blocks.decode(file, name, file.raw(name), entry.shape)
+
+
+def files(opened: Source, architecture: Architecture, target: Path) -> list[gguf_file.File]:
+    """What to write beside `target` for each adapter: in float32, which holds every dtype of theirs exactly."""
+    return [
+        _file(opened, architecture, name_of(task, target), task, adapter)
+        for task, adapter in opened.adapters.items()
+    ]
+
+
+def _file(opened: Source, architecture: Architecture, target: Path, task: str, adapter: Adapter) -> gguf_file.File:
+    pairs: dict[str, Pair] = {}
+    adapted = [f"{module}.weight" for module in adapter.pairs]
+    for name, piece in names.to_gguf(adapter.path, architecture, adapted).items():
+        module = piece.name.removesuffix(".weight")
+        if piece.of > 1:
+            raise CheckpointError(f"{adapter.path}: it changes {module}, which GGUF holds in parts")
+        pairs[name] = adapter.pairs[module]
+    type_ranks = _join_types(adapter, pairs)
+    alphas = {name: pair.scale * pair.a.shape[0] for name, pair in pairs.items()}
+    alpha = mode(alphas.values())
+    outputs = []
+    for name, pair in pairs.items():
+        # A file has one alpha: what differs from it goes into one half of the pair.
+        arrays = (pair.b, pair.a.T) if name == LOOKED_UP else (pair.a, pair.b)
+        for half, array, factor in zip(("lora_a", "lora_b"), arrays, (1.0, alphas[name] / alpha), strict=True):
+            make = partial(_scaled, array, factor)
+            outputs.append(gguf_file.Output(f"{name}.{half}", Type.F32, array.shape, make))
+    base = opened.general.get("name", opened.path.stem)
+    keys: dict[str, Any] = {
+        "general.type": ADAPTER,
+        "general.name": f"{base} {task}",
+        "general.file_type": 0,
+        "adapter.type": "lora",
+        ALPHA: alpha,
+        TASK: task,
+        "general.base_model.count": 1,
+        "general.base_model.0.name": base,
+    }
+    if type_ranks:
+        keys[TYPE_RANKS] = type_ranks
+    if "license" in opened.general:
+        keys["general.license"] = opened.general["license"]
+    if "source.url" in opened.general:
+        keys[BASE] = opened.general["source.url"]
+    if prefix := opened.prompts.get(task, opened.prompts.get(opened.default_prompt_name or "")):
+        keys[PROMPT] = prefix
+    return gguf_file.File(target, architecture.name, keys, outputs)
+
+
+def _scaled(array: mx.array, factor: float) -> Any:
+    return gguf_blocks.quantize(array.astype(mx.float32) * factor, Type.F32)

@@ -1,0 +1,308 @@
+"""A tokenizer as GGUF metadata: the keys llama.cpp wants, and a `tokenizers` object rebuilt from such keys.
+
+Files written here also hold the whole tokenizer.json, which reading prefers.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
+
+from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers import Tokenizer as FastTokenizer
+
+from mlx_jina.errors import CheckpointError
+from mlx_jina.text.tokenizer import Tokenizer
+from mlx_jina.weights.gguf import unigram as gguf_unigram
+from mlx_jina.weights.gguf.file import GGUF
+
+PREFIX = "tokenizer.ggml"
+WHOLE = "tokenizer.huggingface.json"
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED = 1, 2, 3, 4, 5
+SPACE = "\u2581"
+
+QWEN_SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
+    r"|\s+(?!\S)|\s+"
+)
+LLAMA3_SPLIT = QWEN_SPLIT.replace(r"|\p{N}|", r"|\p{N}{1,3}|")
+_QWEN = ("qwen2", "deepseek-r1-qwen", "qwen35")
+_LLAMA3 = ("llama-bpe", "llama3", "llama-v3", "jina-v5-nano")
+_GPT2 = ("gpt-2", "jina-v1-en", "jina-v2-es", "jina-v2-de", "jina-v2-code", "roberta-bpe", "default")
+
+
+def _walk(node: Any) -> list[Mapping[str, Any]]:
+    """Every object in a tokenizer.json's pre_tokenizer or normalizer, sequences taken apart."""
+    if not isinstance(node, Mapping):
+        return []
+    inner = node.get("pretokenizers") or node.get("normalizers") or []
+    return [node, *(found for child in inner for found in _walk(child))]
+
+
+def pre_of_v2(names: Iterable[str], tensors: Collection[str]) -> str:
+    """llama.cpp's name for a byte-level v2 tokenizer, which it splits alike for all of them.
+
+    Told by the model's `names` (as asked for, its folder's, those in config.json) where one ends in a language;
+    else by the layout, in which code and Spanish are alone.
+    """
+    for name in names:
+        if found := re.findall(r"v2-(?:base-)?(es|de|code)\b", name.lower()):
+            return f"jina-v2-{found[-1]}"
+    if any(name.endswith("mlp.up_gated_layer.weight") for name in tensors):
+        return "jina-v2-code"
+    return "jina-v2-es" if any(".layer_norm_q." in name for name in tensors) else "jina-v2-de"
+
+
+def _kind(content: Mapping[str, Any], v2: str) -> tuple[str, str]:
+    """`tokenizer.ggml.model` and `.pre` of a tokenizer.json; `v2` is the name of a byte-level v2 one."""
+    model = content["model"]["type"]
+    splitters = _walk(content.get("pre_tokenizer"))
+    types = {splitter["type"] for splitter in splitters}
+    if model == "WordPiece":
+        return "bert", "jina-v2-en"
+    if model == "Unigram":
+        return "t5", "default"
+    if model == "BPE" and "ByteLevel" in types:
+        patterns = {s["pattern"].get("Regex") for s in splitters if s["type"] == "Split"}
+        if patterns == {LLAMA3_SPLIT}:
+            return "gpt2", "jina-v5-nano"
+        if patterns == {QWEN_SPLIT}:
+            return "gpt2", "qwen2"
+        if not patterns:
+            return "gpt2", v2
+    if model == "BPE" and types and types <= {"Whitespace", "Sequence"}:
+        return "whitespace", "whitespace"
+    raise CheckpointError(
+        f"a {model} tokenizer that splits by {', '.join(sorted(types)) or 'nothing'} has no form in GGUF that is "
+        "written here"
+    )
+
+
+def _tokens(content: Mapping[str, Any], rows: int, phantom: bool) -> tuple[list[str], list[int]]:
+    """Every row's token and its type; rows without a token get a filler, since none may be empty or double."""
+    vocab = content["model"]["vocab"]
+    scored = isinstance(vocab, list)
+    names = dict(enumerate(token for token, _ in vocab)) if scored else {i: token for token, i in vocab.items()}
+    kinds = dict.fromkeys(names, NORMAL)
+    for added in content.get("added_tokens") or ():
+        names[added["id"]] = added["content"]
+        kinds[added["id"]] = CONTROL if added["special"] else USER_DEFINED
+    if scored:
+        kinds[content["model"]["unk_id"]] = UNKNOWN
+    if names and max(names) >= rows:
+        raise CheckpointError(f"the tokenizer has the id {max(names)}, but the model only {rows} rows for tokens")
+    tokens = []
+    for i in range(rows):
+        token = names.get(i, f"[PAD{i}]")
+        if phantom and kinds.get(i) == NORMAL:
+            token = token[2:] if token.startswith("##") else SPACE + token
+        tokens.append(token)
+    if len(set(tokens)) != rows:
+        raise CheckpointError("the tokenizer has two tokens that would be the same in GGUF")
+    return tokens, [kinds.get(i, UNUSED) for i in range(rows)]
+
+
+def metadata(
+    raw: str, tokenizer: Tokenizer, rows: int, token_types: int | None, v2: str = "jina-v2-de"
+) -> dict[str, Any]:
+    """All tokenizer keys, in GGUF's names, for a tokenizer.json and a model with `rows` token vectors.
+
+    `v2` names the byte-level tokenizer of a v2 model, see pre_of_v2.
+    """
+    content = json.loads(raw)
+    model, pre = _kind(content, v2)
+    tokens, kinds = _tokens(content, rows, phantom=model == "bert")
+    ids = tokenizer.fast.encode("a")
+    mask = ids.special_tokens_mask
+    first = ids.ids[0] if mask[0] else None
+    last = ids.ids[-1] if mask[-1] else None
+    if sum(mask) != (first is not None) + (last is not None):
+        raise CheckpointError(
+            f"the tokenizer puts {sum(mask)} special tokens around a text; GGUF has a place for one at each end"
+        )
+    keys: dict[str, Any] = {"model": model, "pre": pre, "tokens": tokens, "token_type": kinds}
+    if token_types is not None:
+        keys["token_type_count"] = token_types
+    if model == "t5":
+        splitters, normal = (_walk(content.get(part)) for part in ("pre_tokenizer", "normalizer"))
+        keys |= gguf_unigram.metadata(content, splitters, normal, rows)
+    elif model != "bert":
+        merges = content["model"]["merges"]
+        keys["merges"] = [merge if isinstance(merge, str) else " ".join(merge) for merge in merges]
+    named: dict[str, tuple[Any, ...]] = {
+        "bos": (first, "<s>", "<|begin_of_text|>", "<|endoftext|>"),
+        "eos": (last, "</s>", "<|im_end|>", "<|end_of_text|>", "<|endoftext|>"),
+        "unknown": (None, "[UNK]", "<unk>"),
+        "seperator": (last, "[SEP]", "</s>"),
+        "padding": (None, "[PAD]", "<pad>", "<|pad|>", "<|endoftext|>"),
+        "cls": (first, "[CLS]", "<s>"),
+        "mask": (None, "[MASK]", "<mask>", "<|mask|>"),
+    }
+    for name, (known, *candidates) in named.items():
+        found = (tokenizer.fast.token_to_id(candidate) for candidate in candidates)
+        if (token := known if known is not None else next((i for i in found if i is not None), None)) is not None:
+            keys[f"{name}_token_id"] = token
+    keys["add_bos_token"], keys["add_eos_token"] = first is not None, last is not None
+    # The separator between the texts of a pair, which is not the one that closes a text.
+    keys["add_sep_token"] = pre == "jina-v2-code"
+    if model not in ("gpt2", "t5"):
+        keys["normalizer.lowercase"] = False
+    for node in _walk(content.get("normalizer")):
+        if node["type"] in ("BertNormalizer", "Lowercase"):
+            keys["normalizer.lowercase"] = bool(node.get("lowercase", True))
+        if node.get("strip_accents") is not None:
+            keys["normalizer.strip_accents"] = bool(node["strip_accents"])
+    return {**{f"{PREFIX}.{key}": value for key, value in keys.items()}, WHOLE: raw}
+
+
+def _wordpiece(file: GGUF, tokens: Sequence[str], kinds: Sequence[int]) -> FastTokenizer:
+    # Old converters call every token normal, and write special ones as they are.
+    old = CONTROL not in kinds
+
+    def original(token: str, kind: int) -> str:
+        if kind in (CONTROL, UNUSED, UNKNOWN, USER_DEFINED) or (old and re.fullmatch(r"\[.*\]", token)):
+            return token
+        return token[1:] if token.startswith(SPACE) else f"##{token}"
+
+    vocab = {original(token, kind): i for i, (token, kind) in enumerate(zip(tokens, kinds, strict=True))}
+    unknown = _special(file, tokens, "unknown") or "[UNK]"
+    fast = FastTokenizer(models.WordPiece(vocab, unk_token=unknown, max_input_chars_per_word=100))
+    fast.normalizer = normalizers.BertNormalizer(
+        lowercase=file.get(f"{PREFIX}.normalizer.lowercase", bool, True),
+        strip_accents=file.get(f"{PREFIX}.normalizer.strip_accents", bool, None, required=False),
+    )
+    fast.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    fast.decoder = decoders.WordPiece()
+    return fast
+
+
+def _bpe(file: GGUF, tokens: Sequence[str], model: str) -> FastTokenizer:
+    merges = file.get(f"{PREFIX}.merges", list)
+    pairs = [(left, right) for left, _, right in (str(merge).partition(" ") for merge in merges)]
+    vocab = {token: i for i, token in enumerate(tokens)}
+    pre = file.metadata.get(f"{PREFIX}.pre", "default")
+    whitespace = model == "whitespace"
+    fast = FastTokenizer(
+        models.BPE(
+            vocab,
+            pairs,
+            unk_token=_special(file, tokens, "unknown") if whitespace else None,
+            ignore_merges=pre in _LLAMA3,
+        )
+    )
+    if whitespace:
+        if file.get(f"{PREFIX}.normalizer.lowercase", bool, False):
+            fast.normalizer = normalizers.Lowercase()
+        fast.pre_tokenizer = pre_tokenizers.Whitespace()
+        return fast
+    if pre in _GPT2:
+        fast.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    elif pre in (*_QWEN, *_LLAMA3):
+        if pre in _QWEN:
+            fast.normalizer = normalizers.NFC()
+        split = Regex(QWEN_SPLIT if pre in _QWEN else LLAMA3_SPLIT)
+        fast.pre_tokenizer = pre_tokenizers.Sequence(
+            [
+                pre_tokenizers.Split(split, behavior="isolated"),
+                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+            ]
+        )
+    else:
+        raise CheckpointError(f"{file.path}: the pre-tokenizer {pre!r} is not one that can be rebuilt")
+    fast.decoder = decoders.ByteLevel()
+    return fast
+
+
+def _unigram(file: GGUF, tokens: Sequence[str], kinds: Sequence[int]) -> FastTokenizer:
+    scores = file.get(f"{PREFIX}.scores", list)
+    if len(scores) != len(tokens):
+        raise CheckpointError(
+            f"{file.path}: metadata '{PREFIX}.scores' has {len(scores)}, not {len(tokens)} entries"
+        )
+    return gguf_unigram.rebuild(
+        tokens,
+        [kind != UNUSED for kind in kinds],
+        scores,
+        # T5's own, which llama.cpp assumes.
+        file.get(f"{PREFIX}.unknown_token_id", int, 2),
+        file.get(f"{PREFIX}.precompiled_charsmap", list, []),
+        prefix=file.get(f"{PREFIX}.add_space_prefix", bool, True),
+        squeeze=file.get(f"{PREFIX}.remove_extra_whitespaces", bool, False),
+    )
+
+
+def _special(file: GGUF, tokens: Sequence[str], name: str) -> str | None:
+    key = f"{PREFIX}.{name}_token_id"
+    token = file.metadata.get(key)
+    if token is None:
+        return None
+    if isinstance(token, bool) or not isinstance(token, int) or not 0 <= token < len(tokens):
+        raise CheckpointError(f"{file.path}: metadata {key!r} is {token!r}, but there are {len(tokens)} tokens")
+    return tokens[token]
+
+
+def _template(file: GGUF, tokens: Sequence[str], model: str) -> processors.TemplateProcessing | None:
+    """What is put around a text. Old files lack the flags: BERT's always had both."""
+    pre = str(file.metadata.get(f"{PREFIX}.pre", ""))
+    default = model in ("bert", "whitespace", "t5") or pre.startswith(("jina-v1", "jina-v2"))
+    before = _special(file, tokens, "bos") or _special(file, tokens, "cls")
+    after = _special(file, tokens, "seperator") if model == "bert" else None
+    after = after or _special(file, tokens, "eos")
+    if not file.get(f"{PREFIX}.add_bos_token", bool, default):
+        before = None
+    if not file.get(f"{PREFIX}.add_eos_token", bool, default):
+        after = None
+    used = [token for token in (before, after) if token]
+    if not used:
+        return None
+    single = " ".join(filter(None, (before, "$A", after)))
+    pair = " ".join(filter(None, (single, "$B:1", f"{after}:1" if after else None)))
+    ids = {token: i for i, token in enumerate(tokens)}
+    return processors.TemplateProcessing(
+        single=single, pair=pair, special_tokens=[(token, ids[token]) for token in dict.fromkeys(used)]
+    )
+
+
+def _added(token: str, kind: int, pre: str) -> AddedToken:
+    # RoBERTa's and EuroBERT's masks take the space before them along, which GGUF has no key for.
+    lstrip = (pre.startswith("jina-v2-") and token == "<mask>") or (pre == "jina-v5-nano" and token == "<|mask|>")
+    return AddedToken(token, special=kind == CONTROL, normalized=False, lstrip=lstrip)
+
+
+def _rebuilt(file: GGUF) -> FastTokenizer:
+    model = file.get(f"{PREFIX}.model", str)
+    tokens = file.get(f"{PREFIX}.tokens", list)
+    kinds = file.get(f"{PREFIX}.token_type", list, [NORMAL] * len(tokens))
+    if not all(isinstance(token, str) for token in tokens) or len(kinds) != len(tokens):
+        raise CheckpointError(f"{file.path}: metadata '{PREFIX}.tokens' and '{PREFIX}.token_type' do not fit")
+    if model == "bert":
+        fast = _wordpiece(file, tokens, kinds)
+    elif model in ("gpt2", "whitespace"):
+        fast = _bpe(file, tokens, model)
+    elif model == "t5":
+        fast = _unigram(file, tokens, kinds)
+        kinds = [CONTROL if kind == UNKNOWN else kind for kind in kinds]
+    else:
+        raise CheckpointError(f"{file.path}: metadata '{PREFIX}.model' is {model!r}, which cannot be rebuilt")
+    for kind, add in ((CONTROL, fast.add_special_tokens), (USER_DEFINED, fast.add_tokens)):
+        named = [token for token, own in zip(tokens, kinds, strict=True) if own == kind]
+        add([_added(token, kind, str(file.metadata.get(f"{PREFIX}.pre"))) for token in named])
+    if (template := _template(file, tokens, model)) is not None:
+        fast.post_processor = template
+    return fast
+
+
+def read(file: GGUF) -> tuple[Tokenizer, str]:
+    """The tokenizer of a .gguf, and it as a tokenizer.json: the one inside, or rebuilt from the keys."""
+    whole = file.get(WHOLE, str, None, required=False)
+    try:
+        fast = _rebuilt(file) if whole is None else FastTokenizer.from_str(whole)
+        return Tokenizer(fast), whole or fast.to_str()
+    except CheckpointError:
+        raise
+    # The library raises bare Exception for whatever it cannot parse.
+    except Exception as error:
+        key = f"{PREFIX}.*" if whole is None else WHOLE
+        raise CheckpointError(f"{file.path}: metadata {key!r} is not a tokenizer: {error}") from None

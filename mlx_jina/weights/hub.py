@@ -1,0 +1,140 @@
+"""A model's name to a local folder. The only module that may touch the network."""
+
+from __future__ import annotations
+
+import logging
+import re
+from pathlib import Path
+
+from mlx_jina import catalog
+from mlx_jina.errors import ModelNotFoundError
+from mlx_jina.text import prompts
+
+logger = logging.getLogger(__name__)
+
+# What loading needs; repositories also hold ONNX, OpenVINO and PyTorch copies, and code that is never run.
+FILES = (
+    "config.json",
+    "config_sentence_transformers.json",
+    "tokenizer.json",
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "model-?????-of-?????.safetensors",
+)
+
+
+def wanted(task: str | None) -> list[str]:
+    """Patterns of the files to fetch: of the adapters all, or only the task's."""
+    name = "*" if task is None else prompts.split_task(task)[0]
+    # In transformers' layout of v3 adapters lie beside the model.
+    beside = "*" if task is None else re.sub(r"\W", "_", task)
+    files = ("adapter_config.json", "adapter_model.safetensors")
+    return [*FILES, *(f"{place}/{file}" for place in (f"adapters/{name}", beside) for file in files)]
+
+
+def embedded(name: str) -> Path:
+    """The folder of a model that ships inside the package."""
+    return Path(__file__).parents[1] / name
+
+
+def split_alias(argument: str) -> tuple[str, str]:
+    """ALIAS=NAME in two, the alias "" without one. Paths may have an equals sign of their own."""
+    alias, equals, name = argument.partition("=")
+    if not equals or catalog.find(argument) or Path(argument).expanduser().exists():
+        return "", argument
+    return alias, name
+
+
+def resolve(
+    name: str,
+    revision: str | None = None,
+    local_files_only: bool = False,
+    cache_dir: str | Path | None = None,
+    task: str | None = None,
+) -> Path:
+    """A folder that holds the model: the package's own, a local path, the Hugging Face cache, or a download.
+
+    A complete snapshot in the cache is used without any network call. Raises ModelNotFoundError.
+    """
+    entry = catalog.find(name)
+    if entry is not None and "/" not in entry.repo:
+        return embedded(entry.repo)
+    path = Path(name).expanduser()
+    # A known name is not meant for a folder of that name with something else in it.
+    if path.exists() and (entry is None or path.is_file() or _holds_model(path)):
+        return path
+    if entry is None and (name.count("/") != 1 or name.startswith((".", "~", "/"))):
+        raise _unknown(name)
+    return _from_hub(entry.repo if entry else name, entry, revision, local_files_only, cache_dir, task)
+
+
+def _holds_model(folder: Path) -> bool:
+    return any(next(folder.glob(pattern), None) for pattern in ("config.json", "*.gguf"))
+
+
+def _unknown(name: str) -> ModelNotFoundError:
+    return ModelNotFoundError(
+        f"{name!r} is neither a folder, nor a Hugging Face id (owner/name), nor a known model "
+        f"({', '.join(catalog.short_names())})"
+    )
+
+
+def _from_hub(
+    repo: str,
+    entry: catalog.Entry | None,
+    revision: str | None,
+    local_files_only: bool,
+    cache_dir: str | Path | None,
+    task: str | None,
+) -> Path:
+    # Imported here: it costs a third of a second, and `pocket` and local folders do without.
+    import huggingface_hub
+    from huggingface_hub import constants
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    from mlx_jina.weights.folder import missing_files
+
+    def snapshot(offline: bool) -> Path:
+        return Path(
+            huggingface_hub.snapshot_download(
+                repo,
+                revision=revision,
+                cache_dir=cache_dir,
+                local_files_only=offline,
+                allow_patterns=wanted(task),
+            )
+        )
+
+    merged = entry is not None and len(entry.tasks) == 1
+    where = Path(cache_dir or constants.HF_HUB_CACHE).expanduser()
+    try:
+        cached = snapshot(offline=True)
+        if not missing_files(cached, task, merged):
+            return cached
+    except LocalEntryNotFoundError:
+        pass
+    except HFValidationError:
+        raise _unknown(repo) from None
+    absent = f"{repo!r} is not in the cache at {where}"
+    if local_files_only or constants.HF_HUB_OFFLINE:
+        raise ModelNotFoundError(
+            f"{absent}, and downloads are off. Run once with the network on, or use the model inside this "
+            "package: 'pocket'"
+        )
+    if entry is not None:
+        # A misspelt task should not cost a download.
+        prompts.choose_task(task, None, entry.tasks)
+    licence = f"licence {entry.license}" if entry else "see its model card for the licence"
+    logger.warning("Downloading %s from the Hugging Face hub (%s)", repo, licence)
+    try:
+        folder = snapshot(offline=False)
+    except RepositoryNotFoundError:
+        raise ModelNotFoundError(f"{repo!r} does not exist on the Hugging Face hub, or is private") from None
+    # The HTTP client and the storage behind the hub raise errors of their own, of no common kind.
+    except Exception as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise ModelNotFoundError(
+            f"{absent}, and it could not be downloaded ({reason}). Check the network, or use the model inside "
+            "this package: 'pocket'"
+        ) from error
+    return folder

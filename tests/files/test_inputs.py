@@ -1,0 +1,123 @@
+"""Readers of texts: every format, and mistakes named by file and line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mlx_jina.errors import InputError
+from mlx_jina.files import inputs
+from mlx_jina.files.inputs import Record
+
+
+def read(path: Path, content: bytes | str, field: str | None = None) -> list[Record]:
+    """Write a file and read its texts back."""
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    inputs.check([str(path)], field)
+    return list(inputs.from_paths([str(path)], field))
+
+
+def texts(records: list[Record]) -> list[str]:
+    """Only the texts."""
+    return [record.text for record in records]
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("one\ntwo\n", ["one", "two"]),
+        ("one\ntwo", ["one", "two"]),
+        ("one\r\ntwo\r\n", ["one", "two"]),
+        ("\ufeffone\n\n  two \n", ["one", "", "  two "]),
+        ("a\u2028b\x0cc\x85d\re\nf", ["a\u2028b\x0cc\x85d\re", "f"]),
+        ("", []),
+        ("\n", [""]),
+    ],
+)
+def test_every_line_is_a_text(tmp_path: Path, content: str, expected: list[str]) -> None:
+    path = tmp_path / "a.txt"
+    records = read(path, content)
+    assert texts(records) == expected
+    assert [record.origin for record in records] == [f"{path}, line {i + 1}" for i in range(len(expected))]
+    assert inputs.count([str(path)]) == len(expected)
+
+
+def test_json_lines(tmp_path: Path) -> None:
+    content = (
+        '\ufeff{"text": "a", "id": 7}\r\n\n{"id": "x", "text": "b\\nc"}\n{"id": null, "text": "\\ud83d\\ude00"}'
+    )
+    records = read(tmp_path / "a.jsonl", content)
+    assert texts(records) == ["a", "b\nc", "😀"]
+    assert [record.label for record in records] == [("id", 7), ("id", "x"), None]
+    assert [record.line for record in records] == [1, 3, 4]
+    assert texts(read(tmp_path / "b.ndjson", '{"body": "a"}', "body")) == ["a"]
+
+
+def test_csv(tmp_path: Path) -> None:
+    content = '\ufeffid,text\r\n1,"two\nlines, ""quoted"""\r\n\r\n2,plain\r\n'
+    records = read(tmp_path / "a.csv", content)
+    assert texts(records) == ['two\nlines, "quoted"', "plain"]
+    assert [record.label for record in records] == [("id", "1"), ("id", "2")]
+    assert [record.line for record in records] == [2, 5]
+    assert texts(read(tmp_path / "b.csv", "a,body\nx,y\n", "body")) == ["y"]
+    long = "word " * 50_000
+    assert texts(read(tmp_path / "long.csv", f"text\n{long}\n")) == [long]
+
+
+def test_folder_in_order_of_names(tmp_path: Path) -> None:
+    for name in ("b.md", "a/z.txt", "a/B.MD", "c.txt", "c.json", ".obsidian/x.md", "d/.hidden.md", "é.md"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"\xef\xbb\xbf" + name.encode() + b"\r\nline\r\n")
+    records = list(inputs.from_paths([str(tmp_path)], None))
+    names = ["a/B.MD", "a/z.txt", "b.md", "c.txt", "é.md"]
+    assert [record.label for record in records] == [("file", str(tmp_path / name)) for name in names]
+    assert texts(records) == [f"{name}\nline\n" for name in names]
+    assert inputs.count([str(tmp_path)]) == 5
+
+
+def test_one_document(tmp_path: Path) -> None:
+    assert texts(read(tmp_path / "a.md", "# A\n\ntext")) == ["# A\n\ntext"]
+
+
+LINES_16 = '{"text": "fine"}\n' * 16
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.txt", b"ok\n" * 16 + b"caf\xe9\n", "line 17: byte 0xe9 is not valid UTF-8"),
+        ("a.md", b"ok\n" * 16 + b"caf\xe9\n", "line 17: byte 0xe9 is not valid UTF-8"),
+        ("a.csv", b"text\n" + b"ok\n" * 15 + b"caf\xe9\n", "line 17: byte 0xe9 is not valid UTF-8"),
+        ("a.jsonl", LINES_16 + '{"text": "cut', "line 17: not valid JSON (Unterminated string"),
+        ("a.jsonl", LINES_16 + '"text"', "line 17: a JSON object is needed, this is a string"),
+        ("a.jsonl", LINES_16 + '{"body": "x"}', "line 17: no field 'text' (it has: body)"),
+        ("a.jsonl", LINES_16 + '{"text": 5}', "line 17: field 'text' must be a string, this is a number"),
+        ("a.jsonl", LINES_16 + '{"text": null}', "line 17: field 'text' must be a string, this is null"),
+        ("a.jsonl", LINES_16 + '{"text": "x", "id": [1]}', 'line 17: "id" must be a string or a whole number'),
+        ("a.jsonl", LINES_16 + "[" * 200_000, "line 17: JSON that cannot be read"),
+        ("a.csv", "name,body\nx,y\n", "line 1: no column 'text' (it has: name, body)"),
+        ("a.csv", "id,text\n1,x\n2\n", "line 3: 1 columns, but the header has 2"),
+        ("a.csv", 'text\nx\n"open\nto the\nend', "line 3: not valid CSV"),
+        ("a.csv", "", "is empty; a .csv file needs a header row"),
+    ],
+)
+def test_mistakes_name_file_and_line(tmp_path: Path, name: str, content: bytes | str, message: str) -> None:
+    path = tmp_path / name
+    with pytest.raises(InputError) as error:
+        read(path, content)
+    assert str(error.value).startswith(str(path))
+    assert message in str(error.value)
+
+
+def test_inputs_that_cannot_be_read(tmp_path: Path) -> None:
+    (tmp_path / "a.pdf").touch()
+    with pytest.raises(InputError, match="does not exist"):
+        inputs.check([str(tmp_path / "a.txt")], None)
+    with pytest.raises(InputError, match=r"a\.pdf is none of the inputs"):
+        inputs.check([str(tmp_path / "a.pdf")], None)
+    with pytest.raises(InputError, match="--field body needs"):
+        inputs.check([str(tmp_path)], "body")
+    with pytest.raises(InputError, match=r"holds no \.md or \.txt file"):
+        list(inputs.from_paths([str(tmp_path)], None))
