@@ -28,11 +28,11 @@ import mlx.core as mx  # noqa: E402
 import mlx.nn as nn  # noqa: E402
 from mlx.utils import tree_flatten  # noqa: E402
 
+from mlx_jina.cpu import attention  # noqa: E402
 from mlx_jina.engine import cores  # noqa: E402
 from mlx_jina.engine.pipeline import evaluated  # noqa: E402
 from mlx_jina.models.qwen3 import Config, Qwen3  # noqa: E402
-from mlx_jina.nn import attention, pooling  # noqa: E402
-from mlx_jina.nn.ragged import Batch, Run  # noqa: E402
+from mlx_jina.nn.ragged import Batch, Bucket  # noqa: E402
 
 VOCAB = 20_000
 Texts = Sequence[npt.NDArray[np.int32]]
@@ -52,6 +52,9 @@ def config(layers: int) -> Config:
         rms_norm_eps=1e-6,
         rope_theta=3.5e6,
         max_position_embeddings=32768,
+        qk_norm=True,
+        qkv_bias=False,
+        causal=True,
     )
 
 
@@ -61,8 +64,8 @@ def flat(model: Qwen3, *, whole_depth: bool = False) -> Encode:
     def pooled(share: Batch) -> npt.NDArray[np.float32]:
         ids = mx.array(share.ids)
         if whole_depth:
-            return evaluated(model.hidden(ids, share.runs)[pooling.last_rows(share.runs)])
-        return evaluated(model(ids, share.runs))
+            return evaluated(model.hidden(ids, share.ragged)[share.ragged.last_rows])
+        return evaluated(model(ids, share.ragged))
 
     def encode(texts: Texts) -> npt.NDArray[np.float32]:
         out = np.empty((len(texts), model.dimension), dtype=np.float32)
@@ -122,14 +125,15 @@ def matmuls(c: Config, model: Qwen3, texts: Texts) -> Callable[[], None]:
         mx.eval(x)
         return x
 
-    def attention_products(run: Run, count: int) -> list[mx.array]:
+    def attention_products(bucket: Bucket, count: int) -> list[mx.array]:
         """Of the last `count` queries of each text, in the blocks that a CPU runs."""
         found = []
-        for start, stop in attention._causal_blocks(run.texts, c.num_attention_heads, count, run.length):
-            heads = (run.texts, c.num_key_value_heads)
-            rows = queries_per_key * (stop - start)
-            found.append(numbers(*heads, rows, c.head_dim) @ numbers(*heads, stop, c.head_dim).swapaxes(2, 3))
-            found.append(numbers(*heads, rows, stop) @ numbers(*heads, stop, c.head_dim))
+        cells = attention.SCORE_BYTES // (bucket.texts * c.num_attention_heads * 4)
+        for start, stop in attention.causal_spans(count, bucket.length, cells):
+            heads = (bucket.texts, c.num_key_value_heads)
+            rows, keys = queries_per_key * (stop - start), bucket.length - count + stop
+            found.append(numbers(*heads, rows, c.head_dim) @ numbers(*heads, keys, c.head_dim).swapaxes(2, 3))
+            found.append(numbers(*heads, rows, keys) @ numbers(*heads, keys, c.head_dim))
         return found
 
     def run() -> None:
@@ -141,7 +145,7 @@ def matmuls(c: Config, model: Qwen3, texts: Texts) -> Callable[[], None]:
                     on_all = not last or (rows, columns) == (c.num_key_value_heads * c.head_dim, c.hidden_size)
                     count = len(batch.ids) if on_all else len(batch.order)
                     mx.eval(inputs[columns][:count] @ linear.weight.T)
-                for part in batch.runs:
+                for part in batch.ragged.buckets:
                     mx.eval(attention_products(part, 1 if last else part.length))
 
     widest = max(len(batch.ids) for batch in ragged.batches(texts, device.default_batch_tokens()))
@@ -212,7 +216,7 @@ def long_text(c: Config, length: int) -> None:
     mx.clear_cache()
     before = mx.get_active_memory()
     mx.reset_peak_memory()
-    taken = seconds(lambda: mx.eval(model(mx.array(batch.ids), batch.runs)))
+    taken = seconds(lambda: mx.eval(model(mx.array(batch.ids), batch.ragged)))
     peak = (mx.get_peak_memory() - before) / 1e6
     print(f"{length:,} tokens, {c.num_hidden_layers} layers: {peak:,.0f} MB above the weights, {taken:.0f} s")
 

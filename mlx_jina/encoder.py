@@ -8,12 +8,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, overload
 
-import mlx.nn as nn
 import numpy as np
 import numpy.typing as npt
 from mlx.utils import tree_flatten
 
-from mlx_jina import device, models, vectors
+from mlx_jina import device, vectors
 from mlx_jina.catalog import Entry
 from mlx_jina.engine.late_chunking import (
     ChunkedDocument,
@@ -26,6 +25,7 @@ from mlx_jina.engine.late_chunking import (
 from mlx_jina.engine.pipeline import Pipeline, Plan, longest_first, progress
 from mlx_jina.engine.thread import Worker
 from mlx_jina.errors import InputError
+from mlx_jina.models.base import EncoderModel
 from mlx_jina.text import prompts
 from mlx_jina.text.chunking import Chunking
 from mlx_jina.text.tokenizer import Token, listed
@@ -80,7 +80,7 @@ class Encoder:
         self.dtype: str = str(loaded.dtype).removeprefix("mlx.core.")
         self.dimension: int = model.dimension
         """Width of an untruncated vector."""
-        self.architecture: str = type(model).__module__.rpartition(".")[2]
+        self.architecture: str = model.architecture
         """What kind of model it is, such as "jina_bert"."""
         self.max_length: int = model.max_length
         """Tokens of the longest text, special tokens included."""
@@ -94,8 +94,9 @@ class Encoder:
         """Prefixes by name."""
         self.path: Path = files.path
         """Where the files are."""
-        modules = [each for each in loaded.models.values() if isinstance(each, nn.Module)]
-        arrays = {id(x): x for each in modules for x in dict(tree_flatten(each.parameters())).values()}
+        arrays = {
+            id(x): x for own in loaded.models.values() for x in dict(tree_flatten(own.parameters())).values()
+        }
         self.nbytes: int = sum(x.nbytes for x in arrays.values())
         """Bytes of its weights in memory."""
 
@@ -350,7 +351,6 @@ class Encoder:
         name = name if name in self._models else None
         if name not in self._fingerprints:
             model = self._model_for(name)
-            assert isinstance(model, nn.Module)
             weights = self._worker.run(checkpoint.digest, model)
             parts = [weights, self._tokenizer.canonical(), model.pooling, self.prompts, "unit"]
             canonical = json.dumps(parts, sort_keys=True).encode()
@@ -400,5 +400,5 @@ class Encoder:
 
     # ---- from here on private
 
-    def _model_for(self, task: str | None) -> models.Model:
+    def _model_for(self, task: str | None) -> EncoderModel:
         return self._models[task if task in self._models else None]

@@ -239,7 +239,7 @@ class TestNumbers:
         mx.save_safetensors(str(tmp_path / "model.safetensors"), tensors)
         half = mlx_jina.load(tmp_path, dtype="float16")
         batch = ragged.flatten(half._tokenizer.encode(TEXTS), np.arange(3))
-        broken = half._worker.run(lambda: np.array(half._model(mx.array(batch.ids), batch.runs)))
+        broken = half._worker.run(lambda: np.array(half._model(mx.array(batch.ids), batch.ragged)))
         assert not np.isfinite(broken).all()
         whole = mlx_jina.load(tmp_path, dtype="float32").encode(TEXTS)
         for _ in range(2):

@@ -36,7 +36,7 @@ MODULES = {
 
 
 # To be mended.
-ALLOWED = {("mlx_jina.cpu.layers", "mlx_jina.nn.pieces"), ("mlx_jina.engine.distributed", "mlx_jina.encoder")}
+ALLOWED = {("mlx_jina.engine.distributed", "mlx_jina.encoder")}
 GGUF = "mlx_jina.weights.gguf"
 CYCLE = {(f"{GGUF}.lora", "mlx_jina.weights.source"), (f"{GGUF}.reader", "mlx_jina.weights.source")}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,15 @@ import pytest
 
 import mlx_jina
 from mlx_jina import device
+from mlx_jina.cpu import attention as cpu_attention
+from mlx_jina.cpu import cores
+from mlx_jina.cpu.layers import adapt
 from mlx_jina.engine import pipeline
 from mlx_jina.models.jina_bert import Config, JinaBert
-from mlx_jina.nn import attention, pieces, ragged
-from tests.support import checkpoints
+from mlx_jina.nn import alibi, attention, pieces, ragged
+from mlx_jina.nn.alibi import Alibi
+from mlx_jina.nn.ragged import Bucket, Ragged
+from tests.support import blocks, checkpoints
 
 MB = 1e6
 
@@ -28,6 +34,8 @@ def v2_small(layers: int) -> JinaBert:
         "original", hidden=512, layers=layers, heads=8, intermediate=2048, vocab=1000
     )
     model = JinaBert(Config.read(raw, "original"))
+    if not device.on_gpu():
+        adapt(model)
     mx.eval(model.parameters())
     return model
 
@@ -39,7 +47,7 @@ def peak_above_weights(model: JinaBert, length: int) -> tuple[float, np.ndarray]
     mx.clear_cache()
     before = mx.get_active_memory()
     mx.reset_peak_memory()
-    vector = np.array(model(mx.array(batch.ids), batch.runs))
+    vector = np.array(model(mx.array(batch.ids), batch.ragged))
     return (mx.get_peak_memory() - before) / MB, vector
 
 
@@ -67,48 +75,48 @@ def dense_alibi(q: mx.array, k: mx.array, v: mx.array, slopes: mx.array) -> mx.a
     return mx.softmax(scores, axis=-1) @ v
 
 
-@pytest.mark.parametrize("cores", [1, 3])
+@pytest.mark.parametrize("count", [1, 3])
 @pytest.mark.parametrize("block_bytes", [1, 5000, 1 << 18, 1 << 30])
 @pytest.mark.parametrize(("texts", "heads", "length"), [(1, 8, 301), (3, 12, 33), (2, 4, 1)])
 def test_the_hankel_view_equals_the_dense_bias(
-    texts: int, heads: int, length: int, block_bytes: int, cores: int, monkeypatch: pytest.MonkeyPatch
+    texts: int, heads: int, length: int, block_bytes: int, count: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pieces, "SCORE_BYTES", block_bytes)
-    monkeypatch.setattr(pieces, "CORE_ROWS", 8)
+    blocks.small(monkeypatch, block_bytes)
+    monkeypatch.setattr(cores, "MIN_ROWS", 8)
     q, k, v = (mx.random.normal((texts, heads, length, 16)) for _ in range(3))
-    slopes = mx.array(attention.alibi_slopes(heads))
-    (span,) = attention.alibi_spans(heads, mx.float32, [ragged.Run(0, texts, length)])
-    with pieces.on_cores(cores):
-        got = attention.alibi(q, k, v, span.bias)
+    slopes = mx.array(alibi.slopes(heads))
+    (bias,) = Alibi.of(heads, mx.float32, Ragged((Bucket(0, texts, length),))).biases
+    with cores.using(count):
+        got = alibi.attend(q, k, v, bias)
     np.testing.assert_allclose(np.array(got), np.array(dense_alibi(q, k, v, slopes)), rtol=0, atol=5e-6)
 
 
-@pytest.mark.parametrize("cores", [1, 3])
-def test_heads_skip_what_is_out_of_sight_and_nothing_else(cores: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("count", [1, 3])
+def test_heads_skip_what_is_out_of_sight_and_nothing_else(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """The last text's first token looks for its last one: some heads see so far, or all of them."""
     monkeypatch.setattr(device, "on_gpu", lambda: False)
-    monkeypatch.setattr(attention, "FAR", 300)
-    monkeypatch.setattr(attention, "FAR_QUERIES", 50)
-    monkeypatch.setattr(pieces, "CORE_ROWS", 8)
+    monkeypatch.setattr(cpu_attention, "LONG", 300)
+    monkeypatch.setattr(cpu_attention, "LONG_QUERIES", 50)
+    monkeypatch.setattr(cores, "MIN_ROWS", 8)
     heads, length, width = 8, 601, 64
     widest: list[int] = []
-    attend = attention._attend
+    attend = cpu_attention._attend
 
     def spy(q: mx.array, k: mx.array, v: mx.array, mask: mx.array) -> mx.array:
         widest.append(k.shape[2])
         return attend(q, k, v, mask)
 
-    monkeypatch.setattr(attention, "_attend", spy)
-    slopes = mx.array(attention.alibi_slopes(heads))
+    monkeypatch.setattr(cpu_attention, "_attend", spy)
+    slopes = mx.array(alibi.slopes(heads))
     for texts, extra in ((1, 0.0), (2, 15.0), (2, 60.0)):
         q, k, v = (np.random.default_rng(i).normal(0, 0.5, (texts, heads, length, width)) for i in range(3))
         q[-1, :, 0, 0] = k[-1, :, -1, 0] = extra
         q[-1, :, 1, 0] = -extra
         queries, keys, values = (mx.array(x.astype(np.float32)) for x in (q, k, v))
-        (span,) = attention.alibi_spans(heads, mx.float32, [ragged.Run(0, texts, length)])
+        (bias,) = Alibi.of(heads, mx.float32, Ragged((Bucket(0, texts, length),))).biases
         widest.clear()
-        with pieces.on_cores(cores):
-            got = attention.alibi(queries, keys, values, span.bias)
+        with cores.using(count):
+            got = alibi.attend(queries, keys, values, bias)
         assert min(widest) < length if extra < 60 else min(widest) == length
         expected = dense_alibi(queries, keys, values, slopes)
         np.testing.assert_allclose(np.array(got), np.array(expected), rtol=0, atol=5e-6)
@@ -118,17 +126,17 @@ def test_heads_skip_what_is_out_of_sight_and_nothing_else(cores: int, monkeypatc
 @pytest.mark.parametrize("sight", [1, 100, 2000, 5000])
 def test_scores_of_what_is_in_sight_fit(score_bytes: int, sight: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(device, "on_gpu", lambda: False)
-    monkeypatch.setattr(pieces, "CPU_SCORE_BYTES", score_bytes)
+    monkeypatch.setattr(cpu_attention, "SCORE_BYTES", score_bytes)
     for length in (2048, 5001):
-        block = attention._fitting(2, length, sight)
+        block = cpu_attention._visible_block(2, length, sight)
         assert 1 <= block <= length
         assert block == 1 or block * min(block + 2 * sight, length) * 2 * 4 <= score_bytes
 
 
 def test_a_head_without_numbers_sees_everything() -> None:
     q, k = mx.zeros((1, 2, 5, 4)), mx.full((1, 2, 5, 4), float("nan"))
-    assert attention._sights(q, k) == [5, 5]
-    assert attention._sights(q, mx.full((1, 2, 5, 4), float("inf"))) == [5, 5]
+    assert cpu_attention.visible_ranges(q, k, alibi.slopes(2)) == [5, 5]
+    assert cpu_attention.visible_ranges(q, mx.full((1, 2, 5, 4), float("inf")), alibi.slopes(2)) == [5, 5]
 
 
 @pytest.mark.parametrize(
@@ -146,36 +154,28 @@ def test_short_neighbours_are_run_together_and_stay_apart(
     monkeypatch.setattr(device, "on_gpu", lambda: False)
     heads = 4
     starts = np.cumsum([0, *(count * length for count, length in texts)]).tolist()
-    runs = [ragged.Run(start, *run) for start, run in zip(starts, texts, strict=False)]
-    flat = [mx.random.normal((starts[-1], heads * 16)) for _ in range(3)]
-    slopes = mx.array(attention.alibi_slopes(heads))
-    spans = attention.alibi_spans(heads, mx.float32, runs)
-    assert [span.run.texts * span.run.length for span in spans] == groups
-    pieces: list[mx.array] = []
-    alone: list[mx.array] = []
-    for span in spans:
-        q, k, v = (attention.split_heads(x, span.run, heads) for x in flat)
-        pieces.append(attention.alibi(q, k, v, span.bias))
-    for run in runs:
-        q, k, v = (attention.split_heads(x, run, heads) for x in flat)
-        alone.append(dense_alibi(q, k, v, slopes))
-    got, expected = (np.array(attention.merge_heads(each)) for each in (pieces, alone))
-    np.testing.assert_allclose(got, expected, rtol=0, atol=5e-6)
+    buckets = tuple(Bucket(start, *own) for start, own in zip(starts, texts, strict=False))
+    q, k, v = (mx.random.normal((starts[-1], heads, 16)) for _ in range(3))
+    slopes = mx.array(alibi.slopes(heads))
+    together = Alibi.of(heads, mx.float32, Ragged(buckets))
+    assert [bucket.stop - bucket.start for bucket in together.buckets] == groups
+    expected = attention.ragged(partial(dense_alibi, slopes=slopes), q, k, v, buckets)
+    np.testing.assert_allclose(np.array(together.attend(q, k, v)), np.array(expected), rtol=0, atol=5e-6)
 
 
 @pytest.mark.parametrize("length", [1, 255, 256, 257, 300, 1023])
 @pytest.mark.parametrize("heads", [1, 3])
 def test_the_largest_score_of_each_row(heads: int, length: int) -> None:
     scores = mx.random.normal((2, heads, 5, length))
-    assert mx.array_equal(attention._largest(scores), scores.max(axis=-1, keepdims=True))
+    assert mx.array_equal(cpu_attention._largest(scores), scores.max(axis=-1, keepdims=True))
 
 
 def test_the_bias_is_never_written_out() -> None:
     length = 4096
-    values = attention.hankel_values(mx.array(attention.alibi_slopes(8)), length)
+    values = alibi.hankel_values(mx.array(alibi.slopes(8)), length)
     mx.eval(values)
     before = mx.get_active_memory()
-    bias = attention.hankel_bias(values, 0, length)
+    bias = alibi.hankel_bias(values)
     mx.eval(bias)
     assert bias.shape == (1, 8, length, length)
     assert mx.get_active_memory() - before < 1 * MB
@@ -188,15 +188,15 @@ def test_rows_computed_in_pieces_are_the_same(monkeypatch: pytest.MonkeyPatch) -
     model = v2_small(1)
     ids = np.arange(23, dtype=np.int32)
     batch = ragged.flatten([ids], np.zeros(1, dtype=np.intp))
-    in_pieces = np.array(model(mx.array(batch.ids), batch.runs))
+    in_pieces = np.array(model(mx.array(batch.ids), batch.ragged))
     monkeypatch.undo()
-    np.testing.assert_allclose(np.array(model(mx.array(batch.ids), batch.runs)), in_pieces, rtol=0, atol=2e-6)
+    np.testing.assert_allclose(np.array(model(mx.array(batch.ids), batch.ragged)), in_pieces, rtol=0, atol=2e-6)
 
 
 @pytest.mark.parametrize(("total", "most", "count"), [(100, 512, 1), (600, 512, 4), (300, 512, 3), (260, 64, 8)])
 def test_cores_get_the_same_share(total: int, most: int, count: int) -> None:
-    with pieces.on_cores(4):
-        length = pieces.share(total, most)
+    with cores.using(4):
+        length = cores.share(total, most)
     starts = range(0, total, length)
     assert len(starts) == count
     assert length <= most
@@ -209,9 +209,9 @@ def test_pieces_run_on_streams_of_their_own(monkeypatch: pytest.MonkeyPatch) -> 
         used.append(str(mx.default_stream(mx.default_device())))
         return 2 * x
 
-    x = mx.arange(5 * pieces.CORE_ROWS)
+    x = mx.arange(5 * cores.MIN_ROWS)
     turns: list[int] = []
-    with pieces.on_cores(3), pieces.giving_way(lambda: turns.append(len(used))):
+    with cores.using(3), pieces.interruptible(lambda: turns.append(len(used))):
         np.testing.assert_array_equal(np.array(pieces.by_rows(double, x)), 2 * np.array(x))
     assert len(set(used)) == 3
     assert turns == [3]
@@ -259,7 +259,7 @@ def test_long_inputs_are_evaluated_layer_by_layer(monkeypatch: pytest.MonkeyPatc
         monkeypatch.setattr(device, "on_gpu", lambda on_gpu=on_gpu: on_gpu)
         evaluated.clear()
         batch = ragged.flatten([np.arange(length, dtype=np.int32)], np.zeros(1, dtype=np.intp))
-        model(mx.array(batch.ids), batch.runs)
+        model(mx.array(batch.ids), batch.ragged)
         layers = evaluated.count((length, 512))
         assert layers == (0 if length == 16 else 3)
 

@@ -15,8 +15,9 @@ import pytest
 
 from mlx_jina import device, models
 from mlx_jina.engine import late_chunking
+from mlx_jina.models.base import EncoderModel
 from mlx_jina.models.jina_bert import JinaBert
-from mlx_jina.nn import attention, pieces, ragged
+from mlx_jina.nn import alibi, attention, pieces, ragged
 from mlx_jina.weights import checkpoint, lora
 from tests.support import bare, checkpoints, decoder_checkpoints, v3_checkpoints
 
@@ -69,13 +70,13 @@ def test_every_primitive_has_a_metal_kernel(layout: str, as_on_gpu: None) -> Non
     model, _ = jina_bert(layout)
     texts = [np.arange(length, dtype=np.int32) for length in (9, 9, 4)]
     batch = ragged.flatten(texts, np.arange(3))
-    used = primitives(model(mx.array(batch.ids), batch.runs))
+    used = primitives(model(mx.array(batch.ids), batch.ragged))
     assert {"Matmul", "Softmax", "AsStrided", "Erf"} <= used
     assert used <= METAL
 
 
 def test_every_primitive_of_late_chunking_has_a_metal_kernel(as_on_gpu: None) -> None:
-    model = cast("models.Model", jina_bert("original")[0])
+    model = cast("EncoderModel", jina_bert("original")[0])
     batch = ragged.flatten([np.arange(length, dtype=np.int32) for length in (9, 4)], np.arange(2))
     assert primitives(late_chunking._means([[(0, 3), (2, 9)], [(0, 4)]], model, batch)) <= METAL
     assert primitives(late_chunking._every_token(model, batch)) <= METAL
@@ -84,7 +85,7 @@ def test_every_primitive_of_late_chunking_has_a_metal_kernel(as_on_gpu: None) ->
 ROTARY = ("qwen3", "eurobert", "qwen2", "xlm_roberta")
 
 
-def rotary(name: str, dtype: mx.Dtype = mx.float32) -> models.Model:
+def rotary(name: str, dtype: mx.Dtype = mx.float32) -> EncoderModel:
     """Two layers with heads of 64, the width that v3, v5-nano and code-0.5b have."""
     shape = {"hidden": 128, "layers": 2, "heads": 2, "intermediate": 96, "vocab": 128}
     if name == "eurobert":
@@ -105,7 +106,7 @@ def rotary(name: str, dtype: mx.Dtype = mx.float32) -> models.Model:
 def test_every_primitive_of_a_rotary_model_has_a_metal_kernel(name: str, as_on_gpu: None) -> None:
     texts = [np.arange(length, dtype=np.int32) for length in (9, 9, 4)]
     batch = ragged.flatten(texts, np.arange(3))
-    used = primitives(rotary(name)(mx.array(batch.ids), batch.runs))
+    used = primitives(rotary(name)(mx.array(batch.ids), batch.ragged))
     assert {"Matmul", "Softmax", "Gather"} <= used
     assert used & {"Exp", "Erf"}
     assert used <= METAL
@@ -122,7 +123,7 @@ def test_every_primitive_of_adapters_has_a_metal_kernel() -> None:
     }
     lora.attach(model, lora.Adapter(Path(), "", pairs), mx.float32)
     batch = ragged.flatten([np.arange(9, dtype=np.int32)], np.arange(1))
-    assert primitives(model(mx.array(batch.ids), batch.runs)) <= METAL
+    assert primitives(model(mx.array(batch.ids), batch.ragged)) <= METAL
 
 
 def test_the_check_can_fail() -> None:
@@ -152,7 +153,7 @@ class TestFusedAttention:
         model.apply(lambda x: x.astype(dtype))
         texts = [np.arange(length, dtype=np.int32) for length in (100, 9, 3)]
         batch = ragged.flatten(texts, np.arange(3))
-        mx.eval(model(mx.array(batch.ids), batch.runs))
+        mx.eval(model(mx.array(batch.ids), batch.ragged))
         assert len(calls) == config["num_hidden_layers"] * (2 + 1 + 1)
         for call in calls:
             q, k, v, mask = (call[name] for name in ("q", "k", "v", "mask"))
@@ -170,7 +171,7 @@ class TestFusedAttention:
     def test_rotary_models(self, calls: list[dict[str, Any]], name: str, dtype: mx.Dtype) -> None:
         texts = [np.arange(length, dtype=np.int32) for length in (100, 9, 3)]
         batch = ragged.flatten(texts, np.arange(3))
-        mx.eval(rotary(name, dtype)(mx.array(batch.ids), batch.runs))
+        mx.eval(rotary(name, dtype)(mx.array(batch.ids), batch.ragged))
         # A layer in two blocks for 100 tokens; the last with one query for each text, which alone is pooled.
         last = [1, 1, 1] if name != "xlm_roberta" else [64, 36, 9, 3]
         assert [call["q"].shape[2] for call in calls] == [64, 36, 9, 3, *last]
@@ -189,8 +190,8 @@ class TestFusedAttention:
         assert hidden // heads in attention.FUSED_WIDTHS
 
     def test_the_mask_is_a_view_whose_last_stride_is_one(self) -> None:
-        values = attention.hankel_values(mx.array(attention.alibi_slopes(4)), 50)
-        assert primitives(attention.hankel_bias(values, 8, 24)) <= METAL
+        values = alibi.hankel_values(mx.array(alibi.slopes(4)), 50)
+        assert primitives(alibi.hankel_bias(values)[:, :, 8:24]) <= METAL
         mx.eval(values)
-        assert primitives(attention.hankel_bias(values, 8, 24)) <= {"AsStrided", "Flatten"}
-        assert strides(attention.hankel_bias(values, 8, 24)) == (0, 99 * 4, 4, 4)
+        assert primitives(alibi.hankel_bias(values)[:, :, 8:24]) <= {"AsStrided", "Flatten", "Slice"}
+        assert strides(alibi.hankel_bias(values)[:, :, 8:24]) == (0, 99 * 4, 4, 4)

@@ -37,11 +37,11 @@ def load(folder: Path, option: str) -> Callable[[Sequence[str], int], Any]:
     from tokenizers import Tokenizer
 
     from bench.models import float32_tensors
-    from mlx_jina.nn.attention import alibi_slopes
+    from mlx_jina.nn import alibi
 
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     w = {name: mx.array(x).astype(getattr(mx, option)) for name, x in float32_tensors(folder).items()}
-    heads, slopes = config["num_attention_heads"], mx.array(alibi_slopes(config["num_attention_heads"]))
+    heads, slopes = config["num_attention_heads"], mx.array(alibi.slopes(config["num_attention_heads"]))
 
     def linear(x: mx.array, name: str) -> mx.array:
         y = x @ w[f"{name}.weight"].T

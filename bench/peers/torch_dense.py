@@ -36,7 +36,7 @@ def module(folder: Path) -> Any:
     from torch.nn import functional as F
 
     from bench.models import float32_tensors
-    from mlx_jina.nn.attention import alibi_slopes
+    from mlx_jina.nn import alibi
 
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     heads, width = config["num_attention_heads"], config["hidden_size"]
@@ -46,7 +46,7 @@ def module(folder: Path) -> Any:
             super().__init__()
             for name, value in float32_tensors(folder).items():
                 self.register_buffer(name.replace(".", "/"), torch.tensor(value))
-            self.register_buffer("slopes", torch.tensor(alibi_slopes(heads)))
+            self.register_buffer("slopes", torch.tensor(alibi.slopes(heads)))
 
         def linear(self, x: Any, name: str) -> Any:
             b: Any = self._buffers

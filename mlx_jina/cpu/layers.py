@@ -1,12 +1,14 @@
-"""Linear layers, and what one short text does to them on a CPU."""
+"""Layers that a CPU computes faster than MLX's own; `adapt` puts them into a loaded model."""
 
 from __future__ import annotations
+
+from functools import cache
 
 import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_jina import device
-from mlx_jina.nn import pieces
+from mlx_jina.cpu import cores
 
 # Rows of the input, and numbers in the weights, for which the cut below is faster.
 FEW_ROWS = 32
@@ -16,6 +18,13 @@ _CELLS = 1200
 _MULTIPLICATIONS = 1_000_000
 # Outputs of a product, at least and at most.
 _NARROW, _WIDE = 8, 128
+
+
+def adapt(model: nn.Module) -> None:
+    """Swap the linear layers and norms of a loaded model for this file's; their weights stay where they are."""
+    for module in model.modules():
+        if (own := _OWN.get(type(module))) is not None:
+            module.__class__ = own
 
 
 class Linear(nn.Linear):
@@ -30,14 +39,14 @@ class Linear(nn.Linear):
         if not outputs:
             return super().__call__(x)
         total = self.weight.shape[0]
-        cores = pieces.streams()[: 1 + self.weight.size // LARGE]
-        share = -(-total // (outputs * len(cores))) * outputs
+        streams = cores.streams()[: 1 + self.weight.size // LARGE]
+        share = -(-total // (outputs * len(streams))) * outputs
         # Of three axes, or MLX makes one product of all.
         columns = x.T[None]
         parts = []
-        for start, core in zip(range(0, total, share), cores, strict=False):
+        for start, stream in zip(range(0, total, share), streams, strict=False):
             weight = self.weight[start : start + share]
-            with mx.stream(core):
+            with mx.stream(stream):
                 parts.append((weight.reshape(-1, outputs, x.shape[1]) @ columns).reshape(-1, x.shape[0]))
         y = mx.contiguous(mx.concatenate(parts).T)
         return y + self.bias if "bias" in self else y
@@ -55,3 +64,36 @@ def _together(x: mx.array, weight: mx.array) -> int:
             return outputs
         outputs //= 2
     return 0
+
+
+@cache
+def _averaging(width: int) -> mx.array:
+    """(width, 1) that a product with takes the mean: a fifth of the time of MLX's own."""
+    column = mx.full((width, 1), 1 / width)
+    # Or it would belong to the thread that asked first.
+    mx.eval(column)
+    return column
+
+
+def _scaled(x: mx.array, eps: float) -> mx.array:
+    """To a mean square of one."""
+    return x * mx.rsqrt(mx.addmm(mx.array(eps), x * x, _averaging(x.shape[-1])))
+
+
+class LayerNorm(nn.LayerNorm):
+    """LayerNorm over the last axis, in float32, rounded once."""
+
+    def __call__(self, x: mx.array) -> mx.array:
+        wide = x.astype(mx.float32)
+        centred = wide - wide @ _averaging(wide.shape[-1])
+        return (_scaled(centred, self.eps) * self["weight"] + self["bias"]).astype(x.dtype)
+
+
+class RMSNorm(nn.RMSNorm):
+    """RMSNorm over the last axis, in float32, rounded once."""
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return (_scaled(x.astype(mx.float32), self.eps) * self["weight"]).astype(x.dtype)
+
+
+_OWN: dict[type[nn.Module], type[nn.Module]] = {nn.Linear: Linear, nn.LayerNorm: LayerNorm, nn.RMSNorm: RMSNorm}

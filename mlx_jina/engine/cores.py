@@ -1,22 +1,29 @@
-"""A batch dealt to the cores of a CPU, where MLX uses more than one for matrix products alone.
+"""A batch split over the cores of a CPU, where MLX uses more than one for matrix products alone.
 
 MLX evaluates the arrays of each thread on a stream of their own. So each core gets a thread, its share of the
-texts, and a BLAS of one thread; nothing is exchanged before the vectors. What cannot be dealt, such as one long
-text, is cut in pieces for all cores (nn/pieces.py). A GPU gets each batch whole.
+texts, and a BLAS of one thread; nothing is exchanged before the vectors. What cannot be split, such as one long
+text, is cut in pieces for all cores (cpu/cores.py). A GPU gets each batch whole.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TypeVar
 
+import numpy as np
+
 from mlx_jina import device
+from mlx_jina.cpu import cores
 from mlx_jina.engine.thread import Worker
-from mlx_jina.nn import pieces, ragged
-from mlx_jina.nn.ragged import Batch
+from mlx_jina.nn.ragged import Batch, flatten
 
 T = TypeVar("T")
+
+# The fewest tokens that are worth waking a thread, and how much longer than the average the longest share may be.
+CORE_TOKENS = 64
+UNEVEN = 1.25
 
 # Beside the caller's own thread; for all models, which take turns: the cores are the same.
 _helpers: list[Worker] = []
@@ -25,10 +32,10 @@ _turn = threading.Lock()
 
 def run(function: Callable[[Batch], T], batch: Batch) -> list[tuple[Batch, T]]:
     """A function of batches applied to the shares of one, and the shares; it must evaluate what it returns."""
-    if len(shares := ragged.deal(batch, device.lanes())) == 1:
-        with pieces.on_cores(device.lanes()):
+    if len(shares := split(batch, device.lanes())) == 1:
+        with cores.using(device.lanes()):
             return [(batch, function(batch))]
-    with pieces.on_cores(1), _turn, device.single_threaded_blas():
+    with cores.using(1), _turn, device.single_threaded_blas():
         while len(_helpers) < len(shares) - 1:
             _helpers.append(Worker())
         started = [helper.submit(function, share) for helper, share in zip(_helpers, shares[1:], strict=False)]
@@ -40,3 +47,25 @@ def run(function: Callable[[Batch], T], batch: Batch) -> list[tuple[Batch, T]]:
         for error in filter(None, outcomes):
             raise error
         return list(zip(shares, [*results, *(future.result() for future in started)], strict=True))
+
+
+def split(batch: Batch, count: int) -> list[Batch]:
+    """At most `count` batches of nearly the same number of tokens each, or only the batch itself.
+
+    That is when one text outweighs the others, or a share would not be worth a thread's waking up.
+    """
+    starts = batch.ragged.starts
+    count = min(count, len(starts), len(batch.ids) // CORE_TOKENS)
+    if count < 2:
+        return [batch]
+    ids = np.split(batch.ids, starts[1:])
+    shares: list[list[int]] = [[] for _ in range(count)]
+    tokens = [0] * count
+    for index, text in enumerate(ids):
+        least = tokens.index(min(tokens))
+        shares[least].append(index)
+        tokens[least] += len(text)
+    if max(tokens) * count > UNEVEN * len(batch.ids):
+        return [batch]
+    parts = [flatten(ids, np.array(share)) for share in shares]
+    return [replace(part, order=batch.order[part.order]) for part in parts]

@@ -19,7 +19,7 @@ import numpy as np
 
 from mlx_jina.engine.pipeline import Item, Pipeline, Plan, Pool, ahead, check_length, finish, prompted, warn_of_cut
 from mlx_jina.errors import InputError
-from mlx_jina.models import Model
+from mlx_jina.models.base import EncoderModel
 from mlx_jina.nn import pooling
 from mlx_jina.nn.ragged import Batch
 from mlx_jina.text import chunking
@@ -127,7 +127,7 @@ class Windows:
         return pooled
 
 
-def check_pooling(model: Model) -> None:
+def check_pooling(model: EncoderModel) -> None:
     """Raise for a model whose vectors are no means of tokens."""
     if model.pooling != "mean":
         raise InputError(
@@ -292,10 +292,10 @@ def _late(
     return finish(windows.chunks(means), plan)
 
 
-def _means(spans: Sequence[Sequence[Span]], model: Model, batch: Batch) -> mx.array:
+def _means(spans: Sequence[Sequence[Span]], model: EncoderModel, batch: Batch) -> mx.array:
     """On the worker: the mean of each span of each text."""
-    hidden = model.hidden(mx.array(batch.ids), batch.runs)
-    starts = [run.start + i * run.length for run in batch.runs for i in range(run.texts)]
+    hidden = model.hidden(mx.array(batch.ids), batch.ragged)
+    starts = batch.ragged.starts.tolist()
     return pooling.span_means(
         hidden,
         [
@@ -306,6 +306,6 @@ def _means(spans: Sequence[Sequence[Span]], model: Model, batch: Batch) -> mx.ar
     )
 
 
-def _every_token(model: Model, batch: Batch) -> mx.array:
+def _every_token(model: EncoderModel, batch: Batch) -> mx.array:
     """On the worker: the state of each token."""
-    return model.hidden(mx.array(batch.ids), batch.runs).astype(mx.float32)
+    return model.hidden(mx.array(batch.ids), batch.ragged).astype(mx.float32)

@@ -11,7 +11,6 @@ from functools import partial
 from typing import TypeVar
 
 import mlx.core as mx
-import mlx.nn as nn
 import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
@@ -20,7 +19,7 @@ from mlx_jina import device, vectors
 from mlx_jina.engine import cores
 from mlx_jina.engine.thread import Worker
 from mlx_jina.errors import CheckpointError, InputError, NumericalError, TooLongError, TruncationWarning
-from mlx_jina.models import Model
+from mlx_jina.models.base import EncoderModel
 from mlx_jina.nn import ragged
 from mlx_jina.nn.ragged import Batch
 from mlx_jina.text.tokenizer import Ids, Tokenizer
@@ -36,19 +35,19 @@ QUEUED = 2
 Item = tuple[int, str]
 T = TypeVar("T")
 # What becomes of a batch's tokens, on the worker: rows for each text, in the batch's order.
-Pool = Callable[[Model, Batch], mx.array]
+Pool = Callable[[EncoderModel, Batch], mx.array]
 
 
-def whole(model: Model, batch: Batch) -> mx.array:
+def whole(model: EncoderModel, batch: Batch) -> mx.array:
     """One row per text: the model's own pooling."""
-    return model(mx.array(batch.ids), batch.runs)
+    return model(mx.array(batch.ids), batch.ragged)
 
 
 @dataclass(frozen=True)
 class Plan:
     """One call's options, checked."""
 
-    model: Model
+    model: EncoderModel
     prefix: str
     max_length: int
     truncate: bool
@@ -183,7 +182,7 @@ def check_length(ids: Ids, position: int, plan: Plan) -> None:
         )
 
 
-def check_ids(batch: Batch | None, model: Model) -> None:
+def check_ids(batch: Batch | None, model: EncoderModel) -> None:
     """Raise for a token without a row in the model's table: MLX would read whatever lies behind it."""
     if batch is not None and (highest := int(batch.ids.max(initial=0))) >= model.vocab_size:
         raise CheckpointError(
@@ -204,7 +203,7 @@ def warn_of_cut(texts: int, plan: Plan) -> None:
 
 
 def step(
-    model: Model, pool: Pool, started: list[tuple[Batch, mx.array]], batch: Batch | None
+    model: EncoderModel, pool: Pool, started: list[tuple[Batch, mx.array]], batch: Batch | None
 ) -> list[tuple[Batch, Floats]]:
     """On the worker: run a batch on a CPU's cores; start it on a GPU, and return the one before.
 
@@ -231,7 +230,6 @@ def retry(plan: Plan, pool: Pool, ids: Sequence[Ids], index: int, position: int)
     Perhaps only for a neighbour's sake: texts that a CPU attends to as one (nn/attention.py) share their NaN.
     """
     model = plan.model
-    assert isinstance(model, nn.Module)
     stored = model.parameters()
     model.apply(lambda x: x.astype(mx.float32) if mx.issubdtype(x.dtype, mx.floating) else x)
     try:

@@ -1,54 +1,49 @@
-"""One architecture, one file. Each offers `build`, which knows its own checkpoints by their tensor names."""
+"""One architecture, one file. Which of them a checkpoint is gets decided here."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Protocol
-
-import mlx.core as mx
+from collections.abc import Collection, Mapping
+from typing import Any
 
 from mlx_jina.errors import CheckpointError
-from mlx_jina.models import eurobert, jina_bert, qwen2, qwen3, xlm_roberta
-from mlx_jina.models.config import required
-from mlx_jina.nn.ragged import Run
+from mlx_jina.models.base import EncoderModel
+from mlx_jina.models.eurobert import EuroBert
+from mlx_jina.models.jina_bert import JinaBert
+from mlx_jina.models.qwen2 import Qwen2
+from mlx_jina.models.qwen3 import Qwen3
+from mlx_jina.models.xlm_roberta import XLMRoberta
+
+ARCHITECTURES: tuple[type[EncoderModel], ...] = (JinaBert, Qwen3, EuroBert, Qwen2, XLMRoberta)
+
+_BY_MODEL_TYPE: Mapping[str, type[EncoderModel]] = {
+    "bert": JinaBert,
+    "eurobert": EuroBert,
+    "jina_embeddings_v3": XLMRoberta,
+    "qwen2": Qwen2,
+    "qwen3": Qwen3,
+}
 
 
-class Model(Protocol):
-    """What the encoder asks of an `mlx.nn.Module`: its parameters carry the checkpoint's tensor names."""
-
-    dimension: int
-    max_length: int
-    # Rows of the table that token ids look up.
-    vocab_size: int
-    pooling: str
-    # Whether activations stay within float16's range.
-    float16: bool
-    # Prefixes of tensor names that belong to other heads and are left unread.
-    unused: tuple[str, ...]
-
-    def hidden(self, ids: mx.array, runs: Sequence[Run]) -> mx.array:
-        """Contextual states of every token: ids (T,) to (T, D)."""
-
-    def __call__(self, ids: mx.array, runs: Sequence[Run]) -> mx.array:
-        """One pooled vector per text in float32: ids (T,) to (B, D). Not normalised."""
+def identify(config: Mapping[str, Any]) -> type[EncoderModel]:
+    """The architecture of a config.json. Raises CheckpointError for one that mlx-jina does not run."""
+    model_type = str(config.get("model_type"))
+    if model_type.startswith("jina_embeddings_v5"):
+        # v5-small and v5-nano share their model_type.
+        return EuroBert if config.get("is_decoder") is False else Qwen3
+    if model_type not in _BY_MODEL_TYPE:
+        raise CheckpointError(
+            f"model_type {config.get('model_type')!r} (architectures {config.get('architectures')}) is not one "
+            "that mlx-jina runs"
+        )
+    return _BY_MODEL_TYPE[model_type]
 
 
-_ARCHITECTURES = (jina_bert, qwen3, eurobert, qwen2, xlm_roberta)
-
-
-def build(config: Mapping[str, Any], names: Collection[str]) -> Model:
-    """The empty model for a config.json and the names of the tensors beside it."""
-    # Before anything is built after it: layers without tensors would fill the memory first.
+def build(config: Mapping[str, Any], names: Collection[str]) -> EncoderModel:
+    """The empty model for a config.json and the names of the tensors beside it. Raises CheckpointError."""
+    architecture = identify(config)
+    # Layers without tensors would fill the memory before anyone missed them.
     if isinstance(layers := config.get("num_hidden_layers"), int) and layers > len(names):
         raise CheckpointError(
             f"config.json: num_hidden_layers is {layers}, but there are only {len(names)} tensors"
         )
-    for architecture in _ARCHITECTURES:
-        model = architecture.build(config, names)
-        if model is not None:
-            model.vocab_size = required(config, "vocab_size", int)
-            return model
-    raise CheckpointError(
-        f"model_type {config.get('model_type')!r} (architectures {config.get('architectures')}) is not one "
-        "that mlx-jina runs"
-    )
+    return architecture.from_config(config, names)

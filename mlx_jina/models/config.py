@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 
 from mlx_jina.errors import CheckpointError
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
 T = TypeVar("T", int, float, str)
+C = TypeVar("C", bound="DataclassInstance")
 
 
 def required(config: Mapping[str, Any], key: str, kind: type[T]) -> T:
@@ -39,3 +44,16 @@ def rope_theta(config: Mapping[str, Any]) -> float:
             f"config.json: 'rope_theta' is {config['rope_theta']!r} beside {theta!r} in 'rope_parameters'"
         )
     return theta
+
+
+def read(cls: type[C], config: Mapping[str, Any], **derived: Any) -> C:
+    """A dataclass of hyper-parameters: each field is a key of config.json by its name, or given as `derived`."""
+    kinds = get_type_hints(cls)
+    names = [field.name for field in fields(cls) if field.name not in derived]
+    return cls(**{name: required(config, name, kinds[name]) for name in names}, **derived)
+
+
+def with_head_dim(config: Mapping[str, Any]) -> dict[str, Any]:
+    """config.json with the width of a head: heads share the model's width where none is named for them."""
+    width = required(config, "hidden_size", int) // required(config, "num_attention_heads", int)
+    return {**config, "head_dim": config.get("head_dim") or width}

@@ -1,91 +1,59 @@
 """EuroBERT, the bidirectional encoder of jina-embeddings-v5-text-nano, pooled at its closing token.
 
-Boizard et al. 2025, "EuroBERT" (arXiv 2503.05500); Akram et al. 2026 (arXiv 2602.15547) for the embeddings.
-Its layers are Qwen3's without the norms on queries and keys, and every token sees the whole text. Published
-checkpoints say `model_type: jina_embeddings_v5` (base weights and four adapters), which they share with v5-small
-but for `"is_decoder": false`, or `eurobert` (one adapter merged).
-
-Axes as in qwen3.py.
+Boizard et al. 2025, "EuroBERT" (arXiv 2503.05500); Akram et al. 2026 (arXiv 2602.15547) for the embeddings. Qwen3
+without the norms on queries and keys, in which every token sees the whole text. Published checkpoints say
+`model_type: jina_embeddings_v5` (base weights and four adapters), which they share with v5-small but for
+`"is_decoder": false`, or `eurobert` (one adapter merged).
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import mlx.core as mx
-import mlx.nn as nn
+from mlx_jina.errors import CheckpointError
+from mlx_jina.models.config import expect, with_head_dim
+from mlx_jina.models.qwen3 import Config, Qwen3
 
-from mlx_jina.models import qwen3
-from mlx_jina.models.config import expect, required
-from mlx_jina.models.qwen3 import Config
-from mlx_jina.nn import attention
-from mlx_jina.nn.ragged import Run
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
-def _unscaled(rope: Any) -> bool:
-    """Whether rotary settings leave the angles as they are: EuroBERT's own code calls that linear, factor 1."""
+class EuroBert(Qwen3):
+    """The model; see `EncoderModel` for what the rest of the package asks of it."""
+
+    architecture: ClassVar[str] = "eurobert"
+    # A SwiGLU whose neurons fire strongly leaves its range (see tests/models/test_eurobert.py), and nothing
+    # published bounds this one's.
+    float16: ClassVar[bool] = False
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], names: Collection[str]) -> Self:
+        """Also checks that the tensors are not Qwen3's, under a setting that contradicts them."""
+        expect(config, "is_decoder", (False, None))
+        expect(config, "attention_bias", (False, None))
+        if "layers.0.self_attn.q_norm.weight" in names:
+            raise CheckpointError(
+                f"a {config.get('model_type')!r} checkpoint with layers.0.self_attn.q_norm is not EuroBERT; "
+                'v5-small, which has it, does not say "is_decoder": false in config.json'
+            )
+        return cls(
+            Config.read(_with_plain_rope(with_head_dim(config)), qk_norm=False, qkv_bias=False, causal=False)
+        )
+
+
+def _with_plain_rope(config: Mapping[str, Any]) -> dict[str, Any]:
+    """EuroBERT's own code says "linear", factor 1, for rotary angles that are not scaled."""
+    plain = dict(config)
+    if _is_unscaled(config.get("rope_scaling")):
+        plain["rope_scaling"] = None
+    if _is_unscaled(config.get("rope_parameters")):
+        plain["rope_parameters"] = {**config["rope_parameters"], "rope_type": "default"}
+    return plain
+
+
+def _is_unscaled(rope: Any) -> bool:
     if not isinstance(rope, Mapping):
         return False
     kind = rope.get("rope_type", rope.get("type"))
     return kind == "default" or (kind == "linear" and rope.get("factor") == 1)
-
-
-def read_config(config: Mapping[str, Any]) -> Config:
-    """Check a config.json against what is implemented here; heads share the width when it names none for them."""
-    expect(config, "is_decoder", (False, None))
-    width = required(config, "hidden_size", int) // required(config, "num_attention_heads", int)
-    known = {**config, "head_dim": config.get("head_dim") or width}
-    if _unscaled(config.get("rope_scaling")):
-        known["rope_scaling"] = None
-    if _unscaled(config.get("rope_parameters")):
-        known["rope_parameters"] = {**config["rope_parameters"], "rope_type": "default"}
-    return Config.read(known)
-
-
-class SelfAttention(qwen3.SelfAttention):
-    """Without norms on queries and keys; each query sees the whole text."""
-
-    def __init__(self, c: Config) -> None:
-        super().__init__(c)
-        self.update_modules({"q_norm": nn.Identity(), "k_norm": nn.Identity()})
-
-    def attend(
-        self, q: mx.array, q_runs: Sequence[Run], k: mx.array, v: mx.array, runs: Sequence[Run]
-    ) -> mx.array:
-        """Merged heads of every query."""
-        return attention.merge_heads(
-            [
-                attention.bidirectional(
-                    attention.split_heads(q, q_run, self._heads),
-                    attention.split_heads(k, run, self._kv_heads),
-                    attention.split_heads(v, run, self._kv_heads),
-                )
-                for q_run, run in zip(q_runs, runs, strict=True)
-            ]
-        )
-
-
-class EuroBert(qwen3.Qwen3):
-    """The model; see `models.Model` for what the encoder asks of it."""
-
-    # A SwiGLU whose neurons fire strongly leaves its range (see tests/models/test_eurobert.py), and nothing
-    # published bounds this one's.
-    float16 = False
-
-    def __init__(self, c: Config) -> None:
-        super().__init__(c)
-        for layer in self.layers:
-            layer.self_attn = SelfAttention(c)
-
-
-def build(config: Mapping[str, Any], names: Collection[str]) -> EuroBert | None:
-    """An empty model if this is a EuroBERT checkpoint."""
-    kind = str(config.get("model_type"))
-    bidirectional = kind.startswith("jina_embeddings_v5") and config.get("is_decoder") is False
-    if kind != "eurobert" and not bidirectional:
-        return None
-    if "layers.0.self_attn.q_norm.weight" in names:
-        # Qwen3's tensors under a setting that contradicts them.
-        return None
-    return EuroBert(read_config(config))

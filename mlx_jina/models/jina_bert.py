@@ -9,33 +9,38 @@ Günther et al. 2023, "Jina Embeddings 2" (arXiv 2310.19923). Published checkpoi
                      twice, gate in the second half                         base-code
     plain-ffn        BERT's own feed-forward with biases                    third parties
 
-Axes: B texts, L tokens of one text, T tokens of a batch, D width, H heads, d head width.
+Axes: B texts, T tokens of a batch, D width, H heads, d head width.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_jina.cpu.layers import Linear
 from mlx_jina.errors import CheckpointError
-from mlx_jina.models.config import expect, required
-from mlx_jina.nn import activations, attention, pieces, pooling
-from mlx_jina.nn.attention import AlibiSpan
-from mlx_jina.nn.norms import LayerNorm, add_norm
-from mlx_jina.nn.ragged import Run
+from mlx_jina.models.base import EncoderModel
+from mlx_jina.models.config import expect, read
+from mlx_jina.models.feed_forward import GatedMLP, Intermediate, ResidualOutput, UpGatedMLP
+from mlx_jina.nn.alibi import Alibi
+from mlx_jina.nn.attention import split_heads
+from mlx_jina.nn.norms import add_norm
+from mlx_jina.nn.pieces import evaluate_if_long, tokenwise
+from mlx_jina.nn.ragged import Ragged
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 Layout = Literal["original", "qk-devlin-norm", "qk-post-norm", "plain-ffn"]
 
 
 @dataclass(frozen=True)
 class Config:
-    """The hyper-parameters that shape a vector; keys are those of config.json."""
+    """The hyper-parameters that shape a vector; keys are those of config.json, but for the layout."""
 
     layout: Layout
     hidden_size: int
@@ -53,28 +58,13 @@ class Config:
         expect(config, "position_embedding_type", ("alibi",))
         expect(config, "hidden_act", ("gelu",))
         expect(config, "feed_forward_type", ("original",) if layout == "plain-ffn" else ("geglu",))
-        c = cls(
-            layout=layout,
-            hidden_size=required(config, "hidden_size", int),
-            num_hidden_layers=required(config, "num_hidden_layers", int),
-            num_attention_heads=required(config, "num_attention_heads", int),
-            intermediate_size=required(config, "intermediate_size", int),
-            vocab_size=required(config, "vocab_size", int),
-            type_vocab_size=required(config, "type_vocab_size", int),
-            layer_norm_eps=required(config, "layer_norm_eps", float),
-            max_position_embeddings=required(config, "max_position_embeddings", int),
-        )
+        c = read(cls, config, layout=layout)
         if c.hidden_size % c.num_attention_heads:
             raise CheckpointError(
                 f"config.json: hidden_size {c.hidden_size} is not a multiple of "
                 f"num_attention_heads {c.num_attention_heads}"
             )
         return c
-
-    @property
-    def qk_norm(self) -> bool:
-        """Whether queries and keys are normalised over the full width before the heads split."""
-        return self.layout in ("qk-devlin-norm", "qk-post-norm")
 
 
 def detect_layout(names: Collection[str]) -> Layout | None:
@@ -100,7 +90,7 @@ class Embeddings(nn.Module):
         super().__init__()
         self.word_embeddings = nn.Embedding(c.vocab_size, c.hidden_size)
         self.token_type_embeddings = nn.Embedding(c.type_vocab_size, c.hidden_size)
-        self.LayerNorm = LayerNorm(c.hidden_size, c.layer_norm_eps)
+        self.LayerNorm = nn.LayerNorm(c.hidden_size, c.layer_norm_eps)
 
     def __call__(self, ids: mx.array) -> mx.array:
         return self.LayerNorm(self.word_embeddings(ids) + self.token_type_embeddings(mx.array(0)))
@@ -111,35 +101,20 @@ class SelfAttention(nn.Module):
 
     def __init__(self, c: Config) -> None:
         super().__init__()
-        self.query = Linear(c.hidden_size, c.hidden_size)
-        self.key = Linear(c.hidden_size, c.hidden_size)
-        self.value = Linear(c.hidden_size, c.hidden_size)
-        if c.qk_norm:
-            self.layer_norm_q = LayerNorm(c.hidden_size, c.layer_norm_eps)
-            self.layer_norm_k = LayerNorm(c.hidden_size, c.layer_norm_eps)
+        self.query = nn.Linear(c.hidden_size, c.hidden_size)
+        self.key = nn.Linear(c.hidden_size, c.hidden_size)
+        self.value = nn.Linear(c.hidden_size, c.hidden_size)
+        if c.layout in ("qk-devlin-norm", "qk-post-norm"):
+            # Over the full width, before the heads split.
+            self.layer_norm_q = nn.LayerNorm(c.hidden_size, c.layer_norm_eps)
+            self.layer_norm_k = nn.LayerNorm(c.hidden_size, c.layer_norm_eps)
         self._heads = c.num_attention_heads
 
-    def __call__(self, x: mx.array, spans: Sequence[AlibiSpan]) -> mx.array:
+    def __call__(self, x: mx.array, alibi: Alibi) -> mx.array:
         q, k, v = self.query(x), self.key(x), self.value(x)
         if "layer_norm_q" in self:
             q, k = self.layer_norm_q(q), self.layer_norm_k(k)
-        pieces = []
-        for span in spans:
-            queries, keys, values = (attention.split_heads(part, span.run, self._heads) for part in (q, k, v))
-            pieces.append(attention.alibi(queries, keys, values, span.bias))
-        return attention.merge_heads(pieces)
-
-
-class ResidualOutput(nn.Module):
-    """BERT's output block: project, add the residual, normalise."""
-
-    def __init__(self, width_in: int, c: Config) -> None:
-        super().__init__()
-        self.dense = Linear(width_in, c.hidden_size)
-        self.LayerNorm = LayerNorm(c.hidden_size, c.layer_norm_eps)
-
-    def __call__(self, x: mx.array, residual: mx.array) -> mx.array:
-        return add_norm(self.LayerNorm, self.dense(x), residual)
+        return alibi.attend(*(split_heads(part, self._heads) for part in (q, k, v)))
 
 
 class Attention(nn.Module):
@@ -148,48 +123,10 @@ class Attention(nn.Module):
     def __init__(self, c: Config) -> None:
         super().__init__()
         self.self = SelfAttention(c)
-        self.output = ResidualOutput(c.hidden_size, c)
+        self.output = ResidualOutput(c.hidden_size, c.hidden_size, c.layer_norm_eps)
 
-    def __call__(self, x: mx.array, spans: Sequence[AlibiSpan]) -> mx.array:
-        return self.output(self.self(x, spans), x)
-
-
-class GatedMLP(nn.Module):
-    """GEGLU with the gate in the first half, residual and norm inside (original, qk-devlin-norm)."""
-
-    def __init__(self, c: Config) -> None:
-        super().__init__()
-        self.gated_layers = Linear(c.hidden_size, 2 * c.intermediate_size, bias=False)
-        self.wo = Linear(c.intermediate_size, c.hidden_size)
-        self.layernorm = LayerNorm(c.hidden_size, c.layer_norm_eps)
-
-    def __call__(self, x: mx.array) -> mx.array:
-        gate, up = mx.split(self.gated_layers(x), 2, axis=-1)
-        return add_norm(self.layernorm, self.wo(activations.geglu(gate, up)), x)
-
-
-class UpGatedMLP(nn.Module):
-    """GEGLU with the gate in the second half, no residual (qk-post-norm)."""
-
-    def __init__(self, c: Config) -> None:
-        super().__init__()
-        self.up_gated_layer = Linear(c.hidden_size, 2 * c.intermediate_size, bias=False)
-        self.down_layer = Linear(c.intermediate_size, c.hidden_size)
-
-    def __call__(self, x: mx.array) -> mx.array:
-        up, gate = mx.split(self.up_gated_layer(x), 2, axis=-1)
-        return self.down_layer(activations.geglu(gate, up))
-
-
-class Intermediate(nn.Module):
-    """The first half of BERT's own feed-forward (plain-ffn)."""
-
-    def __init__(self, c: Config) -> None:
-        super().__init__()
-        self.dense = Linear(c.hidden_size, c.intermediate_size)
-
-    def __call__(self, x: mx.array) -> mx.array:
-        return activations.gelu(self.dense(x))
+    def __call__(self, x: mx.array, alibi: Alibi) -> mx.array:
+        return self.output(self.self(x, alibi), x)
 
 
 class GatedLayer(nn.Module):
@@ -198,10 +135,10 @@ class GatedLayer(nn.Module):
     def __init__(self, c: Config) -> None:
         super().__init__()
         self.attention = Attention(c)
-        self.mlp = GatedMLP(c)
+        self.mlp = GatedMLP(c.hidden_size, c.intermediate_size, c.layer_norm_eps)
 
-    def __call__(self, x: mx.array, spans: Sequence[AlibiSpan]) -> mx.array:
-        return pieces.by_rows(self.mlp, self.attention(x, spans))
+    def __call__(self, x: mx.array, alibi: Alibi) -> mx.array:
+        return self.mlp(self.attention(x, alibi))
 
 
 class PostNormLayer(nn.Module):
@@ -210,13 +147,13 @@ class PostNormLayer(nn.Module):
     def __init__(self, c: Config) -> None:
         super().__init__()
         self.attention = Attention(c)
-        self.layer_norm_1 = LayerNorm(c.hidden_size, c.layer_norm_eps)
-        self.mlp = UpGatedMLP(c)
-        self.layer_norm_2 = LayerNorm(c.hidden_size, c.layer_norm_eps)
+        self.layer_norm_1 = nn.LayerNorm(c.hidden_size, c.layer_norm_eps)
+        self.mlp = UpGatedMLP(c.hidden_size, c.intermediate_size)
+        self.layer_norm_2 = nn.LayerNorm(c.hidden_size, c.layer_norm_eps)
 
-    def __call__(self, x: mx.array, spans: Sequence[AlibiSpan]) -> mx.array:
-        residual = add_norm(self.layer_norm_1, self.attention(x, spans), x)
-        return add_norm(self.layer_norm_2, pieces.by_rows(self.mlp, residual), residual)
+    def __call__(self, x: mx.array, alibi: Alibi) -> mx.array:
+        x = add_norm(self.layer_norm_1, self.attention(x, alibi), x)
+        return add_norm(self.layer_norm_2, self.mlp(x), x)
 
 
 class PlainLayer(nn.Module):
@@ -225,66 +162,48 @@ class PlainLayer(nn.Module):
     def __init__(self, c: Config) -> None:
         super().__init__()
         self.attention = Attention(c)
-        self.intermediate = Intermediate(c)
-        self.output = ResidualOutput(c.intermediate_size, c)
+        self.intermediate = Intermediate(c.hidden_size, c.intermediate_size)
+        self.output = ResidualOutput(c.intermediate_size, c.hidden_size, c.layer_norm_eps)
 
-    def __call__(self, x: mx.array, spans: Sequence[AlibiSpan]) -> mx.array:
-        return pieces.by_rows(lambda rows: self.output(self.intermediate(rows), rows), self.attention(x, spans))
+    def __call__(self, x: mx.array, alibi: Alibi) -> mx.array:
+        return self._feed_forward(self.attention(x, alibi))
 
-
-_LAYERS = {
-    "original": GatedLayer,
-    "qk-devlin-norm": GatedLayer,
-    "qk-post-norm": PostNormLayer,
-    "plain-ffn": PlainLayer,
-}
+    @tokenwise
+    def _feed_forward(self, x: mx.array) -> mx.array:
+        return self.output(self.intermediate(x), x)
 
 
-class Encoder(nn.Module):
-    """The stack of layers."""
+class JinaBert(EncoderModel):
+    """The model; see `EncoderModel` for what the rest of the package asks of it."""
 
-    def __init__(self, c: Config) -> None:
-        super().__init__()
-        self.layer = [_LAYERS[c.layout](c) for _ in range(c.num_hidden_layers)]
-
-
-class JinaBert(nn.Module):
-    """The model; see `models.Model` for what the encoder asks of it."""
-
-    pooling = "mean"
-    float16 = True
-    unused = ("pooler.", "cls.", "classifier.", "embeddings.position_ids")
+    architecture: ClassVar[str] = "jina_bert"
+    pooling: ClassVar[Literal["mean", "last"]] = "mean"
+    float16: ClassVar[bool] = True
+    unused: ClassVar[tuple[str, ...]] = ("pooler.", "cls.", "classifier.", "embeddings.position_ids")
 
     def __init__(self, c: Config) -> None:
-        super().__init__()
+        super().__init__(dimension=c.hidden_size, max_length=c.max_position_embeddings, vocab_size=c.vocab_size)
         self.embeddings = Embeddings(c)
-        self.encoder = Encoder(c)
-        self.dimension = c.hidden_size
-        self.max_length = c.max_position_embeddings
+        self.encoder = nn.Module()
+        layer = {"qk-post-norm": PostNormLayer, "plain-ffn": PlainLayer}.get(c.layout, GatedLayer)
+        self.encoder.layer = [layer(c) for _ in range(c.num_hidden_layers)]
         self._heads = c.num_attention_heads
 
-    def hidden(self, ids: mx.array, runs: Sequence[Run]) -> mx.array:
-        """Contextual states of every token: ids (T,) to (T, D)."""
-        x = self.embeddings(ids)
-        spans = attention.alibi_spans(self._heads, x.dtype, runs)
-        for layer in self.encoder.layer:
-            x = pieces.settle(layer(x, spans))
-        return x
-
-    def __call__(self, ids: mx.array, runs: Sequence[Run]) -> mx.array:
-        """One vector per text, averaged over its tokens in float32: ids (T,) to (B, D)."""
-        return pooling.mean(self.hidden(ids, runs), runs)
-
-
-def build(config: Mapping[str, Any], names: Collection[str]) -> JinaBert | None:
-    """An empty model if this is a `bert` checkpoint, or an error that says why it is not JinaBERT."""
-    if config.get("model_type") != "bert":
-        return None
-    layout = detect_layout(names)
-    if layout is None:
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], names: Collection[str]) -> Self:
+        """The empty model, or an error that says why a `bert` checkpoint is not JinaBERT."""
+        if (layout := detect_layout(names)) is not None:
+            return cls(Config.read(config, layout))
         tensors = sorted(re.sub(r"\.\d+\.", ".N.", name) for name in names if ".layer.0." in name)
         raise CheckpointError(
             f"a `bert` checkpoint (architectures {config.get('architectures')}) in none of JinaBERT's four "
             f"layouts; its first layer has {', '.join(tensors) or 'no tensors'}"
         )
-    return JinaBert(Config.read(config, layout))
+
+    def hidden(self, ids: mx.array, batch: Ragged) -> mx.array:
+        """Contextual states of every token: ids (T,) to (T, D)."""
+        x = self.embeddings(ids)
+        alibi = Alibi.of(self._heads, x.dtype, batch)
+        for layer in self.encoder.layer:
+            x = evaluate_if_long(layer(x, alibi))
+        return x

@@ -1,25 +1,25 @@
-"""Lengths to batches without padding, and back to input order.
+"""Batches without padding: texts lie end to end in one flat row of tokens.
 
-A batch is one flat row of tokens. Every linear layer and norm sees `(T, D)`; only attention and pooling
-look at texts, as runs of equal length `(b, L, ...)`, so no token is computed in vain.
+Every linear layer and norm sees `(T, D)`. Only attention and pooling look at texts, as buckets of equal length
+`(b, L, ...)`, so no token is computed in vain.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cached_property
 from itertools import groupby
 
+import mlx.core as mx
 import numpy as np
 import numpy.typing as npt
 
-# The fewest tokens for a lane of its own, and how much longer than the average the longest lane may be.
-LANE_TOKENS = 64
-UNEVEN = 1.25
+Ids = npt.NDArray[np.int32]
 
 
 @dataclass(frozen=True)
-class Run:
+class Bucket:
     """`texts` neighbours of `length` tokens each, from position `start` of the flat row."""
 
     start: int
@@ -28,31 +28,54 @@ class Run:
 
     @property
     def stop(self) -> int:
-        """The position after the run's last token."""
+        """The position after the bucket's last token."""
         return self.start + self.texts * self.length
 
 
 @dataclass(frozen=True)
-class Batch:
-    """Texts laid end to end, longest first. `order[i]` is the input position of the batch's i-th text."""
+class Ragged:
+    """How the texts of a batch lie in the flat row. MLX arrays belong to the thread that asks first."""
 
-    ids: npt.NDArray[np.int32]
-    runs: tuple[Run, ...]
+    buckets: tuple[Bucket, ...]
+
+    @cached_property
+    def positions(self) -> mx.array:
+        """Each token's position in its text: (T,)."""
+        return mx.array(np.concatenate([np.tile(np.arange(b.length), b.texts) for b in self.buckets]))
+
+    @cached_property
+    def last_rows(self) -> mx.array:
+        """The row of each text's last token: (B,)."""
+        ends = [b.start + b.length * np.arange(1, b.texts + 1) - 1 for b in self.buckets]
+        return mx.array(np.concatenate(ends))
+
+    @property
+    def starts(self) -> npt.NDArray[np.intp]:
+        """The row of each text's first token: (B,)."""
+        return np.concatenate([b.start + b.length * np.arange(b.texts) for b in self.buckets])
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Token ids of texts laid end to end, longest first. `order[i]` is the input position of the i-th text."""
+
+    ids: Ids
+    ragged: Ragged
     order: npt.NDArray[np.intp]
 
 
-def flatten(texts: Sequence[npt.NDArray[np.int32]], order: npt.NDArray[np.intp]) -> Batch:
+def flatten(texts: Sequence[Ids], order: npt.NDArray[np.intp]) -> Batch:
     """One batch of the texts named by `order`, whose equal lengths must be neighbours."""
-    runs = []
+    buckets = []
     start = 0
     for length, group in groupby(len(texts[i]) for i in order):
-        run = Run(start, sum(1 for _ in group), length)
-        runs.append(run)
-        start = run.stop
-    return Batch(np.concatenate([texts[i] for i in order]), tuple(runs), order)
+        bucket = Bucket(start, sum(1 for _ in group), length)
+        buckets.append(bucket)
+        start = bucket.stop
+    return Batch(np.concatenate([texts[i] for i in order]), Ragged(tuple(buckets)), order)
 
 
-def batches(texts: Sequence[npt.NDArray[np.int32]], batch_tokens: int) -> Iterator[Batch]:
+def batches(texts: Sequence[Ids], batch_tokens: int) -> Iterator[Batch]:
     """Cut texts into batches of at most `batch_tokens` tokens (one longer text is a batch of its own).
 
     Longest first: memory peaks at once rather than hours into a job, and equal lengths meet.
@@ -67,25 +90,3 @@ def batches(texts: Sequence[npt.NDArray[np.int32]], batch_tokens: int) -> Iterat
         tokens += int(lengths[index])
     if start < len(order):
         yield flatten(texts, order[start:])
-
-
-def deal(batch: Batch, lanes: int) -> list[Batch]:
-    """At most `lanes` batches of nearly the same number of tokens each, or only the batch itself.
-
-    That is when one text outweighs the others, or a share would not be worth a thread's waking up.
-    """
-    texts = np.concatenate([run.start + run.length * np.arange(run.texts) for run in batch.runs])
-    lanes = min(lanes, len(texts), len(batch.ids) // LANE_TOKENS)
-    if lanes < 2:
-        return [batch]
-    ids = np.split(batch.ids, texts[1:])
-    shares: list[list[int]] = [[] for _ in range(lanes)]
-    tokens = [0] * lanes
-    for index, text in enumerate(ids):
-        lane = tokens.index(min(tokens))
-        shares[lane].append(index)
-        tokens[lane] += len(text)
-    if max(tokens) * lanes > UNEVEN * len(batch.ids):
-        return [batch]
-    parts = [flatten(ids, np.array(share)) for share in shares]
-    return [replace(part, order=batch.order[part.order]) for part in parts]

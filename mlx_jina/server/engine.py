@@ -6,10 +6,10 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mlx_jina import models
 from mlx_jina.encoder import Encoder
 from mlx_jina.engine import late_chunking
 from mlx_jina.errors import InputError, NumericalError, TooLongError
+from mlx_jina.models.base import EncoderModel
 from mlx_jina.server.errors import Refusal
 from mlx_jina.server.model_store import Library, Model
 from mlx_jina.server.scheduler import BatchError
@@ -150,7 +150,7 @@ def _default_task(encoder: Encoder, side: str | None) -> str | None:
     return encoder.entry.default_task if encoder.entry else None
 
 
-def _check_late_chunking(model: models.Model) -> None:
+def _check_late_chunking(model: EncoderModel) -> None:
     try:
         late_chunking.check_pooling(model)
     except InputError as error:

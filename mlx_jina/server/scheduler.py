@@ -290,7 +290,7 @@ class Scheduler:
         interruptible = interruptible and len(ids[0]) > SHORT
         started = time.perf_counter()
         try:
-            with pieces.giving_way((lambda: self._turn(taken)) if interruptible else None):
+            with pieces.interruptible((lambda: self._turn(taken)) if interruptible else None):
                 shares = cores.run(lambda share: pipeline.evaluated(pool(model, share)), batch)
             seconds = time.perf_counter() - started
             for share, pooled in shares:

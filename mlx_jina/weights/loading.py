@@ -14,7 +14,9 @@ import mlx.nn as nn
 
 from mlx_jina import catalog, device, models
 from mlx_jina.catalog import Entry
+from mlx_jina.cpu.layers import adapt
 from mlx_jina.errors import CheckpointError, InputError, MlxJinaError
+from mlx_jina.models.base import EncoderModel
 from mlx_jina.text import prompts
 from mlx_jina.weights import checkpoint, folder, lora, quantize
 from mlx_jina.weights.checkpoint import Checkpoint
@@ -32,7 +34,7 @@ class Loaded:
 
     files: Checkpoint
     entry: Entry | None
-    models: Mapping[str | None, models.Model]
+    models: Mapping[str | None, EncoderModel]
     dtype: mx.Dtype
     tasks: tuple[str, ...]
     truncate_dims: tuple[int, ...]
@@ -64,7 +66,7 @@ def _tasks(files: Checkpoint, entry: Entry | None, task: str | None) -> tuple[st
     return known if chosen is None else (chosen,)
 
 
-def _dtype(model: models.Model, stored: mx.Dtype, exact: mx.Dtype | None, wanted: str | None) -> mx.Dtype:
+def _dtype(model: EncoderModel, stored: mx.Dtype, exact: mx.Dtype | None, wanted: str | None) -> mx.Dtype:
     """What to compute in. `exact` is what packed weights need to keep their values."""
     chosen = device.compute_dtype(exact or stored, wanted)
     if chosen != mx.float16 or model.float16:
@@ -131,7 +133,6 @@ def _load(path: Path, name: str, task: str | None, dtype: str | None) -> Loaded:
         model = models.build(files.config, files.tensors)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from None
-    assert isinstance(model, nn.Module)
     tensors = {key: value for key, value in files.tensors.items() if not key.startswith(model.unused)}
     chosen = _dtype(model, checkpoint.stored_dtype(tensors.values()), files.exact_dtype, dtype)
     packed = quantize.is_quantized(files.config) and device.on_gpu()
@@ -147,16 +148,17 @@ def _load(path: Path, name: str, task: str | None, dtype: str | None) -> Loaded:
     checkpoint.assign(model, tensors, path)
     _cast(model, chosen)
     untasked = entry is not None and entry.untasked
-    by_task: dict[str | None, models.Model] = {None: model} if fused or untasked or not files.adapters else {}
+    by_task: dict[str | None, EncoderModel] = {None: model} if fused or untasked or not files.adapters else {}
     for key, adapter in ({} if fused else files.adapters).items():
         by_task[key if task is None else None] = view = models.build(files.config, files.tensors)
-        assert isinstance(view, nn.Module)
         if packed:
             quantize.quantize_model(view, tensors, files.config)
         view.update(model.parameters())
         lora.attach(view, adapter, chosen)
         mx.eval(view.parameters())
     device.limit_cache()
+    for each in by_task.values() if not device.on_gpu() else ():
+        adapt(each)
     return Loaded(
         # The tensors are the model's now; a second reference would keep unconverted copies alive.
         files=replace(files, tensors={}, adapters={}),

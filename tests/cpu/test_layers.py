@@ -1,15 +1,18 @@
-"""One short text's products, in pieces for several cores, are those of `nn.Linear`."""
+"""The CPU's layers compute what MLX's own do."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import pytest
 
+import mlx_jina
 from mlx_jina import device
-from mlx_jina.cpu import layers
-from mlx_jina.nn import pieces
+from mlx_jina.cpu import cores, layers
+from tests.support import checkpoints
 
 
 @pytest.fixture(autouse=True)
@@ -18,15 +21,15 @@ def always(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("cores", [1, 2, 3])
+@pytest.mark.parametrize("count", [1, 2, 3])
 @pytest.mark.parametrize(
     ("rows", "width", "outputs", "together"),
     [(1, 2048, 768, 128), (12, 1024, 1536, 64), (32, 3072, 512, 8), (5, 512, 2056, 8), (9, 4096, 272, 16)],
 )
-def test_pieces(rows: int, width: int, outputs: int, together: int, cores: int, bias: bool) -> None:
+def test_linear_in_pieces(rows: int, width: int, outputs: int, together: int, count: int, bias: bool) -> None:
     layer, x = layers.Linear(width, outputs, bias), mx.random.normal((rows, width))
     assert layers._together(x, layer.weight) == together
-    with pieces.on_cores(cores):
+    with cores.using(count):
         got = layer(x)
     np.testing.assert_allclose(np.array(got), np.array(nn.Linear.__call__(layer, x)), rtol=0, atol=1e-4)
 
@@ -41,13 +44,46 @@ def test_pieces(rows: int, width: int, outputs: int, together: int, cores: int, 
     ],
     ids=["many rows", "no divisor", "small weights", "half precision"],
 )
-def test_whole(rows: int, width: int, outputs: int, dtype: mx.Dtype) -> None:
+def test_linear_whole(rows: int, width: int, outputs: int, dtype: mx.Dtype) -> None:
     x, weight = mx.zeros((rows, width), dtype), mx.zeros((outputs, width), dtype)
     assert layers._together(x, weight) == 0
 
 
 def test_many_cores_share_large_weights_only() -> None:
     layer, x = layers.Linear(1024, 1024), mx.random.normal((12, 1024))
-    with pieces.on_cores(40):
+    with cores.using(40):
         got = layer(x)
     np.testing.assert_allclose(np.array(got), np.array(nn.Linear.__call__(layer, x)), rtol=0, atol=1e-4)
+
+
+WIDTH = 96
+X = np.random.default_rng(0).normal(3, 2, size=(5, 7, WIDTH)).astype(np.float32)
+WEIGHT, BIAS = np.random.default_rng(1).normal(1, 0.1, size=(2, WIDTH)).astype(np.float32)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(mx.float32, 3e-6), (mx.float16, 1e-2)])
+@pytest.mark.parametrize("centred", [True, False])
+def test_norms_against_float64(centred: bool, dtype: mx.Dtype, tolerance: float) -> None:
+    norm = (nn.LayerNorm if centred else nn.RMSNorm)(WIDTH, 1e-5)
+    norm.update({"weight": mx.array(WEIGHT), **({"bias": mx.array(BIAS)} if centred else {})})
+    norm.set_dtype(dtype)
+    layers.adapt(norm)
+    assert type(norm).__module__ == layers.__name__
+    x = X.astype(np.float64)
+    if centred:
+        x = x - x.mean(axis=-1, keepdims=True)
+    expected = x / np.sqrt((x * x).mean(axis=-1, keepdims=True) + 1e-5) * WEIGHT + (BIAS if centred else 0)
+    got = norm(mx.array(X).astype(dtype))
+    assert got.dtype == dtype
+    np.testing.assert_allclose(np.array(got.astype(mx.float32)), expected, rtol=0, atol=tolerance)
+
+
+def test_a_loaded_model_has_them_on_a_cpu_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = checkpoints.v5_small(tmp_path)
+    for gpu in (False, True):
+        monkeypatch.setattr(device, "on_gpu", lambda gpu=gpu: gpu)
+        model = mlx_jina.load(folder, dtype="float32")
+        kinds = {type(module) for own in model._models.values() for module in own.modules()}
+        plain, ours = {nn.Linear, nn.RMSNorm}, {layers.Linear, layers.RMSNorm}
+        assert kinds.isdisjoint(ours if gpu else plain)
+        assert kinds >= (plain if gpu else ours)

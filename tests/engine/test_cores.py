@@ -30,21 +30,21 @@ def batch_of(lengths: list[int]) -> Batch:
 @given(LENGTHS, st.integers(1, 5))
 def test_shares_partition_the_batch(lengths: list[int], count: int) -> None:
     batch = batch_of(lengths)
-    shares = ragged.deal(batch, count)
+    shares = cores.split(batch, count)
     assert 1 <= len(shares) <= count
     assert sorted(i for share in shares for i in share.order) == list(range(len(lengths)))
     for share in shares:
         np.testing.assert_array_equal(share.ids, np.repeat(share.order, [lengths[i] for i in share.order]))
         assert [lengths[i] for i in share.order] == sorted((lengths[i] for i in share.order), reverse=True)
     if len(shares) > 1:
-        assert max(len(share.ids) for share in shares) * len(shares) <= ragged.UNEVEN * len(batch.ids)
+        assert max(len(share.ids) for share in shares) * len(shares) <= cores.UNEVEN * len(batch.ids)
 
 
 def test_what_is_too_small_or_uneven_stays_whole() -> None:
-    assert len(ragged.deal(batch_of([100, 100]), 2)) == 2
-    assert len(ragged.deal(batch_of([5, 5]), 2)) == 1
-    assert len(ragged.deal(batch_of([1000, 300]), 2)) == 1
-    assert len(ragged.deal(batch_of([1000]), 2)) == 1
+    assert len(cores.split(batch_of([100, 100]), 2)) == 2
+    assert len(cores.split(batch_of([5, 5]), 2)) == 1
+    assert len(cores.split(batch_of([1000, 300]), 2)) == 1
+    assert len(cores.split(batch_of([1000]), 2)) == 1
 
 
 def test_one_text_takes_all_cores(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,10 +13,11 @@ import pytest
 import mlx_jina
 from mlx_jina import models
 from mlx_jina.errors import CheckpointError, InputError
+from mlx_jina.models.base import EncoderModel
 from mlx_jina.models.eurobert import EuroBert
-from mlx_jina.nn import attention, pieces
+from mlx_jina.nn import attention
 from mlx_jina.weights import lora
-from tests.support import bare, checkpoints, decoder_checkpoints, reference, torch_reference
+from tests.support import bare, blocks, checkpoints, decoder_checkpoints, reference, torch_reference
 from tests.support.bare import TEXTS
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*SwigPy.*:DeprecationWarning")
@@ -37,7 +38,7 @@ def model(folder: Path) -> mlx_jina.Encoder:
     return mlx_jina.load(folder)
 
 
-def tiny(dtype: mx.Dtype = mx.float32, **changes: Any) -> models.Model:
+def tiny(dtype: mx.Dtype = mx.float32, **changes: Any) -> EncoderModel:
     return bare.build(CONFIG | changes, WEIGHTS, dtype)
 
 
@@ -170,8 +171,7 @@ def test_the_last_layer_computes_what_hidden_holds() -> None:
 def test_pieces_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     texts = random_ids([333, 333, 90])
     whole = bare.pooled(tiny(), texts)
-    monkeypatch.setattr(pieces, "ROWS", 50)
-    monkeypatch.setattr(pieces, "SCORE_BYTES", 2 * 2 * 333 * 4 * 7)
+    blocks.small(monkeypatch, 2 * 2 * 333 * 4 * 7, rows=50)
     np.testing.assert_allclose(bare.pooled(tiny(), texts), whole, atol=1e-6, rtol=0)
 
 
@@ -180,7 +180,7 @@ def test_pieces_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_bidirectional_attention_equals_its_definition(
     monkeypatch: pytest.MonkeyPatch, count: int, length: int, block_bytes: int
 ) -> None:
-    monkeypatch.setattr(pieces, "SCORE_BYTES", block_bytes)
+    blocks.small(monkeypatch, block_bytes)
     rng = np.random.default_rng(0)
     q, k, v = (rng.normal(size=(2, heads, n, 32)) for heads, n in ((4, count), (2, length), (2, length)))
     scores = q @ np.repeat(k, 2, axis=1).swapaxes(2, 3) / 32**0.5

@@ -11,7 +11,7 @@ import pytest
 import mlx_jina
 from mlx_jina import CheckpointError
 from mlx_jina.models import build
-from mlx_jina.nn import attention, ragged
+from mlx_jina.nn import alibi, ragged
 from tests.support import checkpoints, reference
 from tests.support.checkpoints import LAYOUTS
 
@@ -109,14 +109,14 @@ def test_reversal_is_invisible_but_a_swap_is_not(tmp_path: Path) -> None:
     swapped = ids.copy()
     swapped[[3, 4]] = swapped[[4, 3]]
     batch = ragged.flatten([ids, ids[::-1].copy(), swapped], np.arange(3))
-    straight, reverse, swap = np.array(model(mx.array(batch.ids), batch.runs))
+    straight, reverse, swap = np.array(model(mx.array(batch.ids), batch.ragged))
     np.testing.assert_allclose(straight, reverse, rtol=0, atol=2e-6)
     assert np.abs(straight - swap).max() > 1e-4
 
 
 @pytest.mark.parametrize("heads", [1, 4, 6, 8, 12, 16, 20])
 def test_slopes_for_any_head_count(heads: int) -> None:
-    np.testing.assert_allclose(attention.alibi_slopes(heads), reference.slopes(heads), rtol=1e-12)
+    np.testing.assert_allclose(alibi.slopes(heads), reference.slopes(heads), rtol=1e-12)
 
 
 def test_sequence_classification_prefix_is_accepted(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import mlx_jina
 from mlx_jina import catalog, models
 from mlx_jina.cli import info
 from mlx_jina.errors import CheckpointError, InputError
+from mlx_jina.models.base import EncoderModel
 from tests.support import bare, checkpoints, decoder_checkpoints, reference, torch_reference
 from tests.support.bare import TEXTS
 
@@ -46,7 +47,7 @@ def model(folder: Path) -> mlx_jina.Encoder:
     return mlx_jina.load(folder)
 
 
-def tiny(dtype: mx.Dtype = mx.float32, **changes: Any) -> models.Model:
+def tiny(dtype: mx.Dtype = mx.float32, **changes: Any) -> EncoderModel:
     return bare.build(CONFIG | changes, WEIGHTS, dtype)
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
-import mlx.nn as nn
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -17,9 +16,9 @@ import mlx_jina
 from mlx_jina import models
 from mlx_jina.errors import CheckpointError, InputError
 from mlx_jina.models.qwen3 import Qwen3
-from mlx_jina.nn import attention, pieces, ragged
-from tests.support import checkpoints, reference, torch_reference
-from tests.support.bare import TEXTS, pooled
+from mlx_jina.nn import attention, ragged
+from tests.support import blocks, checkpoints, reference, torch_reference
+from tests.support.bare import TEXTS, build, pooled
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*SwigPy.*:DeprecationWarning")
 
@@ -154,16 +153,16 @@ def test_neighbours_change_nothing() -> None:
 def test_the_last_layer_computes_what_hidden_holds() -> None:
     built = tiny()
     (batch,) = ragged.batches(random_ids([9, 9, 40, 1]), 1 << 30)
-    states = np.array(built.hidden(mx.array(batch.ids), batch.runs))
-    ends = np.cumsum([run.length for run in batch.runs for _ in range(run.texts)]) - 1
-    np.testing.assert_allclose(np.array(built(mx.array(batch.ids), batch.runs)), states[ends], atol=2e-5)
+    states = np.array(built.hidden(mx.array(batch.ids), batch.ragged))
+    np.testing.assert_allclose(
+        np.array(built(mx.array(batch.ids), batch.ragged)), states[np.array(batch.ragged.last_rows)], atol=2e-5
+    )
 
 
 def test_pieces_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     texts = random_ids([333, 333, 90])
     whole = pooled(tiny(), texts)
-    monkeypatch.setattr(pieces, "ROWS", 50)
-    monkeypatch.setattr(pieces, "SCORE_BYTES", 2 * 4 * 333 * 4 * 7)
+    blocks.small(monkeypatch, 2 * 4 * 333 * 4 * 7, rows=50)
     np.testing.assert_allclose(pooled(tiny(), texts), whole, atol=1e-6, rtol=0)
 
 
@@ -172,7 +171,7 @@ def test_pieces_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_causal_attention_equals_its_definition(
     monkeypatch: pytest.MonkeyPatch, count: int, length: int, block_bytes: int
 ) -> None:
-    monkeypatch.setattr(pieces, "SCORE_BYTES", block_bytes)
+    blocks.small(monkeypatch, block_bytes)
     rng = np.random.default_rng(0)
     q, k, v = (rng.normal(size=(2, heads, n, 32)) for heads, n in ((4, count), (2, length), (2, length)))
     scores = q @ np.repeat(k, 2, axis=1).swapaxes(2, 3) / 32**0.5
@@ -212,10 +211,7 @@ def test_config_of_transformers_5() -> None:
     changes = {"rope_theta": None, "rope_parameters": {"rope_type": "default", "rope_theta": 3500000}}
     texts = random_ids([140])
     nested = {key: value for key, value in (CONFIG | changes).items() if value is not None}
-    built = models.build(nested, WEIGHTS)
-    assert isinstance(built, nn.Module)
-    assert built.layers[0].self_attn._theta == 3.5e6
-    np.testing.assert_allclose(pooled(tiny(), texts), expected(texts), atol=2e-6)
+    np.testing.assert_allclose(pooled(build(nested, WEIGHTS), texts), expected(texts), atol=2e-6)
 
 
 @pytest.mark.parametrize(
@@ -230,7 +226,7 @@ def test_config_of_transformers_5() -> None:
         ({"use_sliding_window": True}, "use_sliding_window"),
         ({"layer_types": ["sliding_attention"]}, "sliding_attention"),
         ({"head_dim": None}, "'head_dim' should be int"),
-        ({"is_decoder": False}, "not one that mlx-jina runs"),
+        ({"is_decoder": False}, "is not EuroBERT"),
         ({"model_type": "llama"}, "not one that mlx-jina runs"),
     ],
 )

@@ -15,13 +15,13 @@ import pytest
 from mlx.utils import tree_flatten
 
 import mlx_jina
-from mlx_jina import catalog, models
+from mlx_jina import catalog
 from mlx_jina.cli import info
 from mlx_jina.errors import CheckpointError, InputError
-from mlx_jina.nn import pieces
+from mlx_jina.models.base import EncoderModel
 from mlx_jina.weights import folder as folders
 from mlx_jina.weights import hub, jina_v3, lora
-from tests.support import bare, checkpoints, reference, torch_reference, v3_checkpoints
+from tests.support import bare, blocks, checkpoints, reference, torch_reference, v3_checkpoints
 from tests.support.bare import TEXTS
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*SwigPy.*:DeprecationWarning")
@@ -58,7 +58,7 @@ def copy(native: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(native, tmp_path / "copy"))
 
 
-def tiny(dtype: mx.Dtype = mx.float32, **changes: Any) -> models.Model:
+def tiny(dtype: mx.Dtype = mx.float32, **changes: Any) -> EncoderModel:
     return bare.build(CONFIG | changes, WEIGHTS, dtype)
 
 
@@ -177,8 +177,7 @@ def test_neighbours_change_nothing() -> None:
 def test_pieces_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     texts = random_ids([333, 333, 90])
     whole = bare.pooled(tiny(), texts)
-    monkeypatch.setattr(pieces, "ROWS", 50)
-    monkeypatch.setattr(pieces, "SCORE_BYTES", 2 * 2 * 333 * 4 * 7)
+    blocks.small(monkeypatch, 2 * 2 * 333 * 4 * 7, rows=50)
     np.testing.assert_allclose(bare.pooled(tiny(), texts), whole, atol=1e-6, rtol=0)
 
 
@@ -249,9 +248,8 @@ class TestTasks:
 
     def test_weights_exist_once(self, model: mlx_jina.Encoder) -> None:
         views = [model._models[task] for task in TASKS]
-        assert all(isinstance(view, nn.Module) for view in views)
-        tables = {id(view.embeddings.word_embeddings.embedding.weight) for view in views}  # type: ignore[attr-defined]
-        assert len(tables | {id(model._model.embeddings.word_embeddings.weight)}) == 1  # type: ignore[attr-defined]
+        tables = {id(view.embeddings.word_embeddings.embedding.weight) for view in views}
+        assert len(tables | {id(model._model.embeddings.word_embeddings.weight)}) == 1
 
     def test_truncation_keeps_both_ends(self, model: mlx_jina.Encoder) -> None:
         text = "light travels fast in vacuum " * 20

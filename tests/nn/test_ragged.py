@@ -16,11 +16,11 @@ def test_batches_partition_the_texts(lengths: list[int], budget: int) -> None:
     seen: list[int] = []
     for batch in ragged.batches(texts, budget):
         assert len(batch.ids) <= budget or len(batch.order) == 1
-        assert batch.runs[0].start == 0
-        assert batch.runs[-1].stop == len(batch.ids)
-        assert [a.stop for a in batch.runs[:-1]] == [b.start for b in batch.runs[1:]]
-        assert len({run.length for run in batch.runs}) == len(batch.runs)
-        assert sum(run.texts for run in batch.runs) == len(batch.order)
+        assert batch.ragged.buckets[0].start == 0
+        assert batch.ragged.buckets[-1].stop == len(batch.ids)
+        assert [a.stop for a in batch.ragged.buckets[:-1]] == [b.start for b in batch.ragged.buckets[1:]]
+        assert len({b.length for b in batch.ragged.buckets}) == len(batch.ragged.buckets)
+        assert sum(b.texts for b in batch.ragged.buckets) == len(batch.order)
         np.testing.assert_array_equal(batch.ids, np.concatenate([texts[i] for i in batch.order]))
         seen += batch.order.tolist()
     assert sorted(seen) == list(range(len(texts)))

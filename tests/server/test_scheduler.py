@@ -17,12 +17,12 @@ import pytest
 import mlx_jina
 from mlx_jina import Encoder, InputError, NumericalError, device
 from mlx_jina.engine import cores
-from mlx_jina.models import Model
-from mlx_jina.nn import pieces
-from mlx_jina.nn.ragged import Batch, Run
+from mlx_jina.models.base import EncoderModel
+from mlx_jina.nn.ragged import Batch, Ragged
 from mlx_jina.server import scheduler
 from mlx_jina.server.jobs import Encoded
 from mlx_jina.server.scheduler import BatchError, Scheduler
+from tests.support import blocks
 
 T = TypeVar("T")
 
@@ -265,7 +265,7 @@ class TestLateChunking:
     def test_short_ones_get_in_between(
         self, pocket: Encoder, queue: Scheduler, batches: Batches, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(pieces, "SCORE_BYTES", 1 << 20)
+        blocks.small(monkeypatch, 1 << 20)
         chunks = ["bread water flour salt " * 70] * 4
 
         async def work() -> tuple[Encoded, Encoded]:
@@ -283,7 +283,7 @@ class TestLateChunking:
 class TestLongTexts:
     @pytest.fixture(autouse=True)
     def small_pieces(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(pieces, "SCORE_BYTES", 1 << 20)
+        blocks.small(monkeypatch, 1 << 20)
 
     def test_short_ones_get_in_between(self, pocket: Encoder, queue: Scheduler, batches: Batches) -> None:
         long = "bread water flour salt " * 280
@@ -331,15 +331,15 @@ def test_who_hangs_up_frees_the_place(pocket: Encoder, queue: Scheduler, batches
 class _Fails:
     """A model that MLX cannot compute for one token."""
 
-    def __init__(self, model: Model, token: int) -> None:
+    def __init__(self, model: EncoderModel, token: int) -> None:
         self._model = model
         self._token = token
         self.dimension = model.dimension
 
-    def __call__(self, ids: mx.array, runs: Sequence[Run]) -> mx.array:
+    def __call__(self, ids: mx.array, batch: Ragged) -> mx.array:
         if (ids == self._token).any().item():
             raise RuntimeError(f"[malloc] Unable to allocate 1 byte for {ids.tolist()}")
-        return self._model(ids, runs)
+        return self._model(ids, batch)
 
 
 class TestFailures:

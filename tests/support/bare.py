@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import mlx.core as mx
-import mlx.nn as nn
 import numpy as np
 import numpy.typing as npt
 
-from mlx_jina import models
+from mlx_jina import device, models
+from mlx_jina.cpu.layers import adapt
+from mlx_jina.models.base import EncoderModel
 from mlx_jina.nn import ragged
 
 Ids = npt.NDArray[np.int32]
@@ -28,28 +29,28 @@ TEXTS = [
 ]
 
 
-def build(config: dict[str, Any], weights: dict[str, Any], dtype: mx.Dtype = mx.float32) -> models.Model:
+def build(config: dict[str, Any], weights: dict[str, Any], dtype: mx.Dtype = mx.float32) -> EncoderModel:
     """A model with these weights, from a config that may lie."""
     built = models.build(config, weights)
-    assert isinstance(built, nn.Module)
     built.load_weights([(name, mx.array(value).astype(dtype)) for name, value in weights.items()])
+    if not device.on_gpu():
+        adapt(built)
     return built
 
 
-def pooled(built: models.Model, texts: Sequence[Ids]) -> npt.NDArray[np.float32]:
+def pooled(built: EncoderModel, texts: Sequence[Ids]) -> npt.NDArray[np.float32]:
     """Unit vectors in input order, from one batch."""
     (batch,) = ragged.batches(texts, 1 << 30)
     out = np.empty((len(texts), built.dimension), dtype=np.float32)
-    out[batch.order] = np.array(built(mx.array(batch.ids), batch.runs))
+    out[batch.order] = np.array(built(mx.array(batch.ids), batch.ragged))
     return out / np.linalg.norm(out, axis=-1, keepdims=True)
 
 
-def last_states(built: models.Model, texts: Sequence[Ids]) -> tuple[npt.NDArray[np.float32], ...]:
+def last_states(built: EncoderModel, texts: Sequence[Ids]) -> tuple[npt.NDArray[np.float32], ...]:
     """What the model pools, and the last tokens of what `hidden` gives, both in the batch's order."""
     (batch,) = ragged.batches(texts, 1 << 30)
-    states = np.array(built.hidden(mx.array(batch.ids), batch.runs))
-    ends = np.cumsum([run.length for run in batch.runs for _ in range(run.texts)]) - 1
-    return np.array(built(mx.array(batch.ids), batch.runs)), states[ends]
+    states = np.array(built.hidden(mx.array(batch.ids), batch.ragged))
+    return np.array(built(mx.array(batch.ids), batch.ragged)), states[np.array(batch.ragged.last_rows)]
 
 
 def random_ids(lengths: Sequence[int], vocab: int, seed: int = 0) -> list[Ids]:

@@ -1,0 +1,79 @@
+"""All cores of a CPU for one long input, of which MLX uses one for everything but matrix products.
+
+The input is cut in pieces. Each is evaluated on a stream of its own, which MLX runs in a thread of its own.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TypeVar
+
+import mlx.core as mx
+
+from mlx_jina import device
+
+T = TypeVar("T")
+
+# Tokens of a piece: intermediate results stay in a core's caches.
+ROWS = 512
+# A core's piece has at least this many tokens.
+MIN_ROWS = 128
+
+
+class _Here(threading.local):
+    """How many cores the pieces of this thread's inputs may use, and a stream for each."""
+
+    cores = 1
+
+    def __init__(self) -> None:
+        # Streams belong to the thread that made them.
+        self.streams: list[mx.Stream] = []
+
+
+_here = _Here()
+
+
+@contextmanager
+def using(count: int) -> Iterator[None]:
+    """Evaluate the pieces of this thread's long inputs on `count` cores at once."""
+    before = _here.cores
+    _here.cores = count
+    try:
+        yield
+    finally:
+        _here.cores = before
+
+
+def count() -> int:
+    """How many cores the pieces of this thread's inputs may use."""
+    return _here.cores
+
+
+def streams() -> list[mx.Stream]:
+    """A stream for each of `count()` cores."""
+    while len(_here.streams) < _here.cores:
+        _here.streams.append(mx.new_stream(mx.default_device()))
+    return _here.streams[: _here.cores]
+
+
+def share(total: int, most: int) -> int:
+    """Tokens of a piece of `total`: at most `most`, and fewer where the cores would not get the same."""
+    most = min(most, max(-(-total // _here.cores), MIN_ROWS))
+    pieces = -(-total // most)
+    if pieces > _here.cores:
+        pieces = -(-pieces // _here.cores) * _here.cores
+    return -(-total // pieces)
+
+
+def side_by_side(pieces: Sequence[Callable[[], T]]) -> Iterator[list[T]]:
+    """The evaluated arrays of as many pieces at a time as there are cores. Their inputs must be evaluated."""
+    for first in range(0, len(pieces), _here.cores):
+        done: list[T] = []
+        with device.single_threaded_blas():
+            for piece, stream in zip(pieces[first : first + _here.cores], streams(), strict=False):
+                with mx.stream(stream):
+                    done.append(piece())
+            mx.eval(done)
+        yield done

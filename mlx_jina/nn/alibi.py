@@ -1,0 +1,109 @@
+"""Symmetric ALiBi in O(L) memory: attention that falls with the distance, without an (H, L, L) bias.
+
+Press et al. 2022, "Train Short, Test Long" (arXiv 2108.12409); Günther et al. 2023 (arXiv 2310.19923) for both
+directions. Axes as in attention.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import mlx.core as mx
+
+from mlx_jina import device
+from mlx_jina.cpu import attention as cpu
+from mlx_jina.cpu.elementwise import LOG2_E
+from mlx_jina.nn import attention
+from mlx_jina.nn.ragged import Bucket, Ragged
+
+
+def slopes(heads: int) -> list[float]:
+    """One slope per head: powers of 2^(-8/n); for other counts, odd powers of the next level appended.
+
+    From the reference implementation of Press et al.
+    """
+    power = 1 << (heads.bit_length() - 1)
+    powers = [2 ** (-8 * (i + 1) / power) for i in range(power)]
+    return powers + [2 ** (-4 * (2 * i + 1) / power) for i in range(heads - power)]
+
+
+def hankel_values(slopes: mx.array, length: int) -> mx.array:
+    """ALiBi's -m|i-j| for keys in reverse order: (H, 2L-1) numbers that hold every entry of (H, L, L).
+
+    With the keys reversed the distance depends on i+j alone, so each row of the bias is the one above moved
+    by one. `hankel_bias` views them as a matrix.
+    """
+    distances = mx.abs(mx.arange(2 * length - 1) - (length - 1))
+    return mx.contiguous(-slopes[:, None] * distances.astype(slopes.dtype))
+
+
+def hankel_bias(values: mx.array) -> mx.array:
+    """The bias (1, H, L, L) of `hankel_values`, without writing it out.
+
+    MLX's fused kernel takes any row stride and asks only that the last one be 1.
+    """
+    heads, span = values.shape
+    length = (span + 1) // 2
+    return mx.as_strided(values, (1, heads, length, length), (0, span, 1, 1))
+
+
+@dataclass(frozen=True)
+class Alibi:
+    """Attention with ALiBi for the texts of one batch. On a CPU biases are times LOG2_E."""
+
+    buckets: tuple[Bucket, ...]
+    biases: tuple[mx.array, ...]
+    """For each bucket what `hankel_values` returned, or (H, L, L) written out."""
+
+    @classmethod
+    def of(cls, heads: int, dtype: mx.Dtype, batch: Ragged) -> Alibi:
+        """The biases of a batch for `heads` heads."""
+        if not device.on_gpu():
+            return cls(*_on_cpu(heads, batch.buckets))
+        falls = mx.array(slopes(heads), dtype=dtype)
+        return cls(batch.buckets, tuple(hankel_values(falls, bucket.length) for bucket in batch.buckets))
+
+    def attend(self, queries: mx.array, keys: mx.array, values: mx.array) -> mx.array:
+        """Attention of each token to its text: (T, H, d) each, to merged heads (T, H*d)."""
+        return attention.ragged(attend, queries, keys, values, self.buckets, self.biases)
+
+
+def attend(queries: mx.array, keys: mx.array, values: mx.array, bias: mx.array) -> mx.array:
+    """Bidirectional attention of (b, H, L, d) with one of an `Alibi`'s biases."""
+    if bias.ndim == 3:
+        return attention.in_blocks(cpu.written_out(queries, keys, values, bias))
+    heads, length = queries.shape[1:3]
+    view = hankel_bias(bias)
+    if not device.on_gpu():
+        return attention.in_blocks(
+            cpu.alibi(queries, keys, values, view, slopes(heads)), queries, keys, values, bias
+        )
+    # The order of keys is free; the fused kernel wants their last stride to be 1, which a copy keeps.
+    keys, values = (mx.contiguous(x[:, :, ::-1]) for x in (keys, values))
+    block = attention.block_length(queries, keys)
+    return attention.in_blocks(
+        [
+            [
+                partial(attention.fused, queries[:, :, i : i + block], keys, values, view[:, :, i : i + block])
+                for i in range(0, length, block)
+            ]
+        ]
+    )
+
+
+def _on_cpu(heads: int, buckets: Sequence[Bucket]) -> tuple[tuple[Bucket, ...], tuple[mx.array, ...]]:
+    """Several short buckets as one text, kept apart by its bias, and longer ones as they are."""
+    falls = mx.array(slopes(heads)) * LOG2_E
+    joined, biases = [], []
+    for own in cpu.neighbours([bucket.stop - bucket.start for bucket in buckets]):
+        first, *others = buckets[own]
+        if others:
+            lengths = [bucket.length for bucket in buckets[own] for _ in range(bucket.texts)]
+            joined.append(Bucket(first.start, 1, sum(lengths)))
+            biases.append(cpu.apart(falls, lengths))
+        else:
+            joined.append(first)
+            biases.append(hankel_values(falls, first.length))
+    return tuple(joined), tuple(biases)
