@@ -5,7 +5,7 @@ Axes: T tokens of a batch, b texts of one length, L tokens of one text, n of its
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import islice
 
@@ -64,6 +64,7 @@ def bidirectional(queries: mx.array, keys: mx.array, values: mx.array) -> mx.arr
     """Attention of each query to every position: (b, H, n, d) to keys and values (b, H', L, d); H' divides H."""
     if not device.on_gpu():
         return in_blocks(cpu.bidirectional(queries, keys, values), queries, keys, values)
+    queries, keys, values = _for_blocks(queries, keys, values)
     count, block = queries.shape[2], block_length(queries, keys)
     return in_blocks(
         [[partial(fused, queries[:, :, i : i + block], keys, values) for i in range(0, count, block)]]
@@ -77,6 +78,7 @@ def causal(queries: mx.array, keys: mx.array, values: mx.array) -> mx.array:
     """
     if not device.on_gpu():
         return in_blocks(cpu.causal(queries, keys, values), queries, keys, values)
+    queries, keys, values = _for_blocks(queries, keys, values)
     texts, heads, count, width = queries.shape
     first = keys.shape[2] - count
     if width in FUSED_WIDTHS:
@@ -104,6 +106,11 @@ def fused(queries: mx.array, keys: mx.array, values: mx.array, mask: mx.array | 
     """MLX's fused attention of (b, H, n, d) to keys and values (b, H', L, d)."""
     scale = queries.shape[-1] ** -0.5
     return mx.fast.scaled_dot_product_attention(queries, keys, values, scale=scale, mask=mask)
+
+
+def _for_blocks(*arrays: mx.array) -> Iterator[mx.array]:
+    """Without gaps where attention is not fused: each block's products would copy views again."""
+    return (x if x.shape[-1] in FUSED_WIDTHS else mx.contiguous(x) for x in arrays)
 
 
 def block_length(queries: mx.array, keys: mx.array) -> int:
