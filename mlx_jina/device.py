@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,12 +43,19 @@ _callers = 0
 _threads_before = 1
 
 
-def _blas_candidates() -> list[str]:
-    """Libraries with the plain `cblas_sgemm` names, best first: system OpenBLAS, then pip's or conda's."""
-    found = ctypes.util.find_library("openblas")
+def _blas_candidates() -> Iterator[str]:
+    """Libraries with the plain `cblas_sgemm` names, best first: OpenBLAS of pip, of conda, of the system; MKL.
+
+    What is installed beside this package goes first: it was chosen for this environment, and its version is known.
+    """
+    wheel = find_spec("scipy_openblas32")
+    for folder in (wheel.submodule_search_locations if wheel else None) or ():
+        yield from map(str, Path(folder, "lib").glob("libopenblas*.so"))
     environment = Path(sys.prefix, "lib")
-    bundled = [*environment.glob("libopenblas.so.*"), *environment.glob("libmkl_rt.so.*")]
-    return [*([found] if found else []), *map(str, sorted(bundled))]
+    yield from map(str, sorted(environment.glob("libopenblas.so.*")))
+    if system := ctypes.util.find_library("openblas"):
+        yield system
+    yield from map(str, sorted(environment.glob("libmkl_rt.so.*")))
 
 
 def use_fast_blas() -> str | None:
@@ -61,9 +69,9 @@ def use_fast_blas() -> str | None:
         return _fast_blas
     candidates = _blas_candidates()
     if "mlx.core" in sys.modules:
-        if candidates and not on_gpu():
+        if not on_gpu() and (best := next(iter(candidates), None)):
             warnings.warn(
-                f"mlx.core was imported before mlx_jina.load, so MLX cannot use {Path(candidates[0]).name} and "
+                f"mlx.core was imported before mlx_jina.load, so MLX cannot use {Path(best).name} and "
                 "computes many times slower; write `from mlx_jina import load` above `import mlx.core`",
                 RuntimeWarning,
                 stacklevel=3,
@@ -86,6 +94,19 @@ def blas() -> str:
     if sys.platform == "darwin":
         return "Accelerate"
     return _fast_blas or "MLX's bundled reference BLAS (slow; install libopenblas or `mlx-jina[fast-cpu]`)"
+
+
+def slow_blas() -> str | None:
+    """What to tell whoever waits for MLX's reference BLAS, in one line with the remedies; None if nobody does.
+
+    The command line and the server say it once; the library never does.
+    """
+    if sys.platform != "linux" or _fast_blas or on_gpu():
+        return None
+    return (
+        "MLX has only its reference BLAS here, which is some 30 times slower than OpenBLAS: "
+        "apt install libopenblas0-pthread, or pip install 'mlx-jina[fast-cpu]'"
+    )
 
 
 def _blas_threads() -> tuple[Callable[[], int], Callable[[int], object]] | None:

@@ -114,8 +114,10 @@ def _run(
 
 def open_model(model: str | None, loading: Mapping[str, Any]) -> Encoder:
     """Load the model asked for, or else `pocket`, saying so."""
-    from mlx_jina import load
+    from mlx_jina import device, load
 
+    if slow := device.slow_blas():
+        tell(slow)
     if model is None:
         tell(
             f"using {DEFAULT_MODEL!r}, the small English model inside this package; choose a Jina model with "

@@ -19,6 +19,7 @@ from typing import Any
 import orjson
 import uvicorn
 
+from mlx_jina import device
 from mlx_jina.errors import InputError, ModelNotFoundError
 from mlx_jina.server import timeouts
 from mlx_jina.server.app import Settings, create_app
@@ -58,6 +59,8 @@ def run(
             f"--host {host} lets other machines in, which needs a key: --api-key-file, or MLX_JINA_API_KEY"
         )
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    if slow := device.slow_blas():
+        logger.warning("%s", slow)
     _allow_many_connections()
     metrics = Metrics()
     asyncio.run(_serve(models, host, port, settings, metrics, preload, library))

@@ -5,21 +5,28 @@ from __future__ import annotations
 import re
 import signal
 import subprocess
-import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import httpx2
 
+from tests.support.command import PROGRAM
+
 
 class Server:
     """`mlx-jina serve` as a process of its own, ready to answer. Its log is kept, and shown if a test fails."""
 
-    def __init__(self, *arguments: str | int | Path, env: Mapping[str, str] | None = None, port: int = 0) -> None:
-        command = [sys.executable, "-W", "error", "-m", "mlx_jina", "serve", "--port", port, *arguments]
+    def __init__(
+        self,
+        *arguments: str | int | Path,
+        env: Mapping[str, str] | None = None,
+        port: int = 0,
+        program: Sequence[str] = PROGRAM,
+    ) -> None:
+        command = [*program, "serve", "--port", port, *arguments]
         self.process = subprocess.Popen([*map(str, command)], stderr=subprocess.PIPE, text=True, env=env)
         self.log = ""
         self._ready = threading.Event()
