@@ -46,7 +46,7 @@ def test_compare_says_how_far_apart_and_fails_below_the_threshold(tmp_path: Path
     assert near.exit_code == 0
     far = run(convert, ["compare", str(source), str(other), *texts])
     assert far.exit_code == 1
-    assert "the lowest cosine is under 0.99" in far.stderr
+    assert "the lowest cosine is under 0.99" in far.output
 
 
 def test_compare_refuses_what_cannot_be_compared(tmp_path: Path) -> None:

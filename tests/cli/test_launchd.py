@@ -90,7 +90,7 @@ class TestAgent:
     @pytest.mark.parametrize(
         ("arguments", "words"),
         [
-            (("--prot", "8000"), "No such option '--prot'"),
+            (("--prot", "8000"), "No such option"),
             (("--port", "many"), "'many' is not a valid integer"),
             (("--api-key-file", "nowhere"), "'nowhere' does not exist"),
             (("--api-key", "secret"), "--api-key-file"),

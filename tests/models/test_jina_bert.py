@@ -55,7 +55,11 @@ def published_shape(folder: Path, layout: str, layers: int, heads: int, std: flo
 
 @pytest.mark.parametrize(
     ("layers", "heads", "layout"),
-    [(4, 8, "original"), (12, 12, "original"), (12, 12, "qk-post-norm")],
+    [
+        (4, 8, "original"),
+        pytest.param(12, 12, "original", marks=pytest.mark.slow),
+        pytest.param(12, 12, "qk-post-norm", marks=pytest.mark.slow),
+    ],
     ids=["small-en", "base-en", "base-code"],
 )
 def test_agrees_at_the_published_shapes(tmp_path: Path, layers: int, heads: int, layout: str) -> None:
