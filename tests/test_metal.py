@@ -17,8 +17,8 @@ from mlx_jina import device, models
 from mlx_jina.engine import late_chunking
 from mlx_jina.models.base import EncoderModel
 from mlx_jina.models.jina_bert import JinaBert
-from mlx_jina.nn import alibi, attention, pieces, ragged
-from mlx_jina.weights import checkpoint, lora
+from mlx_jina.nn import alibi, attention, lora, pieces, ragged
+from mlx_jina.weights import checkpoint
 from tests.support import bare, checkpoints, decoder_checkpoints, v3_checkpoints
 
 # Primitives with an `eval_gpu` in mlx/backend/metal or mlx/backend/gpu (MLX 0.31 and 0.32) that an encoder
@@ -121,7 +121,7 @@ def test_every_primitive_of_adapters_has_a_metal_kernel() -> None:
         name: lora.Pair(mx.ones((4, columns)), mx.ones((rows, 4)), 0.25)
         for name, (rows, columns) in shapes.items()
     }
-    lora.attach(model, lora.Adapter(Path(), "", pairs), mx.float32)
+    lora.attach(model, pairs, mx.float32)
     batch = ragged.flatten([np.arange(9, dtype=np.int32)], np.arange(1))
     assert primitives(model(mx.array(batch.ids), batch.ragged)) <= METAL
 

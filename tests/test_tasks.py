@@ -18,6 +18,7 @@ import pytest
 import mlx_jina
 from mlx_jina import catalog
 from mlx_jina.errors import CheckpointError, InputError
+from mlx_jina.nn.lora import LoRALinear
 from mlx_jina.weights import folder as folders
 from mlx_jina.weights import hub, loading, lora
 from tests.support import checkpoints
@@ -171,7 +172,7 @@ class TestFused:
         fused = mlx_jina.load(folder, task="clustering")
         (built,) = fused._models.values()
         assert isinstance(built, nn.Module)
-        assert not any(isinstance(module, lora.LoRALinear) for _, module in built.named_modules())
+        assert not any(isinstance(module, LoRALinear) for _, module in built.named_modules())
 
     def test_another_task_needs_another_load(self, folder: Path) -> None:
         with pytest.raises(InputError, match=r"'clustering' is unknown to this model \(known: retrieval\)"):

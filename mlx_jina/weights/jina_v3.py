@@ -16,7 +16,8 @@ from typing import Any
 import mlx.core as mx
 
 from mlx_jina.errors import CheckpointError
-from mlx_jina.weights.lora import Adapter, Pair
+from mlx_jina.nn.lora import Pair
+from mlx_jina.weights.lora import Adapter
 
 MODEL_TYPE, REPO = "jina_embeddings_v3", "jinaai/jina-embeddings-v3"
 TASKS = ("retrieval.query", "retrieval.passage", "separation", "classification", "text-matching")

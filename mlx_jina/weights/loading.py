@@ -17,6 +17,7 @@ from mlx_jina.catalog import Entry
 from mlx_jina.cpu.layers import adapt
 from mlx_jina.errors import CheckpointError, InputError, MlxJinaError
 from mlx_jina.models.base import EncoderModel
+from mlx_jina.nn import lora as nn_lora
 from mlx_jina.text import prompts
 from mlx_jina.weights import checkpoint, folder, lora, quantize
 from mlx_jina.weights.checkpoint import Checkpoint
@@ -154,7 +155,8 @@ def _load(path: Path, name: str, task: str | None, dtype: str | None) -> Loaded:
         if packed:
             quantize.quantize_model(view, tensors, files.config)
         view.update(model.parameters())
-        lora.attach(view, adapter, chosen)
+        lora.check(adapter, nn_lora.shapes(view))
+        nn_lora.attach(view, adapter.pairs, chosen)
         mx.eval(view.parameters())
     device.limit_cache()
     for each in by_task.values() if not device.on_gpu() else ():

@@ -1,27 +1,23 @@
-"""LoRA adapters in PEFT's layout: read, checked and written; fused into the weights or run beside them.
+"""LoRA adapters in PEFT's layout: read, checked, written, and fused into the weights.
 
-Hu et al. 2021 (arXiv 2106.09685): W + (alpha/r) B A, with A (r, in) and B (out, r); of an embedding, whose rows
-are looked up, W is (rows, width), A (r, width) and B (rows, r). A model loaded for one
-task is fused. A model that keeps several tasks runs B (A x) beside W x and never touches W: switching costs
-nothing, and a forward pass takes 3 to 5 % longer. Fusing 196 matrices anew took 1 to 2 s (v5-small's real size,
-two CPU cores), and would keep the pristine weights in memory a second time.
+A model that is loaded for one task has its adapter fused: W + (alpha/r) B A. How adapters run beside the weights,
+and what A and B are, stands in nn/lora.py.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import mlx.core as mx
-import mlx.nn as nn
-from mlx.utils import tree_unflatten
 
 from mlx_jina.errors import CheckpointError
+from mlx_jina.nn.lora import Pair
 from mlx_jina.weights import safetensors_file
 
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
@@ -41,15 +37,6 @@ _NAME = re.compile(
     r"base_model\.model\.(?:model\.)?(?P<module>.+)\."
     r"(?:lora_(?P<linear>[AB])\.weight|lora_embedding_(?P<embedding>[AB]))"
 )
-
-
-@dataclass(frozen=True)
-class Pair:
-    """What one layer's weight gets: `scale` B A, in the weight's own shape."""
-
-    a: mx.array
-    b: mx.array
-    scale: float
 
 
 @dataclass(frozen=True)
@@ -188,8 +175,11 @@ def _leaf(module: str) -> str:
     return module.rpartition(".")[2]
 
 
-def _check(adapter: Adapter, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Every adapted module exists and fits, and every module of an adapted kind is adapted."""
+def check(adapter: Adapter, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Refuse an adapter for modules that do not exist or do not fit, or for only some modules of a kind.
+
+    `shapes` are those of the base model's weights, by module name.
+    """
     for module, pair in adapter.pairs.items():
         wanted = (pair.b.shape[0], pair.a.shape[1])
         if shapes.get(module) != wanted:
@@ -204,7 +194,7 @@ def _check(adapter: Adapter, shapes: Mapping[str, tuple[int, ...]]) -> None:
 def fuse(tensors: Mapping[str, mx.array], adapter: Adapter) -> dict[str, mx.array]:
     """Base tensors with the adapter in them: computed in float32, rounded once to each tensor's own dtype."""
     weights = {name.removesuffix(".weight"): x.shape for name, x in tensors.items() if name.endswith(".weight")}
-    _check(adapter, weights)
+    check(adapter, weights)
     fused = dict(tensors)
     for module, pair in adapter.pairs.items():
         weight = tensors[f"{module}.weight"]
@@ -213,54 +203,3 @@ def fuse(tensors: Mapping[str, mx.array], adapter: Adapter) -> dict[str, mx.arra
         # One matrix at a time: lazily, float32 copies of all would exist side by side.
         mx.eval(fused[f"{module}.weight"])
     return fused
-
-
-class LoRALinear(nn.Module):
-    """A linear layer, packed or not, with one adapter beside it."""
-
-    def __init__(self, linear: nn.Module, pair: Pair, dtype: mx.Dtype) -> None:
-        super().__init__()
-        self.linear = linear
-        self.lora_a = pair.a.astype(dtype)
-        self.lora_b = pair.b.astype(dtype)
-        self.scale = pair.scale
-
-    def __call__(self, x: mx.array) -> mx.array:
-        beside = (x @ self.lora_a.T) @ self.lora_b.T
-        if isinstance(self.linear, nn.Linear) and "bias" not in self.linear:
-            # The large product is rounded together with the sum, which halves the error of half precision.
-            return mx.addmm(beside, x, self.linear.weight.T, beta=self.scale)
-        return self.linear(x) + self.scale * beside
-
-
-class LoRAEmbedding(nn.Module):
-    """An embedding, packed or not, with one adapter beside it."""
-
-    def __init__(self, embedding: nn.Module, pair: Pair, dtype: mx.Dtype) -> None:
-        super().__init__()
-        self.embedding = embedding
-        self.lora_a = pair.a.astype(dtype)
-        self.lora_b = pair.b.astype(dtype)
-        self.scale = pair.scale
-
-    def __call__(self, ids: mx.array) -> mx.array:
-        return self.embedding(ids) + self.scale * (self.lora_b[ids] @ self.lora_a)
-
-
-_LINEARS, _EMBEDDINGS = (nn.Linear, nn.QuantizedLinear), (nn.Embedding, nn.QuantizedEmbedding)
-
-
-def _shape(layer: nn.Module) -> tuple[int, int]:
-    rows, columns = layer.weight.shape
-    return (rows, columns * 32 // layer.bits if "bits" in vars(layer) else columns)
-
-
-def attach(model: nn.Module, adapter: Adapter, dtype: mx.Dtype) -> None:
-    """Put the adapter beside the model's layers; what it computes changes, its weights do not."""
-    layers: Iterable[tuple[str, nn.Module]] = model.named_modules()
-    found = {name: layer for name, layer in layers if isinstance(layer, (*_LINEARS, *_EMBEDDINGS))}
-    _check(adapter, {name: _shape(layer) for name, layer in found.items()})
-    kinds = {name: LoRALinear if isinstance(layer, _LINEARS) else LoRAEmbedding for name, layer in found.items()}
-    model.update_modules(
-        tree_unflatten([(name, kinds[name](found[name], pair, dtype)) for name, pair in adapter.pairs.items()])
-    )

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from mlx_jina.errors import CheckpointError
+from mlx_jina.nn.lora import LoRALinear
 from mlx_jina.weights import lora
 from tests.support import checkpoints
 
@@ -46,7 +47,7 @@ def test_beside_equals_fused(tmp_path: Path) -> None:
     adapter = lora.read(written(tmp_path, lora_alpha=2))
     linear = nn.Linear(96, 64, bias=False)
     linear.weight = base()[f"{MODULE}.weight"]
-    both = lora.LoRALinear(linear, adapter.pairs[MODULE], mx.float32)
+    both = LoRALinear(linear, adapter.pairs[MODULE], mx.float32)
     x = mx.array(np.random.default_rng(0).normal(size=(10, 96)).astype(np.float32))
     wanted = x @ lora.fuse(base(), adapter)[f"{MODULE}.weight"].T
     assert mx.abs(both(x) - wanted).max() < 2e-5

@@ -21,6 +21,7 @@ import mlx.core as mx
 from gguf import GGMLQuantizationType as Type
 
 from mlx_jina.errors import CheckpointError
+from mlx_jina.nn.lora import Pair
 from mlx_jina.text import prompts
 from mlx_jina.weights import folder
 from mlx_jina.weights.gguf import blocks as gguf_blocks
@@ -28,7 +29,7 @@ from mlx_jina.weights.gguf import file as gguf_file
 from mlx_jina.weights.gguf import names
 from mlx_jina.weights.gguf.file import GGUF
 from mlx_jina.weights.gguf.names import Architecture
-from mlx_jina.weights.lora import Adapter, Pair
+from mlx_jina.weights.lora import Adapter
 
 if TYPE_CHECKING:
     from mlx_jina.weights.source import Source
