@@ -10,6 +10,10 @@ import mlx.nn as nn
 
 from mlx_jina.errors import CheckpointError
 
+# Under which names config.json says how layers are packed: ours, and a second one that mlx-lm writes as well.
+BLOCKS = ("quantization", "quantization_config")
+# What a layer's weight is made of.
+PARTS = ("weight", "scales", "biases")
 # Numbers of a tensor that are unpacked at a time: MLX's steps for 3, 5 and 6 bits take many times the result.
 UNPACKED = 1 << 24
 
@@ -17,6 +21,14 @@ UNPACKED = 1 << 24
 def is_quantized(config: Mapping[str, Any]) -> bool:
     """Whether config.json has the `quantization` block that MLX folders carry."""
     return "quantization" in config
+
+
+def block(bits: Mapping[str, int], group_size: int) -> dict[str, Any]:
+    """The `quantization` block for layers of these bits, of which those that most have are said once for all."""
+    widths = list(bits.values())
+    common = max(sorted(set(widths)), key=widths.count)
+    other = {layer: {"group_size": group_size, "bits": width} for layer, width in bits.items() if width != common}
+    return {"group_size": group_size, "bits": common, **other}
 
 
 def parameters(config: Mapping[str, Any], path: str) -> dict[str, Any]:
@@ -39,7 +51,7 @@ def dequantize(tensors: Mapping[str, mx.array], config: Mapping[str, Any], dtype
     full = dict(tensors)
     for layer in _layers(tensors):
         how = parameters(config, layer)
-        packed = [full.pop(f"{layer}.{part}") for part in ("weight", "scales", "biases")]
+        packed = [full.pop(f"{layer}.{part}") for part in PARTS]
         full[f"{layer}.weight"] = _unpacked(packed, dtype, **how)
     return full
 

@@ -285,11 +285,11 @@ import sys, time
 from pathlib import Path
 from mlx_jina.weights import convert, source
 make = source.Weight.__init__
-def slow(weight, shape, dtype, function):
+def slow(weight, shape, dtype, function, pack=None):
     def later():
         time.sleep(0.1)
         return function()
-    make(weight, shape, dtype, later)
+    make(weight, shape, dtype, later, pack)
 source.Weight.__init__ = slow
 getattr(convert, sys.argv[1])(sys.argv[2], Path(sys.argv[3]), force=True)
 """

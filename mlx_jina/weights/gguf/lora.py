@@ -15,7 +15,7 @@ from functools import partial
 from glob import escape
 from pathlib import Path
 from statistics import mode
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import mlx.core as mx
 from gguf import GGMLQuantizationType as Type
@@ -30,9 +30,7 @@ from mlx_jina.weights.gguf import names
 from mlx_jina.weights.gguf.file import GGUF
 from mlx_jina.weights.gguf.names import Architecture
 from mlx_jina.weights.lora import Adapter
-
-if TYPE_CHECKING:
-    from mlx_jina.weights.source import Source
+from mlx_jina.weights.source import Source
 
 ALPHA, TASK, PROMPT = "adapter.lora.alpha", "adapter.lora.task_name", "adapter.lora.prompt_prefix"
 # In a base: the tasks without whose adapters it is not to be used.

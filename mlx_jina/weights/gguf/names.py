@@ -239,6 +239,11 @@ def of_config(path: Path, config: Mapping[str, Any]) -> Architecture:
     raise CheckpointError(f"{path}: model_type {kind!r} has no GGUF architecture that is written here")
 
 
+def is_real(key: str) -> bool:
+    """Whether a key below the architecture's prefix holds a real number; the others hold sizes."""
+    return key == "rope.freq_base" or "epsilon" in key
+
+
 def _split(name: str) -> tuple[str, str, str]:
     """Module with `N` for its layer, the layer's number, and the leaf."""
     module, _, leaf = name.rpartition(".")

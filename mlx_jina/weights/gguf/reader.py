@@ -1,117 +1,84 @@
-"""A .gguf as a checkpoint with Hugging Face names, and a checkpoint as the tensors and keys of a .gguf."""
+"""A .gguf as a checkpoint with Hugging Face names: its settings, its tensors, its tokenizer, its adapters."""
 
 from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
 from gguf import GGMLQuantizationType as Type
 
 from mlx_jina.errors import CheckpointError
+from mlx_jina.weights import quantize
 from mlx_jina.weights.checkpoint import Checkpoint
 from mlx_jina.weights.gguf import blocks as gguf_blocks
 from mlx_jina.weights.gguf import lora as gguf_lora
 from mlx_jina.weights.gguf import names
 from mlx_jina.weights.gguf import tokenizer as gguf_tokenizer
-from mlx_jina.weights.gguf import types as gguf_types
 from mlx_jina.weights.gguf.file import GGUF
 from mlx_jina.weights.gguf.names import Architecture, Rows
+from mlx_jina.weights.source import Source, Weight
 
-if TYPE_CHECKING:
-    from mlx_jina.weights.source import Source
-
+# Keys of ours: config.json, less what the keys of llama.cpp say, and the prompts.
 CONFIG, PROMPTS = "mlx-jina.config", "mlx-jina.prompts"
-# config.json is stored whole in CONFIG, except what would be wrong about the file, and what other keys say.
-_NOT_KEPT = ("quantization", "quantization_config", "auto_map", "_name_or_path", "gguf", "vocab_size")
+# What config.json calls the model by.
 KINDS = ("model_type", "architectures")
 # Keys that some converters leave out where the value follows from others, as llama.cpp takes it to do.
 _LEFT_OUT: Mapping[str, Callable[[Mapping[str, Any]], int]] = {
     "attention.head_count_kv": lambda config: int(config["num_attention_heads"]),
     "attention.key_length": lambda config: int(config["hidden_size"] // config["num_attention_heads"]),
 }
+# Keys below `general.` that are about the file, and not about the model.
+_ABOUT_THE_FILE = ("architecture", "type", "file_type", "quantization_version", "alignment")
 POOLING = {0: "none", 1: "mean", 2: "cls", 3: "last", 4: "rank"}
+_DTYPES = {Type.F16: mx.float16, Type.BF16: mx.bfloat16}
 
 
-class Tensors(Mapping[str, mx.array]):
-    """A file's tensors under our names, each decoded when asked for and kept by nobody."""
+def _shape(file: GGUF, rows: Rows) -> tuple[int, ...]:
+    shape = file.entries[rows.name].shape
+    if rows.stop is not None and rows.stop > shape[0]:
+        raise CheckpointError(f"{file.path}: tensor {rows.name!r} has {shape[0]} rows, not {rows.stop}")
+    return (shape[0] if rows.stop is None else rows.stop - rows.start, *shape[1:])
 
-    def __init__(self, file: GGUF, parts: Mapping[str, list[Rows]], *, packed: bool) -> None:
-        self.file = file
-        self._parts = parts
-        # As far as MLX can hold them, blocks stay packed: X.weight, X.scales, X.biases.
-        self.bits: dict[str, int] = {}
-        for name in parts if packed else ():
-            if (bits := self._bits(name)) is not None:
-                self.bits[name.removesuffix(".weight")] = bits
 
-    def _bits(self, name: str) -> int | None:
-        kinds = {self.file.entries[rows.name].type for rows in self._parts[name]}
-        kind = next(iter(kinds))
-        matrix = name.endswith(".weight") and len(self.file.entries[self._parts[name][0].name].shape) == 2
-        if len(kinds) > 1 or kind not in gguf_blocks.REPACKABLE or not matrix:
-            return None
-        return gguf_blocks.REPACKABLE[kind]
+def _raw(file: GGUF, rows: Rows) -> gguf_blocks.Bytes:
+    raw = file.raw(rows.name)
+    if rows.stop is None:
+        return raw
+    return raw.reshape(file.entries[rows.name].shape[0], -1)[rows.start : rows.stop]
 
-    def shape(self, name: str) -> tuple[int, ...]:
-        """Shape of the decoded tensor."""
-        shapes = [self._shape(rows) for rows in self._parts[name]]
-        if len({shape[1:] for shape in shapes}) > 1:
-            raise CheckpointError(f"{self.file.path}: the parts of {name} have shapes that do not fit: {shapes}")
-        return (sum(shape[0] for shape in shapes), *shapes[0][1:])
 
-    def _shape(self, rows: Rows) -> tuple[int, ...]:
-        shape = self.file.entries[rows.name].shape
-        if rows.stop is not None and rows.stop > shape[0]:
-            raise CheckpointError(f"{self.file.path}: tensor {rows.name!r} has {shape[0]} rows, not {rows.stop}")
-        return (shape[0] if rows.stop is None else rows.stop - rows.start, *shape[1:])
+def _weight(file: GGUF, name: str, parts: Sequence[Rows], packed: bool) -> Weight:
+    """Our tensor `name`, decoded from its parts in the file when its turn comes."""
+    shapes = [_shape(file, rows) for rows in parts]
+    if len({shape[1:] for shape in shapes}) > 1:
+        raise CheckpointError(f"{file.path}: the parts of {name} have shapes that do not fit: {shapes}")
+    shape = (sum(shape[0] for shape in shapes), *shapes[0][1:])
+    kind, *others = {file.entries[rows.name].type for rows in parts}
+    dtype = mx.float32 if others else _DTYPES.get(kind, mx.float32)
 
-    def dtype(self, name: str) -> mx.Dtype:
-        """Dtype of the decoded tensor."""
-        kinds = {self.file.entries[rows.name].type for rows in self._parts[name]}
-        plain = {Type.F16: mx.float16, Type.BF16: mx.bfloat16}
-        return plain.get(next(iter(kinds)), mx.float32) if len(kinds) == 1 else mx.float32
-
-    def _raw(self, rows: Rows) -> gguf_blocks.Bytes:
-        raw = self.file.raw(rows.name)
-        if rows.stop is None:
-            return raw
-        return raw.reshape(self.file.entries[rows.name].shape[0], -1)[rows.start : rows.stop]
-
-    def __getitem__(self, name: str) -> mx.array:
-        self.shape(name)
-        dtype = self.dtype(name)
+    def make() -> mx.array:
         pieces = [
-            gguf_blocks.decode(self.file, rows.name, self._raw(rows), self._shape(rows)).astype(dtype)
-            for rows in self._parts[name]
+            gguf_blocks.decode(file, rows.name, _raw(file, rows), shape).astype(dtype)
+            for rows, shape in zip(parts, shapes, strict=True)
         ]
         return pieces[0] if len(pieces) == 1 else mx.concatenate(pieces)
 
-    def pack(self, module: str) -> gguf_blocks.Packed:
-        """A module of `bits` in MLX's packed form."""
-        name = f"{module}.weight"
-        kind = self.file.entries[self._parts[name][0].name].type
-        raw = np.concatenate([self._raw(rows) for rows in self._parts[name]])
-        return gguf_blocks.repack(raw, kind, self.shape(name)[-1])
+    def pack() -> gguf_blocks.Packed:
+        return gguf_blocks.repack(np.concatenate([_raw(file, rows) for rows in parts]), kind, shape[-1])
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._parts)
-
-    def __len__(self) -> int:
-        return len(self._parts)
-
-
-def _is_real(key: str) -> bool:
-    return key == "rope.freq_base" or "epsilon" in key
+    matrix = name.endswith(".weight") and len(shape) == 2
+    fits = packed and matrix and not others and kind in gguf_blocks.REPACKABLE
+    return Weight(shape, dtype, make, pack if fits else None)
 
 
 def _number(file: GGUF, architecture: Architecture, key: str) -> int | float:
     full = f"{architecture.name}.{key}"
-    if _is_real(key):
+    if names.is_real(key):
         # 1e-12 was narrowed to float32 on its way into the file: its shortest spelling is the one meant.
         return float(str(np.float32(file.get(full, (int, float)))))
     value: int = file.get(full, int)
@@ -181,7 +148,7 @@ def stored_json(file: GGUF, key: str) -> dict[str, Any]:
     return content
 
 
-def open_tensors(file: GGUF, *, packed: bool = False) -> tuple[dict[str, Any], Tensors]:
+def _tensors(file: GGUF, packed: bool) -> tuple[dict[str, Any], dict[str, Weight]]:
     """config.json's content, and the tensors under our names."""
     if file.metadata.get("general.type", "model") != "model":
         raise CheckpointError(f"{file.path} is an {file.metadata['general.type']}, not a model")
@@ -198,16 +165,40 @@ def open_tensors(file: GGUF, *, packed: bool = False) -> tuple[dict[str, Any], T
     width = config.get("head_dim", config["hidden_size"] // config["num_attention_heads"])
     q = config["num_attention_heads"] * width
     kv = config.get("num_key_value_heads", config["num_attention_heads"]) * width
-    parts, found = names.from_gguf(file.path, architecture, file.entries, (q, kv, kv), halves)
-    config.update(found)
-    return config, Tensors(file, parts, packed=packed)
+    parts, layout = names.from_gguf(file.path, architecture, file.entries, (q, kv, kv), halves)
+    config.update(layout)
+    return config, {name: _weight(file, name, rows, packed) for name, rows in parts.items()}
 
 
-def quantization(bits: Mapping[str, int]) -> dict[str, Any]:
-    """config.json's block for packed modules, which may differ in bits."""
-    common = max(sorted(set(bits.values())), key=lambda n: sum(b == n for b in bits.values()))
-    other = {module: {"group_size": gguf_blocks.GROUP, "bits": n} for module, n in bits.items() if n != common}
-    return {"group_size": gguf_blocks.GROUP, "bits": common, **other}
+def open_source(path: Path, task: str | None = None, *, packed: bool = False) -> Source:
+    """A .gguf, or the one in a folder, with no tensor decoded; of its adapters all, or the one of `task`.
+
+    `packed`: a matrix whose blocks MLX can hold exactly can also be had in MLX's packed form.
+    """
+    file = GGUF(gguf_lora.base_of(path))
+    config, weights = _tensors(file, packed)
+    adapters = gguf_lora.read(file, task, alone=path.is_dir())
+    if adapters:
+        # What a folder with adapters calls itself, by which its reader expects them all.
+        stored = stored_json(file, CONFIG)
+        config |= {key: stored[key] for key in KINDS if key in stored}
+    tokenizer, tokenizer_json = gguf_tokenizer.read(file)
+    prompts = stored_json(file, PROMPTS)
+    general = {
+        key.removeprefix("general."): value for key, value in file.metadata.items() if key.startswith("general.")
+    }
+    return Source(
+        path=path,
+        config=config,
+        weights=weights,
+        tokenizer=tokenizer,
+        tokenizer_json=tokenizer_json,
+        prompts=prompts.get("prompts") or {},
+        default_prompt_name=prompts.get("default_prompt_name"),
+        general={key: value for key, value in general.items() if key not in _ABOUT_THE_FILE},
+        names=(str(file.metadata.get("tokenizer.ggml.pre")), str(file.metadata.get("general.name")), str(path)),
+        adapters=adapters,
+    )
 
 
 def read(path: Path, task: str | None = None, *, packed: bool = False) -> Checkpoint:
@@ -215,63 +206,28 @@ def read(path: Path, task: str | None = None, *, packed: bool = False) -> Checkp
 
     `packed`: blocks that MLX can hold exactly stay small; else all become plain arrays.
     """
-    file = GGUF(gguf_lora.base_of(path))
-    config, lazy = open_tensors(file, packed=packed)
-    tensors: dict[str, mx.array] = {}
-    dtype = mx.float16 if lazy.bits else None
-    for name in lazy:
-        module = name.removesuffix(".weight")
-        if module in lazy.bits and name.endswith(".weight"):
-            held = lazy.pack(module)
-            tensors[name] = mx.array(held.weight)
-            tensors[f"{module}.scales"], tensors[f"{module}.biases"] = mx.array(held.scales), mx.array(held.biases)
-            if held.scales.dtype != np.float16:
-                dtype = mx.float32
-        else:
-            tensors[name] = lazy[name]
-    if lazy.bits:
-        config["quantization"] = quantization(lazy.bits)
-    stored = stored_json(file, PROMPTS)
-    tokenizer, _ = gguf_tokenizer.read(file)
+    source = open_source(path, task, packed=packed)
+    config, tensors = source.config, {}
+    bits: dict[str, int] = {}
+    exact_dtype: mx.Dtype | None = None
+    for name, weight in source.weights.items():
+        if weight.pack is None:
+            tensors[name] = weight.make()
+            continue
+        module, blocks = name.removesuffix(".weight"), weight.pack()
+        arrays = map(mx.array, blocks[:3])
+        tensors |= {f"{module}.{part}": array for part, array in zip(quantize.PARTS, arrays, strict=True)}
+        bits[module] = blocks.bits
+        exact_dtype = (exact_dtype or mx.float16) if blocks.scales.dtype == np.float16 else mx.float32
+    if bits:
+        config["quantization"] = quantize.block(bits, gguf_blocks.GROUP)
     return Checkpoint(
         path=path,
         config=config,
         tensors=tensors,
-        tokenizer=tokenizer,
-        prompts=stored.get("prompts") or {},
-        default_prompt_name=stored.get("default_prompt_name"),
-        adapters=gguf_lora.read(file, task, alone=path.is_dir()),
-        exact_dtype=dtype,
+        tokenizer=source.tokenizer,
+        prompts=source.prompts,
+        default_prompt_name=source.default_prompt_name,
+        adapters=source.adapters,
+        exact_dtype=exact_dtype,
     )
-
-
-def metadata(source: Source, architecture: Architecture, file_type: str) -> dict[str, Any]:
-    """Every key but the tokenizer's. llama.cpp silently assumes other values for several that are missing."""
-    config = source.config
-    keys: dict[str, Any] = {"general.type": "model"}
-    keys |= {f"general.{key}": value for key, value in source.general.items()}
-    keys["general.file_type"] = gguf_types.number(file_type)
-    keys["general.quantization_version"] = 2
-    for ours, theirs in architecture.keys.items():
-        value = config.get(ours)
-        if ours == "rope_theta" and value is None:
-            value = (config.get("rope_parameters") or {}).get("rope_theta")
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise CheckpointError(f"{source.path}: config.json: {ours!r} should be a number, found {value!r}")
-        keys[f"{architecture.name}.{theirs}"] = float(value) if _is_real(theirs) else int(value)
-    keys[f"{architecture.name}.context_length"] -= architecture.uncounted
-    if "head_dim" in architecture.keys:
-        keys[f"{architecture.name}.attention.value_length"] = int(config["head_dim"])
-    for key, value in architecture.extra.items():
-        keys[f"{architecture.name}.{key}"] = value
-    keys[f"{architecture.name}.pooling_type"] = architecture.pooling
-    keys[f"{architecture.name}.vocab_size"] = int(config["vocab_size"])
-    said = {*_NOT_KEPT, *architecture.keys, *architecture.fixed} - {*KINDS}
-    kept = {key: value for key, value in config.items() if key not in said}
-    keys[CONFIG] = json.dumps(kept, sort_keys=True)
-    if source.adapters:
-        keys[gguf_lora.TASKS] = list(source.adapters)
-    if source.prompts:
-        own = {"prompts": dict(source.prompts), "default_prompt_name": source.default_prompt_name}
-        keys[PROMPTS] = json.dumps(own)
-    return keys
