@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import mlx.core as mx
 
@@ -143,11 +143,7 @@ def read(folder: Path, task: str | None = None, merged: bool = False) -> Checkpo
         raise CheckpointError(f"{folder} lacks {', '.join(missing)} (it has: {found})")
     tensors: dict[str, mx.array] = {}
     for path in weight_files(folder):
-        safetensors_file.check(path)
-        try:
-            tensors.update(cast("dict[str, mx.array]", mx.load(str(path))))
-        except RuntimeError as error:
-            raise CheckpointError(f"{path} cannot be read as safetensors: {error}") from None
+        tensors |= safetensors_file.read(path)
     prompts_file = folder / "config_sentence_transformers.json"
     own = read_json(prompts_file) if prompts_file.is_file() else {}
     config, tensors = read_config(folder), _text_model(tensors)
