@@ -12,7 +12,7 @@ from mlx_jina.errors import InputError
 # Those of weights/gguf/types.py, which imports too much for a parser.
 TYPES = tuple(
     "F32 F16 BF16 Q8_0 Q6_K Q5_K_M Q5_K_S Q5_1 Q5_0 Q4_K_M Q4_K_S Q4_1 Q4_0 IQ4_NL IQ4_XS "
-    "Q3_K_L Q3_K_M Q3_K_S IQ3_M IQ3_S Q2_K TQ2_0 TQ1_0".split()
+    "Q3_K_L Q3_K_M Q3_K_S IQ3_M IQ3_S Q2_K".split()
 )
 DTYPES = ("float32", "float16", "bfloat16")
 THRESHOLD = 0.99

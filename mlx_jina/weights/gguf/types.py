@@ -33,8 +33,6 @@ FILE_TYPES = {
     "IQ3_M": Type.IQ3_S,
     "IQ3_S": Type.IQ3_S,
     "Q2_K": Type.Q2_K,
-    "TQ2_0": Type.TQ2_0,
-    "TQ1_0": Type.TQ1_0,
 }
 # Those that llama-quantize refuses, too, without weights of importance measured on texts.
 _CALIBRATED = re.compile(r"IQ1_[SM]|IQ2_(XXS|XS|S|M)|IQ3_(XXS|XS)|Q2_K_S")
@@ -42,8 +40,6 @@ _CALIBRATED = re.compile(r"IQ1_[SM]|IQ2_(XXS|XS|S|M)|IQ3_(XXS|XS)|Q2_K_S")
 _INSTEAD = {
     Type.Q2_K: Type.Q4_0,
     Type.Q3_K: Type.Q4_0,
-    Type.TQ1_0: Type.Q4_0,
-    Type.TQ2_0: Type.Q4_0,
     Type.IQ3_S: Type.IQ4_NL,
     Type.IQ4_XS: Type.IQ4_NL,
     Type.Q4_K: Type.Q5_0,

@@ -89,7 +89,7 @@ def test_our_own_blocks_lose_no_more_than_ggml_s(kind: Type) -> None:
         assert error < 1.025 * bound
 
 
-@pytest.mark.parametrize("name", ["Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "TQ1_0", "TQ2_0"])
+@pytest.mark.parametrize("name", ["Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1"])
 def test_other_blocks_are_ggml_s_to_the_byte(name: str) -> None:
     weights = RNG.normal(0, 1, (64, 1024)).astype(np.float32)
     np.testing.assert_array_equal(

@@ -85,6 +85,16 @@ def test_our_vectors_are_those_of_the_decoded_weights(tmp_path: Path, shelf: Pat
     assert abs(ours - _vectors(tmp_path / "m.gguf", source, model)).max() < 1e-6
 
 
+@pytest.mark.parametrize("kind", [Type.TQ1_0, Type.TQ2_0])
+def test_types_for_ternary_weights_are_only_read(
+    tmp_path: Path, shelf: Path, monkeypatch: pytest.MonkeyPatch, kind: Type
+) -> None:
+    with pytest.raises(InputError, match=f"type '{kind.name}' is not one of"):
+        gguf_types.check(kind.name)
+    monkeypatch.setitem(gguf_types.FILE_TYPES, kind.name, kind)
+    test_our_vectors_are_those_of_the_decoded_weights(tmp_path, shelf, "qwen3", kind.name)
+
+
 # llama.cpp rounds activations as well, the more so the fewer bits its kernels expect.
 LLAMA = {"Q4_K_M": 3e-3, "IQ4_XS": 5e-3, "Q3_K_M": 5e-3, "IQ3_S": 5e-3, "Q2_K": 5e-3}
 
@@ -136,7 +146,7 @@ def test_many_heads_on_few_keys_spare_the_values() -> None:
 
 
 def test_types_that_do_not_fit_a_row_give_way() -> None:
-    for file_type, kind in (("Q4_K_M", "Q5_0"), ("Q2_K", "Q4_0"), ("IQ3_S", "IQ4_NL"), ("TQ1_0", "Q4_0")):
+    for file_type, kind in (("Q4_K_M", "Q5_0"), ("Q2_K", "Q4_0"), ("IQ3_S", "IQ4_NL")):
         assert gguf_types.choose("blk.0.attn_q.weight", (8, 96), file_type, 4).name == kind
     assert gguf_types.choose("token_embd.weight", (8, 96), "Q4_0", 4) == Type.Q8_0
     assert gguf_types.choose("blk.0.attn_q.weight", (8, 40), "Q8_0", 4) == Type.F16
