@@ -35,6 +35,11 @@ class Entry:
         """Whether the licence forbids commercial use."""
         return "-nc-" in self.license.lower()
 
+    @property
+    def merged(self) -> bool:
+        """Whether its weights have the adapter of its one task merged in."""
+        return len(self.tasks) == 1
+
 
 def _v2(name: str, dimension: int, languages: str) -> Entry:
     return Entry(
@@ -146,9 +151,9 @@ ENTRIES = (
 _BY_NAME = {name.lower(): entry for entry in ENTRIES for name in (entry.repo, *entry.aliases)}
 
 
-def find(name: str) -> Entry | None:
-    """The row for a repository id or alias, in any letter case."""
-    return _BY_NAME.get(name.lower())
+def find(*names: str) -> Entry | None:
+    """The row for the first of these repository ids or aliases that has one, in any letter case."""
+    return next((entry for name in names if (entry := _BY_NAME.get(name.lower()))), None)
 
 
 def short_names() -> list[str]:
@@ -157,4 +162,4 @@ def short_names() -> list[str]:
 
 
 def _is_main(entry: Entry) -> bool:
-    return len(entry.tasks) != 1 and not entry.repo.endswith("-mlx")
+    return not entry.merged and not entry.repo.endswith("-mlx")

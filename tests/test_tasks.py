@@ -332,7 +332,7 @@ def test_tasks_of_a_model_without_any(tmp_path: Path) -> None:
 
 
 def test_the_licence_is_said_once(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
-    loading._say_licence.cache_clear()
+    loading._warn_of_licence.cache_clear()
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
             mlx_jina.load(folder, task="retrieval")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,10 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
 
+from mlx_jina import catalog, models
+from mlx_jina.catalog import Entry
 from mlx_jina.errors import CheckpointError
+from mlx_jina.models.base import EncoderModel
 from mlx_jina.text.tokenizer import Tokenizer
 from mlx_jina.weights.lora import Adapter
 
@@ -31,6 +34,33 @@ class Checkpoint:
     adapters: Mapping[str, Adapter] = field(default_factory=dict)
     # The smallest dtype that holds the scales of packed weights without rounding, where a reader knows it.
     exact_dtype: mx.Dtype | None = None
+
+    def without(self, prefixes: tuple[str, ...]) -> Checkpoint:
+        """The checkpoint less the tensors whose names begin so."""
+        tensors = {name: tensor for name, tensor in self.tensors.items() if not name.startswith(prefixes)}
+        return replace(self, tensors=tensors)
+
+
+def catalog_entry(name: str, files: Checkpoint) -> Entry | None:
+    """The catalog's row of what the user called `name`, or of the model that its adapters were made for."""
+    entry = catalog.find(name, files.path.name)
+    if entry is not None and not _is_namesake(entry, name, files):
+        return entry
+    return catalog.find(*(adapter.base for adapter in files.adapters.values()))
+
+
+def _is_namesake(entry: Entry, name: str, files: Checkpoint) -> bool:
+    """Whether a local folder only happens to be called like a known model: "v3" may be someone's third try."""
+    local = Path(name).expanduser() == files.path and "jina" not in files.path.name.lower()
+    return local and files.config.get("hidden_size") != entry.dimension
+
+
+def build(path: Path, config: Mapping[str, Any], names: Collection[str]) -> EncoderModel:
+    """The empty model for a config.json and the names of the tensors beside it. Errors name their `path`."""
+    try:
+        return models.build(config, names)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from None
 
 
 def stored_dtype(tensors: Iterable[mx.array]) -> mx.Dtype:

@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 
 import mlx.core as mx
 
-from mlx_jina.catalog import Entry
 from mlx_jina.errors import CheckpointError
 from mlx_jina.text import prompts
 from mlx_jina.text.tokenizer import Tokenizer
@@ -32,11 +31,6 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} should hold a JSON object")
     return content
-
-
-def holds_gguf(path: Path) -> bool:
-    """Whether this is a .gguf, or a folder of such files and not of Hugging Face's."""
-    return path.is_file() or (not (path / "config.json").is_file() and any(path.glob("*.gguf")))
 
 
 def _is_plain_name(name: object) -> bool:
@@ -125,12 +119,6 @@ def _text_model(tensors: dict[str, mx.array]) -> dict[str, mx.array]:
         if name.startswith(LANGUAGE_MODEL)
     }
     return {_without_prefix(name): tensor for name, tensor in (language or tensors).items()}
-
-
-def is_another(entry: Entry, name: str, path: Path, config: Mapping[str, Any]) -> bool:
-    """Whether what is here only happens to be called like a known model: "v3" may well be someone's third try."""
-    local = Path(name).expanduser() == path and "jina" not in path.name.lower()
-    return local and config.get("hidden_size") != entry.dimension
 
 
 def read(folder: Path, task: str | None = None, merged: bool = False) -> Checkpoint:

@@ -37,6 +37,16 @@ def embedded(name: str) -> Path:
     return Path(__file__).parents[1] / name
 
 
+def holds_gguf(path: Path) -> bool:
+    """Whether this is a .gguf, or a folder of such files and not of Hugging Face's."""
+    return path.is_file() or (not (path / "config.json").is_file() and any(path.glob("*.gguf")))
+
+
+def holds_model(path: Path) -> bool:
+    """Whether this is a .gguf, or a folder of either layout."""
+    return (path / "config.json").is_file() or holds_gguf(path)
+
+
 def split_alias(argument: str) -> tuple[str, str]:
     """ALIAS=NAME in two, the alias "" without one. Paths may have an equals sign of their own."""
     alias, equals, name = argument.partition("=")
@@ -61,15 +71,11 @@ def resolve(
         return embedded(entry.repo)
     path = Path(name).expanduser()
     # A known name is not meant for a folder of that name with something else in it.
-    if path.exists() and (entry is None or path.is_file() or _holds_model(path)):
+    if path.exists() and (entry is None or holds_model(path)):
         return path
     if entry is None and (name.count("/") != 1 or name.startswith((".", "~", "/"))):
         raise _unknown(name)
     return _from_hub(entry.repo if entry else name, entry, revision, local_files_only, cache_dir, task)
-
-
-def _holds_model(folder: Path) -> bool:
-    return any(next(folder.glob(pattern), None) for pattern in ("config.json", "*.gguf"))
 
 
 def _unknown(name: str) -> ModelNotFoundError:
@@ -105,7 +111,7 @@ def _from_hub(
             )
         )
 
-    merged = entry is not None and len(entry.tasks) == 1
+    merged = entry is not None and entry.merged
     where = Path(cache_dir or constants.HF_HUB_CACHE).expanduser()
     try:
         cached = snapshot(offline=True)

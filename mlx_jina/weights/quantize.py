@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_jina.errors import CheckpointError
+from mlx_jina.models.config import required
 
 # Under which names config.json says how layers are packed: ours, and a second one that mlx-lm writes as well.
 BLOCKS = ("quantization", "quantization_config")
@@ -31,28 +32,39 @@ def block(bits: Mapping[str, int], group_size: int) -> dict[str, Any]:
     return {"group_size": group_size, "bits": common, **other}
 
 
-def parameters(config: Mapping[str, Any], path: str) -> dict[str, Any]:
+def parameters(config: Mapping[str, Any], layer: str) -> dict[str, int]:
     """Group size and bits of one layer: mlx-lm lets layers differ from the block's common values."""
-    block = config["quantization"]
+    common = config.get("quantization")
+    if not isinstance(common, Mapping):
+        raise CheckpointError(f"config.json: 'quantization' should say how {layer} is packed, found {common!r}")
     # Names of mlx-lm's have a prefix that ours have not.
-    own = block.get(path, block.get(f"model.{path}"))
-    chosen = own if isinstance(own, Mapping) else block
-    if chosen.get("mode", "affine") != "affine":
-        raise CheckpointError(f"config.json: quantization mode {chosen['mode']!r} is not implemented")
-    return {"group_size": chosen["group_size"], "bits": chosen["bits"]}
+    special = common.get(layer, common.get(f"model.{layer}"))
+    settings = special if isinstance(special, Mapping) else common
+    if settings.get("mode", "affine") != "affine":
+        raise CheckpointError(f"config.json: quantization mode {settings['mode']!r} is not implemented")
+    return {key: required(settings, key, int) for key in ("group_size", "bits")}
 
 
-def _layers(tensors: Mapping[str, mx.array]) -> list[str]:
+def layers(tensors: Collection[str]) -> list[str]:
+    """Names of the layers that are packed, given those of all tensors."""
     return [name.removesuffix(".scales") for name in tensors if name.endswith(".scales")]
+
+
+def part_names(layer: str, tensors: Collection[str]) -> list[str]:
+    """Names of the tensors that make up a packed layer. Raises CheckpointError where one of them is missing."""
+    names = [f"{layer}.{part}" for part in PARTS]
+    if missing := [name for name in names if name not in tensors]:
+        raise CheckpointError(f"{layer} is quantised, but there is no {missing[0]}: the files are incomplete")
+    return names
 
 
 def dequantize(tensors: Mapping[str, mx.array], config: Mapping[str, Any], dtype: mx.Dtype) -> dict[str, mx.array]:
     """Full weights in `dtype`, computed in float32: for CPUs, where quantised matmul is a plain loop."""
     full = dict(tensors)
-    for layer in _layers(tensors):
-        how = parameters(config, layer)
-        packed = [full.pop(f"{layer}.{part}") for part in PARTS]
-        full[f"{layer}.weight"] = _unpacked(packed, dtype, **how)
+    for layer in layers(tensors):
+        settings = parameters(config, layer)
+        parts = [full.pop(name) for name in part_names(layer, tensors)]
+        full[f"{layer}.weight"] = _unpacked(parts, dtype, **settings)
     return full
 
 
@@ -72,6 +84,6 @@ def _unpacked(packed: Sequence[mx.array], dtype: mx.Dtype, group_size: int, bits
 
 
 def quantize_model(model: nn.Module, tensors: Mapping[str, mx.array], config: Mapping[str, Any]) -> None:
-    """Swap the layers that `tensors` holds in packed form for MLX's quantised ones."""
-    packed = set(_layers(tensors))
+    """Swap the layers that `tensors` holds in packed form, if there are any, for MLX's quantised ones."""
+    packed = set(layers(tensors)) if is_quantized(config) else ()
     nn.quantize(model, class_predicate=lambda path, _: parameters(config, path) if path in packed else False)

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from mlx_jina.errors import InputError
-from mlx_jina.weights import folder, lora
+from mlx_jina.weights import hub, lora
 
 # What an MLX folder has, adapters of v3 excepted, which lie beside in folders of their tasks' names; and what
 # Finder leaves everywhere.
@@ -72,7 +72,7 @@ def refuse_source(target: Path, source: Path) -> None:
         raise InputError(f"{target} is also the source")
     if place in origin.parents:
         raise InputError(f"the source {source} is in {target}, which would be replaced")
-    if origin in place.parents and (target.is_dir() or folder.holds_gguf(source)):
+    if origin in place.parents and (target.is_dir() or hub.holds_gguf(source)):
         raise InputError(f"{target} is in the source {source}, and may be a part of it")
 
 

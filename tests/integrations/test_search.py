@@ -38,7 +38,7 @@ def query(tiny: Encoder, documents: Any) -> Any:
 def test_known_models_that_retrieve_do_so(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The task is fused when the model is loaded."""
     entry = catalog.find("v5-nano")
-    monkeypatch.setattr(catalog, "find", lambda _: entry)
+    monkeypatch.setattr(catalog, "find", lambda *_: entry)
     assert open_encoder.__wrapped__(folder).tasks == ("retrieval",)
     assert open_encoder.__wrapped__(folder, "clustering").tasks == ("clustering",)
 

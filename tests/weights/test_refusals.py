@@ -235,3 +235,28 @@ def test_a_mode_of_quantisation_that_is_not_implemented(bert: Path, tmp_path: Pa
     )
     with pytest.raises(CheckpointError, match="quantization mode 'mxfp4' is not implemented"):
         mlx_jina.load(packed)
+
+
+@pytest.mark.parametrize(
+    ("block", "words"),
+    [
+        (None, r"'quantization' should say how .* is packed, found None"),
+        ({"group_size": 32}, "'bits' should be int, found None"),
+        ({"group_size": 32, "bits": 4}, r"word_embeddings is quantised, but there is no .*\.biases"),
+    ],
+)
+def test_packed_layers_that_are_incomplete(
+    bert: Path, tmp_path: Path, block: dict[str, Any] | None, words: str
+) -> None:
+    packed = tmp_path / "packed"
+    convert.to_mlx(str(bert), packed, bits=4, group_size=32)
+    change(packed / "config.json", quantization=block)
+    tensors = checkpoints.read_tensors(packed)
+    mx.eval(tensors)
+    mx.save_safetensors(
+        str(packed / "model.safetensors"),
+        {name: x for name, x in tensors.items() if name != "embeddings.word_embeddings.biases"},
+    )
+    for use in (mlx_jina.load, lambda path: convert.to_gguf(str(path), tmp_path / "x.gguf")):
+        with pytest.raises(CheckpointError, match=words):
+            use(packed)
