@@ -22,7 +22,7 @@ from mlx_jina.weights.lora import Adapter
 MODEL_TYPE, REPO = "jina_embeddings_v3", "jinaai/jina-embeddings-v3"
 TASKS = ("retrieval.query", "retrieval.passage", "separation", "classification", "text-matching")
 
-_RENAMED = (
+_RENAMES = (
     (r"^roberta\.", ""),
     (r"^emb_ln\.", "embeddings.LayerNorm."),
     (r"^encoder\.layers\.", "layers."),
@@ -64,25 +64,6 @@ def read_config(config: Mapping[str, Any]) -> dict[str, Any]:
     return known
 
 
-def _parts(module: str, tensor: mx.array) -> dict[str, mx.array]:
-    """The rows that queries, keys and values have of their one matrix; any other module as it is."""
-    if not module.endswith(".qkv_proj"):
-        return {module: tensor}
-    rows = mx.split(tensor, 3, axis=0)
-    return {module.replace("qkv_proj", f"{part}_proj"): x for part, x in zip("qkv", rows, strict=True)}
-
-
-def _pairs(stacks: Mapping[str, Mapping[str, mx.array]], task: int, scale: float) -> dict[str, Pair]:
-    pairs: dict[str, Pair] = {}
-    for module, half in stacks.items():
-        a, b = half["A"][task], half["B"][task]
-        if module in _EMBEDDINGS:
-            # There it is A that has the rows.
-            a, b = b, a
-        pairs |= {name: Pair(a, rows, scale) for name, rows in _parts(module, b).items()}
-    return pairs
-
-
 def translate(
     path: Path, config: Mapping[str, Any], tensors: Mapping[str, mx.array]
 ) -> tuple[dict[str, mx.array], dict[str, Adapter]]:
@@ -93,13 +74,35 @@ def translate(
     plain: dict[str, mx.array] = {}
     stacks: dict[str, dict[str, mx.array]] = {}
     for name, tensor in tensors.items():
-        for pattern, ours in _RENAMED:
-            name = re.sub(pattern, ours, name)
+        name = _renamed(name)
         if match := _STACK.fullmatch(name):
             stacks.setdefault(match[1], {})[match[2]] = tensor
             continue
         module, _, leaf = name.rpartition(".")
-        plain |= {f"{ours}.{leaf}": rows for ours, rows in _parts(module, tensor).items()}
+        plain |= {f"{part}.{leaf}": rows for part, rows in _parts(module, tensor).items()}
+    return plain, _adapters(path, config, stacks)
+
+
+def _renamed(name: str) -> str:
+    for pattern, replacement in _RENAMES:
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+def _parts(module: str, tensor: mx.array) -> dict[str, mx.array]:
+    """The rows that queries, keys and values have of their one matrix; any other module as it is."""
+    if not module.endswith(".qkv_proj"):
+        return {module: tensor}
+    rows = mx.split(tensor, 3, axis=0)
+    return {module.replace("qkv_proj", f"{part}_proj"): x for part, x in zip("qkv", rows, strict=True)}
+
+
+# The A and B of every task, (tasks, ...), by module.
+_Stacks = Mapping[str, Mapping[str, mx.array]]
+
+
+def _adapters(path: Path, config: Mapping[str, Any], stacks: _Stacks) -> dict[str, Adapter]:
+    """One adapter for each of config.json's tasks."""
     tasks = list(config.get("lora_adaptations") or ()) if _is_original(config) else []
     rank, alpha = config.get("lora_rank"), config.get("lora_alpha")
     if bool(tasks) != bool(stacks) or (tasks and not (rank and alpha)):
@@ -107,18 +110,33 @@ def translate(
             f"{path}: config.json has lora_adaptations {tasks}, lora_rank {rank!r} and lora_alpha {alpha!r}, but "
             f"{len(stacks)} of the checkpoint's layers have adapters"
         )
-    for module, half in stacks.items():
-        shapes = {key: half[key].shape if key in half else None for key in "AB"}
-        first, last = ("B", "A") if module in _EMBEDDINGS else ("A", "B")
-        if not (
-            all(shape is not None and len(shape) == 3 and shape[0] == len(tasks) for shape in shapes.values())
-            and half[first].shape[1] == half[last].shape[2] == rank
-        ):
-            raise CheckpointError(
-                f"{path}: {module} has lora_A {shapes['A']} and lora_B {shapes['B']}, not {len(tasks)} slices of "
-                f"rank {rank} each"
-            )
-    return plain, {
+    for module, halves in stacks.items():
+        _check_stack(path, module, halves, len(tasks), rank)
+    return {
         task: Adapter(path, REPO, _pairs(stacks, index, float(alpha) / int(rank)))  # type: ignore[arg-type]
         for index, task in enumerate(tasks)
     }
+
+
+def _check_stack(path: Path, module: str, halves: Mapping[str, mx.array], tasks: int, rank: Any) -> None:
+    """Refuse a layer whose A and B do not have a slice of this rank for every task."""
+    shapes = {half: halves[half].shape if half in halves else None for half in "AB"}
+    first, last = ("B", "A") if module in _EMBEDDINGS else ("A", "B")
+    sliced = all(shape is not None and len(shape) == 3 and shape[0] == tasks for shape in shapes.values())
+    if not sliced or not halves[first].shape[1] == halves[last].shape[2] == rank:
+        raise CheckpointError(
+            f"{path}: {module} has lora_A {shapes['A']} and lora_B {shapes['B']}, not {tasks} slices of "
+            f"rank {rank} each"
+        )
+
+
+def _pairs(stacks: _Stacks, task: int, scale: float) -> dict[str, Pair]:
+    """The pairs of the task with this number."""
+    pairs: dict[str, Pair] = {}
+    for module, halves in stacks.items():
+        a, b = halves["A"][task], halves["B"][task]
+        if module in _EMBEDDINGS:
+            # There it is A that has the rows.
+            a, b = b, a
+        pairs |= {part: Pair(a, rows, scale) for part, rows in _parts(module, b).items()}
+    return pairs

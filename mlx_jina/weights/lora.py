@@ -99,35 +99,37 @@ def read(folder: Path) -> Adapter:
     """Read `adapter_config.json` and `adapter_model.safetensors`; whatever would change the result is refused."""
     config_path, weights_path = folder / CONFIG_FILE, folder / WEIGHTS_FILE
     config = _read_config(config_path)
-    tensors = safetensors_file.read(weights_path)
+    pairs: dict[str, Pair] = {}
+    for module, (a, b) in sorted(_halves(weights_path).items()):
+        rank = _by_pattern(config, "rank_pattern", "r", module, config_path)
+        if a.shape[0] != rank or b.shape[1] != rank:
+            raise _refuse(weights_path, f"{module} has A {a.shape} and B {b.shape}, but its rank is {rank}")
+        alpha = _by_pattern(config, "alpha_pattern", "lora_alpha", module, config_path)
+        pairs[module] = Pair(a, b, alpha / rank)
+    adapted, targets = {_leaf(module) for module in pairs}, set(config["target_modules"])
+    if strange := adapted - targets:
+        raise _refuse(weights_path, f"it adapts {', '.join(sorted(strange))}, not in 'target_modules'")
+    if idle := targets - adapted:
+        raise _refuse(weights_path, f"it has nothing for {', '.join(sorted(idle))} of 'target_modules'")
+    return Adapter(folder, str(config.get("base_model_name_or_path") or ""), pairs)
+
+
+def _halves(path: Path) -> dict[str, tuple[mx.array, mx.array]]:
+    """A and B of every module."""
     halves: dict[str, dict[str, mx.array]] = {}
-    for name, tensor in tensors.items():
+    for name, tensor in safetensors_file.read(path).items():
         match = _NAME.fullmatch(name)
         if match is None or tensor.ndim != 2:
-            raise _refuse(weights_path, f"{name} {tensor.shape} is not the A or B of a layer")
+            raise _refuse(path, f"{name} {tensor.shape} is not the A or B of a layer")
         half = match["linear"]
         if half is None:
             # PEFT's A (r, rows) and B (width, r) of an embedding make up its transpose.
             half, tensor = {"A": "B", "B": "A"}[match["embedding"]], mx.contiguous(tensor.T)
         halves.setdefault(match["module"], {})[half] = tensor
-    pairs = {}
-    for module, half in sorted(halves.items()):
-        if half.keys() != {"A", "B"}:
-            raise _refuse(weights_path, f"{module} has only its lora_{next(iter(half))}")
-        rank = _by_pattern(config, "rank_pattern", "r", module, config_path)
-        if half["A"].shape[0] != rank or half["B"].shape[1] != rank:
-            raise _refuse(
-                weights_path,
-                f"{module} has A {half['A'].shape} and B {half['B'].shape}, but its rank is {rank}",
-            )
-        alpha = _by_pattern(config, "alpha_pattern", "lora_alpha", module, config_path)
-        pairs[module] = Pair(half["A"], half["B"], alpha / rank)
-    adapter = Adapter(folder, str(config.get("base_model_name_or_path") or ""), pairs)
-    if strange := {_leaf(module) for module in pairs} - set(config["target_modules"]):
-        raise _refuse(weights_path, f"it adapts {', '.join(sorted(strange))}, not in 'target_modules'")
-    if idle := set(config["target_modules"]) - {_leaf(module) for module in pairs}:
-        raise _refuse(weights_path, f"it has nothing for {', '.join(sorted(idle))} of 'target_modules'")
-    return adapter
+    for module, present in halves.items():
+        if present.keys() != {"A", "B"}:
+            raise _refuse(path, f"{module} has only its lora_{next(iter(present))}")
+    return {module: (both["A"], both["B"]) for module, both in halves.items()}
 
 
 def write(folder: Path, adapter: Adapter, advance: Callable[[int], object] = lambda _: None) -> None:

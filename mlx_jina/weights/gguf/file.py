@@ -10,9 +10,9 @@ import errno
 import mmap
 import os
 import struct
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -174,36 +174,45 @@ class GGUF:
         alignment = self.metadata.get("general.alignment", gguf.GGUF_DEFAULT_ALIGNMENT)
         if not isinstance(alignment, int) or not 0 < alignment <= MAX_ALIGNMENT or alignment % 8:
             raise cursor.refuse(f"metadata 'general.alignment' is {alignment!r}")
-        rows: list[tuple[str, Type, tuple[int, ...], int, int]] = []
-        names: set[str] = set()
+        entries: dict[str, Entry] = {}
         for _ in range(count):
-            name = cursor.text("a tensor name")
-            what = f"tensor {name!r}"
-            if name in names:
-                raise cursor.refuse(f"{what} is there twice")
-            names.add(name)
-            dimensions = cursor.scalar("I", what)
-            if not 0 < dimensions <= MAX_DIMENSIONS:
-                raise cursor.refuse(f"{what} has {dimensions} dimensions")
-            shape = tuple(cursor.scalar("Q", what) for _ in range(dimensions))[::-1]
-            number, offset = cursor.scalar("I", what), cursor.scalar("Q", what)
-            try:
-                kind = Type(number)
-            except ValueError:
-                raise CheckpointError(
-                    f"{self.path}: {what} has the tensor type {number}, which the installed gguf package does not "
-                    "know; a newer one may (pip install -U gguf)"
-                ) from None
-            size = nbytes(kind, shape)
-            if size is None or not size:
-                raise cursor.refuse(f"{what} of type {kind.name} cannot have the shape {shape}")
-            if offset % alignment:
-                raise cursor.refuse(f"{what} starts at {offset}, which is not a multiple of {alignment}")
-            rows.append((name, kind, shape, offset, size))
+            entry = self._entry(cursor, alignment)
+            if entry.name in entries:
+                raise cursor.refuse(f"tensor {entry.name!r} is there twice")
+            entries[entry.name] = entry
+        # Offsets in the table count from the end of the table.
         start = -(-cursor.at // alignment) * alignment
-        entries = {row[0]: Entry(*row[:3], start + row[3], row[4]) for row in rows}
+        entries = {name: replace(entry, offset=start + entry.offset) for name, entry in entries.items()}
+        self._check_places(cursor, entries.values())
+        return entries
+
+    def _entry(self, cursor: _Cursor, alignment: int) -> Entry:
+        """The next row of the table, with the offset that it says."""
+        name = cursor.text("a tensor name")
+        what = f"tensor {name!r}"
+        dimensions = cursor.scalar("I", what)
+        if not 0 < dimensions <= MAX_DIMENSIONS:
+            raise cursor.refuse(f"{what} has {dimensions} dimensions")
+        shape = tuple(cursor.scalar("Q", what) for _ in range(dimensions))[::-1]
+        number, offset = cursor.scalar("I", what), cursor.scalar("Q", what)
+        try:
+            kind = Type(number)
+        except ValueError:
+            raise CheckpointError(
+                f"{self.path}: {what} has the tensor type {number}, which the installed gguf package does not "
+                "know; a newer one may (pip install -U gguf)"
+            ) from None
+        size = nbytes(kind, shape)
+        if not size:
+            raise cursor.refuse(f"{what} of type {kind.name} cannot have the shape {shape}")
+        if offset % alignment:
+            raise cursor.refuse(f"{what} starts at {offset}, which is not a multiple of {alignment}")
+        return Entry(name, kind, shape, offset, size)
+
+    def _check_places(self, cursor: _Cursor, entries: Iterable[Entry]) -> None:
+        """Refuse tensors that overlap, or that end behind the file."""
         end = 0
-        for entry in sorted(entries.values(), key=lambda entry: entry.offset):
+        for entry in sorted(entries, key=lambda entry: entry.offset):
             if entry.offset + entry.nbytes > self.size:
                 raise cursor.refuse(
                     f"tensor {entry.name!r} needs bytes up to {entry.offset + entry.nbytes}, but the file ends at "
@@ -212,7 +221,6 @@ class GGUF:
             if entry.offset < end:
                 raise cursor.refuse(f"tensor {entry.name!r} overlaps another one")
             end = entry.offset + entry.nbytes
-        return entries
 
     def raw(self, name: str) -> Bytes:
         """A tensor's bytes as they lie in the file, (rows, bytes of a row), not copied."""

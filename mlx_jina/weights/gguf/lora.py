@@ -10,6 +10,7 @@ written as further ranks of token_embd, with the same row for each token: [B 1 b
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from glob import escape
@@ -28,7 +29,7 @@ from mlx_jina.weights.gguf import blocks as gguf_blocks
 from mlx_jina.weights.gguf import file as gguf_file
 from mlx_jina.weights.gguf import names
 from mlx_jina.weights.gguf.file import GGUF
-from mlx_jina.weights.gguf.names import Architecture
+from mlx_jina.weights.gguf.names import Architecture, Rows
 from mlx_jina.weights.lora import Adapter
 from mlx_jina.weights.source import Source
 
@@ -106,39 +107,51 @@ def _refuse(file: GGUF, reason: str) -> CheckpointError:
 
 
 def _adapter(file: GGUF, architecture: Architecture, width: int) -> Adapter:
-    if (its := file.get("general.architecture", str)) != architecture.name:
-        raise _refuse(file, f"it is for {its}, but its base is {architecture.name}")
+    """An adapter for a base of this architecture and width, by our names."""
+    if (name := file.get("general.architecture", str)) != architecture.name:
+        raise _refuse(file, f"it is for {name}, but its base is {architecture.name}")
     if (kind := file.get("adapter.type", str)) != "lora":
         raise _refuse(file, f"metadata 'adapter.type' is {kind!r}, only 'lora' is implemented")
-    alpha = float(file.get(ALPHA, (int, float), 0.0))
-    halves: dict[str, dict[str, str]] = {}
-    for name in file.entries:
-        target, _, half = name.rpartition(".")
-        if half not in ("lora_a", "lora_b") or not target.endswith(".weight"):
-            raise _refuse(file, f"tensor {name!r} is not the lora_a or lora_b of a weight")
-        halves.setdefault(target, {})[half] = name
-    pairs: dict[str, Pair] = {}
-    for target, own in sorted(halves.items()):
-        if own.keys() != {"lora_a", "lora_b"}:
-            raise _refuse(file, f"{target} has only its {next(iter(own))}")
-        a, b = (_tensor(file, own[half]) for half in ("lora_a", "lora_b"))
-        if target == LOOKED_UP:
-            a, b = mx.contiguous(b.T), a
-        if a.shape[0] != b.shape[1]:
-            raise _refuse(file, f"{target} has a lora_a {a.shape} and a lora_b {b.shape}, which have no rank")
-        pairs[target] = Pair(a, b, alpha / a.shape[0] if alpha else 1.0)
+    pairs = _pairs(file)
     _split_types(file, pairs)
     parts, _ = names.from_gguf(file.path, architecture, pairs, (width, width, width), 1)
-    found = {}
-    for ours, rows in sorted(parts.items()):
-        pair = pairs[rows[0].name]
-        fused = rows[0].stop is not None
-        # Queries, keys and values of one matrix share its A, where all three are as wide as the model.
-        if len(rows) > 1 or (fused and pair.b.shape[0] != 3 * width):
-            raise _refuse(file, f"tensor {rows[0].name!r} is fused")
-        b = mx.contiguous(pair.b[rows[0].start : rows[0].stop]) if fused else pair.b
-        found[ours.removesuffix(".weight")] = replace(pair, b=b)
-    return Adapter(file.path, str(file.get(BASE, str, "")).removeprefix(HUB), found)
+    by_module = {
+        name.removesuffix(".weight"): _part(file, pairs, rows, width) for name, rows in sorted(parts.items())
+    }
+    return Adapter(file.path, str(file.get(BASE, str, "")).removeprefix(HUB), by_module)
+
+
+def _pairs(file: GGUF) -> dict[str, Pair]:
+    """The A and B of each weight, by GGUF's name of the weight."""
+    halves: dict[str, dict[str, str]] = {}
+    for name in file.entries:
+        weight, _, half = name.rpartition(".")
+        if half not in ("lora_a", "lora_b") or not weight.endswith(".weight"):
+            raise _refuse(file, f"tensor {name!r} is not the lora_a or lora_b of a weight")
+        halves.setdefault(weight, {})[half] = name
+    alpha = float(file.get(ALPHA, (int, float), 0.0))
+    return {weight: _pair(file, weight, both, alpha) for weight, both in sorted(halves.items())}
+
+
+def _pair(file: GGUF, weight: str, halves: Mapping[str, str], alpha: float) -> Pair:
+    if halves.keys() != {"lora_a", "lora_b"}:
+        raise _refuse(file, f"{weight} has only its {next(iter(halves))}")
+    a, b = (_tensor(file, halves[half]) for half in ("lora_a", "lora_b"))
+    if weight == LOOKED_UP:
+        a, b = mx.contiguous(b.T), a
+    if a.shape[0] != b.shape[1]:
+        raise _refuse(file, f"{weight} has a lora_a {a.shape} and a lora_b {b.shape}, which have no rank")
+    return Pair(a, b, alpha / a.shape[0] if alpha else 1.0)
+
+
+def _part(file: GGUF, pairs: Mapping[str, Pair], parts: Sequence[Rows], width: int) -> Pair:
+    """The pair of one of our weights: a whole one, or the rows of B that a fused matrix has for it."""
+    rows, *others = parts
+    pair, fused = pairs[rows.name], rows.stop is not None
+    # Queries, keys and values of one matrix share its A, where all three are as wide as the model.
+    if others or (fused and pair.b.shape[0] != 3 * width):
+        raise _refuse(file, f"tensor {rows.name!r} is fused")
+    return replace(pair, b=mx.contiguous(pair.b[rows.start : rows.stop])) if fused else pair
 
 
 def _split_types(file: GGUF, pairs: dict[str, Pair]) -> None:
@@ -180,15 +193,15 @@ def _tensor(file: GGUF, name: str) -> mx.array:
     return gguf_blocks.decode(file, name, file.raw(name), entry.shape)
 
 
-def files(opened: Source, architecture: Architecture, target: Path) -> list[gguf_file.File]:
-    """What to write beside `target` for each adapter: in float32, which holds every dtype of theirs exactly."""
+def files(source: Source, architecture: Architecture, target: Path) -> list[gguf_file.File]:
+    """What to write beside `target` for each adapter: in float32, which holds every adapter's dtype exactly."""
     return [
-        _file(opened, architecture, name_of(task, target), task, adapter)
-        for task, adapter in opened.adapters.items()
+        _file(source, architecture, name_of(task, target), task, adapter)
+        for task, adapter in source.adapters.items()
     ]
 
 
-def _file(opened: Source, architecture: Architecture, target: Path, task: str, adapter: Adapter) -> gguf_file.File:
+def _file(source: Source, architecture: Architecture, target: Path, task: str, adapter: Adapter) -> gguf_file.File:
     pairs: dict[str, Pair] = {}
     adapted = [f"{module}.weight" for module in adapter.pairs]
     for name, piece in names.to_gguf(adapter.path, architecture, adapted).items():
@@ -199,14 +212,23 @@ def _file(opened: Source, architecture: Architecture, target: Path, task: str, a
     type_ranks = _join_types(adapter, pairs)
     alphas = {name: pair.scale * pair.a.shape[0] for name, pair in pairs.items()}
     alpha = mode(alphas.values())
-    outputs = []
-    for name, pair in pairs.items():
-        # A file has one alpha: what differs from it goes into one half of the pair.
-        arrays = (pair.b, pair.a.T) if name == LOOKED_UP else (pair.a, pair.b)
-        for half, array, factor in zip(("lora_a", "lora_b"), arrays, (1.0, alphas[name] / alpha), strict=True):
-            make = partial(_scaled, array, factor)
-            outputs.append(gguf_file.Output(f"{name}.{half}", Type.F32, array.shape, make))
-    base = opened.general.get("name", opened.path.stem)
+    outputs = [
+        output for name, pair in pairs.items() for output in _outputs(name, pair, factor=alphas[name] / alpha)
+    ]
+    return gguf_file.File(target, architecture.name, _keys(source, task, alpha, type_ranks), outputs)
+
+
+def _outputs(name: str, pair: Pair, factor: float) -> list[gguf_file.Output]:
+    """Both halves of a pair. A file has one alpha: what a pair's own differs by goes into one of the halves."""
+    arrays = (pair.b, pair.a.T) if name == LOOKED_UP else (pair.a, pair.b)
+    return [
+        gguf_file.Output(f"{name}.{half}", Type.F32, array.shape, partial(_scaled, array, scale))
+        for half, array, scale in zip(("lora_a", "lora_b"), arrays, (1.0, factor), strict=True)
+    ]
+
+
+def _keys(source: Source, task: str, alpha: float, type_ranks: int) -> dict[str, Any]:
+    base = source.general.get("name", source.path.stem)
     keys: dict[str, Any] = {
         "general.type": ADAPTER,
         "general.name": f"{base} {task}",
@@ -219,13 +241,13 @@ def _file(opened: Source, architecture: Architecture, target: Path, task: str, a
     }
     if type_ranks:
         keys[TYPE_RANKS] = type_ranks
-    if "license" in opened.general:
-        keys["general.license"] = opened.general["license"]
-    if "source.url" in opened.general:
-        keys[BASE] = opened.general["source.url"]
-    if prefix := opened.prompts.get(task, opened.prompts.get(opened.default_prompt_name or "")):
+    if "license" in source.general:
+        keys["general.license"] = source.general["license"]
+    if "source.url" in source.general:
+        keys[BASE] = source.general["source.url"]
+    if prefix := source.prompts.get(task, source.prompts.get(source.default_prompt_name or "")):
         keys[PROMPT] = prefix
-    return gguf_file.File(target, architecture.name, keys, outputs)
+    return keys
 
 
 def _scaled(array: mx.array, factor: float) -> Any:

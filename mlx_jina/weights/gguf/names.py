@@ -239,6 +239,10 @@ def of_config(path: Path, config: Mapping[str, Any]) -> Architecture:
     raise CheckpointError(f"{path}: model_type {kind!r} has no GGUF architecture that is written here")
 
 
+# Tensors of a .gguf that no vector depends on.
+_NOT_READ = ("rope_freqs.weight", "output.weight")
+
+
 def is_real(key: str) -> bool:
     """Whether a key below the architecture's prefix holds a real number; the others hold sizes."""
     return key == "rope.freq_base" or "epsilon" in key
@@ -274,45 +278,62 @@ def from_gguf(
 
     `qkv` are the rows of a fused attn_qkv; `up_halves` is how many times feed_forward_length `ffn_up` is tall.
     """
-    modules = dict(architecture.modules)
-    found: dict[str, Any] = {}
-    if architecture.choose is not None:
-        chosen, found = architecture.choose(names, up_halves)
-        layouts = {f"{architecture.layer[0]}{ours}" for layout in _LAYOUTS for ours in layout}
-        kept = {f"{architecture.layer[0]}{ours}" for ours in chosen}
-        modules = {ours: theirs for ours, theirs in modules.items() if ours not in layouts - kept}
-    inverse: dict[str, tuple[str, int, int]] = {}
-    for ours, theirs in modules.items():
-        place = architecture.layer[1] if ours.startswith(architecture.layer[0]) else ""
-        for index, target in enumerate(theirs):
-            inverse[f"{place}{target}"] = (ours, index, len(theirs))
-    ends = (0, qkv[0], qkv[0] + qkv[1], sum(qkv))
+    pieces, config = _pieces(architecture, names, up_halves)
     parts: dict[str, dict[int, Rows]] = {}
-    wanted: dict[str, int] = {}
+    counts: dict[str, int] = {}
     for name in names:
         module, number, leaf = _split(name)
-        if name in ("rope_freqs.weight", "output.weight") or module.startswith("cls"):
+        if name in _NOT_READ or module.startswith("cls"):
             continue
-        if module == "blk.N.attn_qkv":
-            sources = [
-                (inverse[f"blk.N.attn_{part}"], Rows(name, *span))
-                for part, span in zip("qkv", pairwise(ends), strict=True)
-            ]
-        elif module == "blk.N.ffn_up" and up_halves == 2:
-            # A fused tensor is ours as it stands: converters that fuse copy it verbatim.
-            sources = [((inverse[module][0], 0, 1), Rows(name))]
-        elif module in inverse:
-            sources = [(inverse[module], Rows(name))]
-        else:
-            raise CheckpointError(f"{path}: tensor {name!r} is not one that {architecture.name} has")
-        for (ours, index, of), rows in sources:
-            target = f"{ours.replace('.N.', f'.{number}.')}.{leaf}"
-            if index in parts.get(target, ()):
+        for piece, rows in _contents(path, architecture, name, pieces, qkv, up_halves):
+            target = f"{piece.name.replace('.N.', f'.{number}.')}.{leaf}"
+            if piece.index in parts.get(target, ()):
                 raise CheckpointError(f"{path}: tensor {name!r} is there a second time under another name")
-            parts.setdefault(target, {})[index] = rows
-            wanted[target] = of
-    for target, have in parts.items():
-        if len(have) != wanted[target]:
-            only = ", ".join(rows.name for rows in have.values())
+            parts.setdefault(target, {})[piece.index] = rows
+            counts[target] = piece.of
+    for target, present in parts.items():
+        if len(present) != counts[target]:
+            only = ", ".join(rows.name for rows in present.values())
             raise CheckpointError(f"{path}: of the tensors that make up {target} there is only {only}")
-    return {target: [have[i] for i in sorted(have)] for target, have in parts.items()}, found
+    return {target: [present[i] for i in sorted(present)] for target, present in parts.items()}, config
+
+
+def _pieces(
+    architecture: Architecture, names: Collection[str], up_halves: int
+) -> tuple[dict[str, Piece], dict[str, Any]]:
+    """What each GGUF module is of ours in this file's layout, and what the layout says for config.json."""
+    modules = architecture.modules
+    config: dict[str, Any] = {}
+    if architecture.choose is not None:
+        layout, config = architecture.choose(names, up_halves)
+        prefix = architecture.layer[0]
+        absent = {f"{prefix}{module}" for other in _LAYOUTS for module in other if module not in layout}
+        modules = {module: targets for module, targets in modules.items() if module not in absent}
+    pieces: dict[str, Piece] = {}
+    for module, targets in modules.items():
+        prefix = architecture.layer[1] if module.startswith(architecture.layer[0]) else ""
+        for index, target in enumerate(targets):
+            pieces[f"{prefix}{target}"] = Piece(module, index, len(targets))
+    return pieces, config
+
+
+def _contents(
+    path: Path,
+    architecture: Architecture,
+    name: str,
+    pieces: Mapping[str, Piece],
+    qkv: tuple[int, int, int],
+    up_halves: int,
+) -> list[tuple[Piece, Rows]]:
+    """Which of our pieces a tensor of a .gguf holds, and in which rows."""
+    module, _, _ = _split(name)
+    if module == "blk.N.attn_qkv":
+        ends = (0, qkv[0], qkv[0] + qkv[1], sum(qkv))
+        targets = [pieces[f"blk.N.attn_{part}"] for part in "qkv"]
+        return [(piece, Rows(name, *span)) for piece, span in zip(targets, pairwise(ends), strict=True)]
+    if module not in pieces:
+        raise CheckpointError(f"{path}: tensor {name!r} is not one that {architecture.name} has")
+    if module == "blk.N.ffn_up" and up_halves == 2:
+        # A fused tensor is ours as it stands: converters that fuse copy it verbatim.
+        return [(Piece(pieces[module].name), Rows(name))]
+    return [(pieces[module], Rows(name))]

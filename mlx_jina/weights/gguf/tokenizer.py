@@ -31,6 +31,16 @@ LLAMA3_SPLIT = QWEN_SPLIT.replace(r"|\p{N}|", r"|\p{N}{1,3}|")
 _QWEN = ("qwen2", "deepseek-r1-qwen", "qwen35")
 _LLAMA3 = ("llama-bpe", "llama3", "llama-v3", "jina-v5-nano")
 _GPT2 = ("gpt-2", "jina-v1-en", "jina-v2-es", "jina-v2-de", "jina-v2-code", "roberta-bpe", "default")
+# How models spell their special tokens, by GGUF's names for these ("seperator" is its own spelling).
+_SPELLINGS = {
+    "bos": ("<s>", "<|begin_of_text|>", "<|endoftext|>"),
+    "eos": ("</s>", "<|im_end|>", "<|end_of_text|>", "<|endoftext|>"),
+    "unknown": ("[UNK]", "<unk>"),
+    "seperator": ("[SEP]", "</s>"),
+    "padding": ("[PAD]", "<pad>", "<|pad|>", "<|endoftext|>"),
+    "cls": ("[CLS]", "<s>"),
+    "mask": ("[MASK]", "<mask>", "<|mask|>"),
+}
 
 
 def _walk(node: Any) -> list[Mapping[str, Any]]:
@@ -80,28 +90,80 @@ def _kind(content: Mapping[str, Any], v2: str) -> tuple[str, str]:
     )
 
 
-def _tokens(content: Mapping[str, Any], rows: int, phantom: bool) -> tuple[list[str], list[int]]:
-    """Every row's token and its type; rows without a token get a filler, since none may be empty or double."""
+def _vocabulary(content: Mapping[str, Any]) -> tuple[dict[int, str], dict[int, int]]:
+    """Every token of a tokenizer.json and its type in GGUF, by id."""
     vocab = content["model"]["vocab"]
     scored = isinstance(vocab, list)
-    names = dict(enumerate(token for token, _ in vocab)) if scored else {i: token for token, i in vocab.items()}
-    kinds = dict.fromkeys(names, NORMAL)
+    tokens = dict(enumerate(token for token, _ in vocab)) if scored else {i: token for token, i in vocab.items()}
+    kinds = dict.fromkeys(tokens, NORMAL)
     for added in content.get("added_tokens") or ():
-        names[added["id"]] = added["content"]
+        tokens[added["id"]] = added["content"]
         kinds[added["id"]] = CONTROL if added["special"] else USER_DEFINED
     if scored:
         kinds[content["model"]["unk_id"]] = UNKNOWN
-    if names and max(names) >= rows:
-        raise CheckpointError(f"the tokenizer has the id {max(names)}, but the model only {rows} rows for tokens")
+    return tokens, kinds
+
+
+def _tokens(content: Mapping[str, Any], rows: int, phantom: bool) -> tuple[list[str], list[int]]:
+    """Every row's token and its type; rows without a token get a filler, since none may be empty or double."""
+    by_id, kinds = _vocabulary(content)
+    if by_id and max(by_id) >= rows:
+        raise CheckpointError(f"the tokenizer has the id {max(by_id)}, but the model only {rows} rows for tokens")
     tokens = []
     for i in range(rows):
-        token = names.get(i, f"[PAD{i}]")
+        token = by_id.get(i, f"[PAD{i}]")
         if phantom and kinds.get(i) == NORMAL:
             token = token[2:] if token.startswith("##") else SPACE + token
         tokens.append(token)
     if len(set(tokens)) != rows:
         raise CheckpointError("the tokenizer has two tokens that would be the same in GGUF")
     return tokens, [kinds.get(i, UNUSED) for i in range(rows)]
+
+
+def _ends(tokenizer: Tokenizer) -> tuple[int | None, int | None]:
+    """The special tokens before and after every text."""
+    encoding = tokenizer.fast.encode("a")
+    special = encoding.special_tokens_mask
+    first = encoding.ids[0] if special[0] else None
+    last = encoding.ids[-1] if special[-1] else None
+    if sum(special) != (first is not None) + (last is not None):
+        raise CheckpointError(
+            f"the tokenizer puts {sum(special)} special tokens around a text; GGUF has a place for one at each end"
+        )
+    return first, last
+
+
+def _special_ids(tokenizer: Tokenizer, first: int | None, last: int | None) -> dict[str, int]:
+    """The keys of special tokens: those at the ends of a text, and others by their usual spellings."""
+    ends = {"bos": first, "cls": first, "eos": last, "seperator": last}
+    keys: dict[str, int] = {}
+    for name, spellings in _SPELLINGS.items():
+        ids = (ends.get(name), *map(tokenizer.fast.token_to_id, spellings))
+        if (token := next((i for i in ids if i is not None), None)) is not None:
+            keys[f"{name}_token_id"] = token
+    return keys
+
+
+def _pieces(content: Mapping[str, Any], model: str, rows: int) -> dict[str, Any]:
+    """The keys that tell how words are put together from tokens."""
+    if model == "t5":
+        splitters, normalizers = (_walk(content.get(part)) for part in ("pre_tokenizer", "normalizer"))
+        return gguf_unigram.metadata(content, splitters, normalizers, rows)
+    if model == "bert":
+        return {}
+    merges = content["model"]["merges"]
+    return {"merges": [merge if isinstance(merge, str) else " ".join(merge) for merge in merges]}
+
+
+def _normalizer(content: Mapping[str, Any], model: str) -> dict[str, bool]:
+    """The keys of what happens to characters first."""
+    keys = {} if model in ("gpt2", "t5") else {"normalizer.lowercase": False}
+    for node in _walk(content.get("normalizer")):
+        if node["type"] in ("BertNormalizer", "Lowercase"):
+            keys["normalizer.lowercase"] = bool(node.get("lowercase", True))
+        if node.get("strip_accents") is not None:
+            keys["normalizer.strip_accents"] = bool(node["strip_accents"])
+    return keys
 
 
 def metadata(
@@ -114,46 +176,16 @@ def metadata(
     content = json.loads(raw)
     model, pre = _kind(content, v2)
     tokens, kinds = _tokens(content, rows, phantom=model == "bert")
-    ids = tokenizer.fast.encode("a")
-    mask = ids.special_tokens_mask
-    first = ids.ids[0] if mask[0] else None
-    last = ids.ids[-1] if mask[-1] else None
-    if sum(mask) != (first is not None) + (last is not None):
-        raise CheckpointError(
-            f"the tokenizer puts {sum(mask)} special tokens around a text; GGUF has a place for one at each end"
-        )
+    first, last = _ends(tokenizer)
     keys: dict[str, Any] = {"model": model, "pre": pre, "tokens": tokens, "token_type": kinds}
     if token_types is not None:
         keys["token_type_count"] = token_types
-    if model == "t5":
-        splitters, normal = (_walk(content.get(part)) for part in ("pre_tokenizer", "normalizer"))
-        keys |= gguf_unigram.metadata(content, splitters, normal, rows)
-    elif model != "bert":
-        merges = content["model"]["merges"]
-        keys["merges"] = [merge if isinstance(merge, str) else " ".join(merge) for merge in merges]
-    named: dict[str, tuple[Any, ...]] = {
-        "bos": (first, "<s>", "<|begin_of_text|>", "<|endoftext|>"),
-        "eos": (last, "</s>", "<|im_end|>", "<|end_of_text|>", "<|endoftext|>"),
-        "unknown": (None, "[UNK]", "<unk>"),
-        "seperator": (last, "[SEP]", "</s>"),
-        "padding": (None, "[PAD]", "<pad>", "<|pad|>", "<|endoftext|>"),
-        "cls": (first, "[CLS]", "<s>"),
-        "mask": (None, "[MASK]", "<mask>", "<|mask|>"),
-    }
-    for name, (known, *candidates) in named.items():
-        found = (tokenizer.fast.token_to_id(candidate) for candidate in candidates)
-        if (token := known if known is not None else next((i for i in found if i is not None), None)) is not None:
-            keys[f"{name}_token_id"] = token
+    keys |= _pieces(content, model, rows)
+    keys |= _special_ids(tokenizer, first, last)
     keys["add_bos_token"], keys["add_eos_token"] = first is not None, last is not None
     # The separator between the texts of a pair, which is not the one that closes a text.
     keys["add_sep_token"] = pre == "jina-v2-code"
-    if model not in ("gpt2", "t5"):
-        keys["normalizer.lowercase"] = False
-    for node in _walk(content.get("normalizer")):
-        if node["type"] in ("BertNormalizer", "Lowercase"):
-            keys["normalizer.lowercase"] = bool(node.get("lowercase", True))
-        if node.get("strip_accents") is not None:
-            keys["normalizer.strip_accents"] = bool(node["strip_accents"])
+    keys |= _normalizer(content, model)
     return {**{f"{PREFIX}.{key}": value for key, value in keys.items()}, WHOLE: raw}
 
 

@@ -30,24 +30,34 @@ def metadata(
     rows: int,
 ) -> dict[str, Any]:
     """Keys that only this kind has, for a tokenizer.json taken apart and a model with `rows` token vectors."""
-    spaces = [s for s in splitters if s["type"] == "Metaspace" and s["replacement"] == SPACE]
-    other = {s["type"] for s in splitters} - _SPLITTERS | {n["type"] for n in normalizers} - _NORMALIZERS
-    if other or len(spaces) != 1 or content["model"].get("byte_fallback"):
-        raise CheckpointError(
-            f"a Unigram tokenizer with {', '.join(sorted(other)) or 'byte fallback or without Metaspace'} has no "
-            "form in GGUF that is written here"
-        )
+    metaspace = _metaspace(content, splitters, normalizers)
     scores = [float(score) for _, score in content["model"]["vocab"]]
+    kinds = {node["type"] for node in (*splitters, *normalizers)}
     keys = {
         "scores": [*scores, *[NO_SCORE] * (rows - len(scores))],
         # Older files say it in a flag.
-        "add_space_prefix": spaces[0].get("prepend_scheme", "always") != "never"
-        and spaces[0].get("add_prefix_space", True),
-        "remove_extra_whitespaces": any(s["type"] == "WhitespaceSplit" for s in splitters)
-        or any(n["type"] == "Replace" for n in normalizers),
+        "add_space_prefix": metaspace.get("prepend_scheme", "always") != "never"
+        and metaspace.get("add_prefix_space", True),
+        "remove_extra_whitespaces": bool(kinds & {"WhitespaceSplit", "Replace"}),
     }
-    tables = [b64decode(n["precompiled_charsmap"]) for n in normalizers if n["type"] == "Precompiled"]
+    tables = [b64decode(node["precompiled_charsmap"]) for node in normalizers if node["type"] == "Precompiled"]
     return {**keys, **({"precompiled_charsmap": tables[0]} if tables else {})}
+
+
+def _metaspace(
+    content: Mapping[str, Any], splitters: Sequence[Mapping[str, Any]], normalizers: Sequence[Mapping[str, Any]]
+) -> Mapping[str, Any]:
+    """The one splitter that marks where words begin. Raises CheckpointError for what GGUF has no keys for."""
+    others = {node["type"] for node in splitters} - _SPLITTERS | {
+        node["type"] for node in normalizers
+    } - _NORMALIZERS
+    metaspaces = [node for node in splitters if node["type"] == "Metaspace" and node["replacement"] == SPACE]
+    if others or len(metaspaces) != 1 or content["model"].get("byte_fallback"):
+        raise CheckpointError(
+            f"a Unigram tokenizer with {', '.join(sorted(others)) or 'byte fallback or without Metaspace'} has no "
+            "form in GGUF that is written here"
+        )
+    return metaspaces[0]
 
 
 def rebuild(
