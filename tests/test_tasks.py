@@ -342,8 +342,8 @@ def test_the_licence_is_said_once(folder: Path, caplog: pytest.LogCaptureFixture
 
 
 def test_only_the_adapters_needed_are_fetched_and_missed(copy: Path) -> None:
-    assert "adapters/*/adapter_model.safetensors" in hub.wanted(None)
-    assert "adapters/retrieval/adapter_model.safetensors" in hub.wanted("retrieval.query")
+    assert "adapters/*/adapter_model.safetensors" in hub.file_patterns(None)
+    assert "adapters/retrieval/adapter_model.safetensors" in hub.file_patterns("retrieval.query")
     shutil.rmtree(copy / "adapters/clustering")
     missing = [f"adapters/clustering/{name}" for name in (lora.CONFIG_FILE, lora.WEIGHTS_FILE)]
     assert folders.missing_files(copy) == missing

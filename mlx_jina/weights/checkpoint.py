@@ -1,4 +1,4 @@
-"""What every reader returns, and how its tensors reach a model: exactly, or not at all."""
+"""What every reader returns, and how its tensors get into a model: exactly, or not at all."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Checkpoint:
     tokenizer: Tokenizer
     prompts: Mapping[str, str] = field(default_factory=dict)
     default_prompt_name: str | None = None
-    # By task; empty for a model with one vector space, or with its task merged.
+    # By task. Empty for a model with one vector space, and for one with its task merged.
     adapters: Mapping[str, Adapter] = field(default_factory=dict)
     # The smallest dtype that holds the scales of packed weights without rounding, where a reader knows it.
     exact_dtype: mx.Dtype | None = None
@@ -73,12 +73,13 @@ def stored_dtype(tensors: Iterable[mx.array]) -> mx.Dtype:
 
 
 def _few(names: Iterable[str]) -> str:
-    listed = sorted(names)
-    return ", ".join(listed[:3]) + (f" and {len(listed) - 3} more" if len(listed) > 3 else "")
+    """The first three names, and how many more there are."""
+    first, rest = sorted(names)[:3], sorted(names)[3:]
+    return ", ".join(first) + (f" and {len(rest)} more" if rest else "")
 
 
 def assign(model: nn.Module, tensors: Mapping[str, mx.array], path: Path) -> None:
-    """Give every parameter its tensor. A missing one, an unused one and a wrong shape are errors."""
+    """Give every parameter its tensor. A missing tensor, an unused one and a wrong shape are errors."""
     expected = dict(tree_flatten(model.parameters()))
     if missing := expected.keys() - tensors.keys():
         raise CheckpointError(f"{path} lacks {_few(missing)}: it is incomplete or of another architecture")
@@ -93,7 +94,7 @@ def assign(model: nn.Module, tensors: Mapping[str, mx.array], path: Path) -> Non
 
 
 def digest(model: nn.Module) -> str:
-    """SHA-256 of the weights as float32 values by name, whatever file and dtype they came from."""
+    """SHA-256 of the weights as float32 values by name. The format and the dtype of their file do not matter."""
     sha = hashlib.sha256()
     parameters = dict(tree_flatten(model.parameters()))
     modules = dict(model.named_modules())

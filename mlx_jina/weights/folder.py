@@ -39,7 +39,7 @@ def _is_plain_name(name: object) -> bool:
 
 
 def check_task(task: object, path: Path) -> str:
-    """A task's name from a file. Folders and files are called by it, so it may be no path."""
+    """A task's name from the file `path`. Folders and files get this name, so that a path is refused."""
     if not isinstance(task, str) or not _is_plain_name(task):
         raise CheckpointError(f"{path}: {task!r} is no name of a task")
     return task
@@ -49,18 +49,18 @@ def weight_files(folder: Path) -> list[Path]:
     """The safetensors files of a folder, from its index where it has one."""
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        found = read_json(index).get("weight_map")
-        if not isinstance(found, dict) or not all(_is_plain_name(shard) for shard in found.values()):
+        shards = read_json(index).get("weight_map")
+        if not isinstance(shards, dict) or not all(_is_plain_name(shard) for shard in shards.values()):
             raise CheckpointError(f"{index}: 'weight_map' should map tensors to files beside it")
-        return [folder / shard for shard in sorted(set(found.values()))]
+        return [folder / shard for shard in sorted(set(shards.values()))]
     return [folder / "model.safetensors"]
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """config.json; of a model that also sees or hears, what it says of the text model goes first."""
+    """config.json. The settings of the text model come first where the model also sees or hears."""
     config = read_json(folder / "config.json")
-    inner = config.get("text_config")
-    return {**config, **inner} if isinstance(inner, dict) else config
+    text_config = config.get("text_config")
+    return {**config, **text_config} if isinstance(text_config, dict) else config
 
 
 def adapter_folder(kind: str | None, task: str) -> str:
@@ -69,7 +69,7 @@ def adapter_folder(kind: str | None, task: str) -> str:
 
 
 def adapter_folders(folder: Path, merged: bool = False) -> dict[str, str]:
-    """Tasks that have, or by config.json should have, an adapter beside the base weights, and where."""
+    """Where adapters lie beside the base weights, by task; also where config.json lists one that is missing."""
     if merged:
         return {}
     config = read_config(folder)
@@ -82,7 +82,7 @@ def adapter_folders(folder: Path, merged: bool = False) -> dict[str, str]:
 
 
 def _choose(tasks: Mapping[str, T], task: str | None) -> Mapping[str, T]:
-    """What there is of all tasks, or of `task`."""
+    """The entries of all tasks, or the one of `task`."""
     if not tasks or task is None:
         return tasks
     name, _ = prompts.choose_task(task, None, tuple(tasks))
@@ -90,16 +90,16 @@ def _choose(tasks: Mapping[str, T], task: str | None) -> Mapping[str, T]:
 
 
 def missing_files(folder: Path, task: str | None = None, merged: bool = False) -> list[str]:
-    """What a folder lacks to be loaded (for one task), by name."""
+    """Names of the files that a folder lacks to be loaded, for one task or for all."""
     needed = [folder / "config.json", folder / "tokenizer.json", *weight_files(folder)]
     if needed[0].is_file():
         # Without its adapter a model would answer all the same, from the base weights.
-        for own in _choose(adapter_folders(folder, merged), task).values():
-            needed += [folder / own / file for file in (lora.CONFIG_FILE, lora.WEIGHTS_FILE)]
+        for place in _choose(adapter_folders(folder, merged), task).values():
+            needed += [folder / place / file for file in (lora.CONFIG_FILE, lora.WEIGHTS_FILE)]
     return [path.relative_to(folder).as_posix() for path in needed if not path.is_file()]
 
 
-# Under which name a model with a head keeps the encoder.
+# A model with a head keeps the encoder under one of these names.
 BASE_MODEL_PREFIXES = ("bert.", "model.")
 LANGUAGE_MODEL = "language_model."
 # Heads that no vector depends on, though some adapters change them as well.
@@ -112,7 +112,7 @@ def _without_prefix(name: str) -> str:
 
 
 def _text_model(tensors: dict[str, mx.array]) -> dict[str, mx.array]:
-    """Encoder names; of a model that also sees or hears, its language model."""
+    """The tensors under the encoder's names. Of a model that also sees or hears, only its language model's."""
     language = {
         name.removeprefix(LANGUAGE_MODEL): tensor
         for name, tensor in tensors.items()
@@ -122,31 +122,31 @@ def _text_model(tensors: dict[str, mx.array]) -> dict[str, mx.array]:
 
 
 def read(folder: Path, task: str | None = None, merged: bool = False) -> Checkpoint:
-    """Read a folder; nothing in it is ever executed. Of the adapters all are read, or the one of `task`.
+    """Read a folder, with all of its adapters or the one of `task`. Code in the folder is never executed.
 
     `merged`: there are no adapters, though config.json may list tasks.
     """
     if missing := missing_files(folder, task, merged):
-        found = ", ".join(sorted(path.name for path in folder.iterdir())) or "nothing"
-        raise CheckpointError(f"{folder} lacks {', '.join(missing)} (it has: {found})")
+        present = ", ".join(sorted(path.name for path in folder.iterdir())) or "nothing"
+        raise CheckpointError(f"{folder} lacks {', '.join(missing)} (it has: {present})")
     tensors: dict[str, mx.array] = {}
     for path in weight_files(folder):
         tensors |= safetensors_file.read(path)
     prompts_file = folder / "config_sentence_transformers.json"
-    own = read_json(prompts_file) if prompts_file.is_file() else {}
+    settings = read_json(prompts_file) if prompts_file.is_file() else {}
     config, tensors = read_config(folder), _text_model(tensors)
     adapters = {
         name: lora.read(folder / place) for name, place in _choose(adapter_folders(folder, merged), task).items()
     }
     if jina_v3.is_one(config):
-        tensors, inside = jina_v3.translate(folder, config, tensors)
-        adapters |= _choose(inside, task)
+        tensors, stacked_adapters = jina_v3.translate(folder, config, tensors)
+        adapters |= _choose(stacked_adapters, task)
     return Checkpoint(
         path=folder,
         config=jina_v3.read_config(config),
         tensors=tensors,
         tokenizer=Tokenizer.from_file(folder / "tokenizer.json"),
-        prompts=own.get("prompts") or config.get("task_instructions") or {},
-        default_prompt_name=own.get("default_prompt_name"),
+        prompts=settings.get("prompts") or config.get("task_instructions") or {},
+        default_prompt_name=settings.get("default_prompt_name"),
         adapters={name: adapter.without(POOLER) for name, adapter in adapters.items()},
     )

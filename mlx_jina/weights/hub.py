@@ -12,7 +12,7 @@ from mlx_jina.text import prompts
 
 logger = logging.getLogger(__name__)
 
-# What loading needs; repositories also hold ONNX, OpenVINO and PyTorch copies, and code that is never run.
+# The files that loading needs. Repositories also hold ONNX, OpenVINO and PyTorch copies, and code.
 FILES = (
     "config.json",
     "config_sentence_transformers.json",
@@ -23,13 +23,13 @@ FILES = (
 )
 
 
-def wanted(task: str | None) -> list[str]:
-    """Patterns of the files to fetch: of the adapters all, or only the task's."""
+def file_patterns(task: str | None) -> list[str]:
+    """Patterns of the files to fetch, with those of all adapters or of the task's."""
     name = "*" if task is None else prompts.split_task(task)[0]
-    # In transformers' layout of v3 adapters lie beside the model.
-    beside = "*" if task is None else re.sub(r"\W", "_", task)
+    # In transformers' layout of v3, adapters lie in folders beside the model.
+    v3_folder = "*" if task is None else re.sub(r"\W", "_", task)
     files = ("adapter_config.json", "adapter_model.safetensors")
-    return [*FILES, *(f"{place}/{file}" for place in (f"adapters/{name}", beside) for file in files)]
+    return [*FILES, *(f"{place}/{file}" for place in (f"adapters/{name}", v3_folder) for file in files)]
 
 
 def embedded(name: str) -> Path:
@@ -48,7 +48,7 @@ def holds_model(path: Path) -> bool:
 
 
 def split_alias(argument: str) -> tuple[str, str]:
-    """ALIAS=NAME in two, the alias "" without one. Paths may have an equals sign of their own."""
+    """ALIAS=NAME as (alias, name), where the alias may be "". A path may have an equals sign in it."""
     alias, equals, name = argument.partition("=")
     if not equals or catalog.find(argument) or Path(argument).expanduser().exists():
         return "", argument
@@ -70,7 +70,7 @@ def resolve(
     if entry is not None and "/" not in entry.repo:
         return embedded(entry.repo)
     path = Path(name).expanduser()
-    # A known name is not meant for a folder of that name with something else in it.
+    # A folder that is called like a known model may have something else in it.
     if path.exists() and (entry is None or holds_model(path)):
         return path
     if entry is None and (name.count("/") != 1 or name.startswith((".", "~", "/"))):
@@ -107,12 +107,12 @@ def _from_hub(
                 revision=revision,
                 cache_dir=cache_dir,
                 local_files_only=offline,
-                allow_patterns=wanted(task),
+                allow_patterns=file_patterns(task),
             )
         )
 
     merged = entry is not None and entry.merged
-    where = Path(cache_dir or constants.HF_HUB_CACHE).expanduser()
+    cache = Path(cache_dir or constants.HF_HUB_CACHE).expanduser()
     try:
         cached = snapshot(offline=True)
         if not missing_files(cached, task, merged):
@@ -121,7 +121,7 @@ def _from_hub(
         pass
     except HFValidationError:
         raise _unknown(repo) from None
-    absent = f"{repo!r} is not in the cache at {where}"
+    absent = f"{repo!r} is not in the cache at {cache}"
     if local_files_only or constants.HF_HUB_OFFLINE:
         raise ModelNotFoundError(
             f"{absent}, and downloads are off. Run once with the network on, or use the model inside this "
@@ -136,7 +136,7 @@ def _from_hub(
         folder = snapshot(offline=False)
     except RepositoryNotFoundError:
         raise ModelNotFoundError(f"{repo!r} does not exist on the Hugging Face hub, or is private") from None
-    # The HTTP client and the storage behind the hub raise errors of their own, of no common kind.
+    # The errors of the HTTP client and of the hub's storage have no common class.
     except Exception as error:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise ModelNotFoundError(

@@ -34,7 +34,7 @@ _RENAMES = (
 )
 _STACK = re.compile(r"(.+)\.parametrizations\.weight\.0\.lora_([AB])")
 _EMBEDDINGS = ("embeddings.word_embeddings", "embeddings.token_type_embeddings")
-# Keys of the original code that the translated config.json says in other words, or that are about training.
+# Keys of the original config.json that have other names in transformers' layout, or that are about training.
 _LEFT_OUT = re.compile(r"auto_map|rotary_emb_base|lora_\w+|load_trained_adapters|use_flash_attn|task_instructions")
 
 
@@ -44,7 +44,7 @@ def folder_of(task: str) -> str:
 
 
 def is_one(config: Mapping[str, Any]) -> bool:
-    """Whether a config.json is of this model, in either layout."""
+    """Whether a config.json belongs to this model, in either layout."""
     return config.get("model_type") == MODEL_TYPE or _is_original(config)
 
 
@@ -53,23 +53,23 @@ def _is_original(config: Mapping[str, Any]) -> bool:
 
 
 def read_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """config.json in the keys of `jina_embeddings_v3`, if it is the original's."""
+    """config.json in the keys of transformers' `jina_embeddings_v3`."""
     if not _is_original(config):
         return dict(config)
-    known = {key: value for key, value in config.items() if not _LEFT_OUT.fullmatch(key)}
+    settings = {key: value for key, value in config.items() if not _LEFT_OUT.fullmatch(key)}
     rope = {"rope_type": "default", "rope_theta": config["rotary_emb_base"]}
-    known |= {"model_type": MODEL_TYPE, "architectures": ["JinaEmbeddingsV3Model"], "rope_parameters": rope}
-    if dims := config.get("matryoshka_dimensions"):
-        known["matryoshka_dims"] = dims
-    return known
+    settings |= {"model_type": MODEL_TYPE, "architectures": ["JinaEmbeddingsV3Model"], "rope_parameters": rope}
+    if sizes := config.get("matryoshka_dimensions"):
+        settings["matryoshka_dims"] = sizes
+    return settings
 
 
 def translate(
     path: Path, config: Mapping[str, Any], tensors: Mapping[str, mx.array]
 ) -> tuple[dict[str, mx.array], dict[str, Adapter]]:
-    """Tensors under transformers' names, and the adapters that were among them; other layouts as they are.
+    """Tensors under transformers' names, and the adapters that were among them.
 
-    `config` is the original config.json.
+    `config` is the original config.json. Tensors of transformers' layout keep their names.
     """
     plain: dict[str, mx.array] = {}
     stacks: dict[str, dict[str, mx.array]] = {}
@@ -136,7 +136,7 @@ def _pairs(stacks: _Stacks, task: int, scale: float) -> dict[str, Pair]:
     for module, halves in stacks.items():
         a, b = halves["A"][task], halves["B"][task]
         if module in _EMBEDDINGS:
-            # There it is A that has the rows.
+            # An embedding has its rows in A.
             a, b = b, a
         pairs |= {part: Pair(a, rows, scale) for part, rows in _parts(module, b).items()}
     return pairs

@@ -22,16 +22,16 @@ from mlx_jina.weights import safetensors_file
 
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 
-# Settings of training, of bookkeeping, and those checked by name below.
-_NEUTRAL = {
+# Settings of training and of bookkeeping, and those that are checked one by one below.
+_ALLOWED = {
     *("auto_mapping", "base_model_name_or_path", "inference_mode", "lora_dropout", "megatron_core"),
     *("peft_version", "revision", "task_type"),
     *("alpha_pattern", "bias", "init_lora_weights", "lora_alpha", "peft_type", "r", "rank_pattern"),
     "target_modules",
 }
-# Others (pissa, loftq, olora ...) also changed the base weights.
+# Other ways to begin the training (pissa, loftq, olora ...) also changed the base weights.
 _PLAIN_STARTS = (None, True, False, "gaussian")
-# Modules whose rows are looked up, and whose halves PEFT names and turns otherwise.
+# Embeddings, whose halves PEFT names otherwise and stores transposed.
 _LOOKED_UP = ("embed_tokens", "word_embeddings", "token_type_embeddings")
 _NAME = re.compile(
     r"base_model\.model\.(?:model\.)?(?P<module>.+)\."
@@ -48,9 +48,9 @@ class Adapter:
     pairs: Mapping[str, Pair]
 
     def without(self, unused: tuple[str, ...]) -> Adapter:
-        """The adapter less what it has for modules that no vector depends on."""
-        kept = {module: pair for module, pair in self.pairs.items() if not f"{module}.".startswith(unused)}
-        return replace(self, pairs=kept)
+        """The adapter less its pairs for modules that no vector depends on."""
+        pairs = {module: pair for module, pair in self.pairs.items() if not f"{module}.".startswith(unused)}
+        return replace(self, pairs=pairs)
 
 
 def _refuse(path: Path, reason: str) -> CheckpointError:
@@ -71,8 +71,8 @@ def _read_config(path: Path) -> dict[str, Any]:
     if config.get("init_lora_weights", True) not in _PLAIN_STARTS:
         raise _refuse(path, f"'init_lora_weights' is {config['init_lora_weights']!r}")
     for key, value in config.items():
-        # Everything else that PEFT knows is off when empty: rslora, dora, layer choices, saved modules ...
-        if key not in _NEUTRAL and not key.startswith("megatron") and value:
+        # Every other feature of PEFT is off when its setting is empty: rslora, dora, layer choices, saved modules.
+        if key not in _ALLOWED and not key.startswith("megatron") and value:
             raise _refuse(path, f"{key!r} is {value!r}, which is not implemented")
     targets = config.get("target_modules")
     if not isinstance(targets, list) or not targets or not all(isinstance(name, str) for name in targets):
@@ -83,12 +83,12 @@ def _read_config(path: Path) -> dict[str, Any]:
 def _by_pattern(config: Mapping[str, Any], patterns: str, key: str, module: str, path: Path) -> float:
     """`r` or `lora_alpha` of one module: the first pattern that matches its name's end, as in PEFT."""
     value = config.get(key)
-    for pattern, own in (config.get(patterns) or {}).items():
-        # PEFT takes any regular expression; all that it writes are names, and others could match for ever.
+    for pattern, special in (config.get(patterns) or {}).items():
+        # PEFT reads any regular expression, and writes only names. Matching an expression could take for ever.
         if not re.fullmatch(r"[\w.\\]+", pattern):
             raise _refuse(path, f"{patterns!r} has {pattern!r}, only names of modules are implemented")
         if re.match(rf"(.*\.)?({pattern})$", module):
-            value = own
+            value = special
             break
     if isinstance(value, bool) or not isinstance(value, (int, float)) or value <= 0:
         raise _refuse(path, f"{key!r} of {module} is {value!r}")
@@ -96,7 +96,10 @@ def _by_pattern(config: Mapping[str, Any], patterns: str, key: str, module: str,
 
 
 def read(folder: Path) -> Adapter:
-    """Read `adapter_config.json` and `adapter_model.safetensors`; whatever would change the result is refused."""
+    """Read `adapter_config.json` and `adapter_model.safetensors`.
+
+    Raises CheckpointError for damaged files, and for settings with which the result would differ from PEFT's.
+    """
     config_path, weights_path = folder / CONFIG_FILE, folder / WEIGHTS_FILE
     config = _read_config(config_path)
     pairs: dict[str, Pair] = {}
@@ -133,7 +136,7 @@ def _halves(path: Path) -> dict[str, tuple[mx.array, mx.array]]:
 
 
 def write(folder: Path, adapter: Adapter, advance: Callable[[int], object] = lambda _: None) -> None:
-    """Write an adapter as a folder that `read` and PEFT take. `advance` is told each tensor's bytes."""
+    """Write an adapter as a folder that `read` and PEFT take. `advance` is called with each tensor's bytes."""
     ranks = {module: pair.a.shape[0] for module, pair in adapter.pairs.items()}
     alphas = {module: pair.scale * ranks[module] for module, pair in adapter.pairs.items()}
     rank, alpha = next(iter(ranks.values())), next(iter(alphas.values()))
@@ -144,8 +147,8 @@ def write(folder: Path, adapter: Adapter, advance: Callable[[int], object] = lam
         "r": rank,
         "lora_alpha": alpha,
         "target_modules": sorted({_leaf(module) for module in adapter.pairs}),
-        "rank_pattern": {re.escape(module): own for module, own in ranks.items() if own != rank},
-        "alpha_pattern": {re.escape(module): own for module, own in alphas.items() if own != alpha},
+        "rank_pattern": {re.escape(module): special for module, special in ranks.items() if special != rank},
+        "alpha_pattern": {re.escape(module): special for module, special in alphas.items() if special != alpha},
         "bias": "none",
         "inference_mode": True,
     }
@@ -179,18 +182,19 @@ def check(adapter: Adapter, shapes: Mapping[str, tuple[int, ...]]) -> None:
     `shapes` are those of the base model's weights, by module name.
     """
     for module, pair in adapter.pairs.items():
-        wanted = (pair.b.shape[0], pair.a.shape[1])
-        if shapes.get(module) != wanted:
-            found = f"has shape {shapes[module]}" if module in shapes else "does not exist"
-            raise _refuse(adapter.path, f"it changes {module} as {wanted}, which {found} in the base model")
+        shape = (pair.b.shape[0], pair.a.shape[1])
+        if shapes.get(module) != shape:
+            fault = f"has shape {shapes[module]}" if module in shapes else "does not exist"
+            raise _refuse(adapter.path, f"it changes {module} as {shape}, which {fault} in the base model")
     targets = {_leaf(module) for module in adapter.pairs}
-    left = sorted(module for module in shapes.keys() - adapter.pairs.keys() if _leaf(module) in targets)
-    if left:
-        raise _refuse(adapter.path, f"it has nothing for {left[0]} ({len(left)} such modules of the base model)")
+    missing = sorted(module for module in shapes.keys() - adapter.pairs.keys() if _leaf(module) in targets)
+    if missing:
+        count = f"{len(missing)} such modules of the base model"
+        raise _refuse(adapter.path, f"it has nothing for {missing[0]} ({count})")
 
 
 def fuse(tensors: Mapping[str, mx.array], adapter: Adapter) -> dict[str, mx.array]:
-    """Base tensors with the adapter in them: computed in float32, rounded once to each tensor's own dtype."""
+    """Base tensors with the adapter in them: computed in float32, and rounded once to the dtype of the tensor."""
     weights = {name.removesuffix(".weight"): x.shape for name, x in tensors.items() if name.endswith(".weight")}
     check(adapter, weights)
     fused = dict(tensors)

@@ -11,9 +11,9 @@ import mlx.nn as nn
 from mlx_jina.errors import CheckpointError
 from mlx_jina.models.config import required
 
-# Under which names config.json says how layers are packed: ours, and a second one that mlx-lm writes as well.
+# config.json says under these names how layers are packed. mlx-lm writes both; the first is read.
 BLOCKS = ("quantization", "quantization_config")
-# What a layer's weight is made of.
+# The parts of a packed layer's weight.
 PARTS = ("weight", "scales", "biases")
 # Numbers of a tensor that are unpacked at a time: MLX's steps for 3, 5 and 6 bits take many times the result.
 UNPACKED = 1 << 24
@@ -25,7 +25,7 @@ def is_quantized(config: Mapping[str, Any]) -> bool:
 
 
 def block(bits: Mapping[str, int], group_size: int) -> dict[str, Any]:
-    """The `quantization` block for layers of these bits, of which those that most have are said once for all."""
+    """The `quantization` block for layers of these bits: the most frequent number, and the other layers."""
     widths = list(bits.values())
     common = max(sorted(set(widths)), key=widths.count)
     other = {layer: {"group_size": group_size, "bits": width} for layer, width in bits.items() if width != common}
@@ -37,7 +37,7 @@ def parameters(config: Mapping[str, Any], layer: str) -> dict[str, int]:
     common = config.get("quantization")
     if not isinstance(common, Mapping):
         raise CheckpointError(f"config.json: 'quantization' should say how {layer} is packed, found {common!r}")
-    # Names of mlx-lm's have a prefix that ours have not.
+    # mlx-lm's names begin with a prefix that is not in our names.
     special = common.get(layer, common.get(f"model.{layer}"))
     settings = special if isinstance(special, Mapping) else common
     if settings.get("mode", "affine") != "affine":
@@ -69,13 +69,13 @@ def dequantize(tensors: Mapping[str, mx.array], config: Mapping[str, Any], dtype
 
 
 def _unpacked(packed: Sequence[mx.array], dtype: mx.Dtype, group_size: int, bits: int) -> mx.array:
-    """The weight of its packed form, scales and biases, evaluated, some rows at a time."""
+    """The full weight of the parts (packed weight, scales, biases), evaluated some rows at a time."""
     rows, groups = packed[1].shape
     step = max(1, UNPACKED // (groups * group_size))
     pieces = []
     for start in range(0, rows, step):
-        weight, *exact = (part[start : start + step] for part in packed)
-        scales, biases = (part.astype(mx.float32) for part in exact)
+        weight, scales, biases = (part[start : start + step] for part in packed)
+        scales, biases = scales.astype(mx.float32), biases.astype(mx.float32)
         pieces.append(mx.dequantize(weight, scales, biases, group_size=group_size, bits=bits).astype(dtype))
         mx.eval(pieces[-1])
     full = pieces[0] if len(pieces) == 1 else mx.concatenate(pieces)

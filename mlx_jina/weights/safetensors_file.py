@@ -32,7 +32,7 @@ Layout = dict[str, tuple[tuple[int, ...], mx.Dtype]]
 
 @dataclass(frozen=True)
 class Output:
-    """Tensors to write, known in shape and made together when their turn comes."""
+    """Tensors to write, of a known layout. `make` makes all of them when their turn comes."""
 
     layout: Layout
     make: Callable[[], dict[str, mx.array]]
@@ -76,9 +76,9 @@ def write(path: Path, outputs: Sequence[Output], advance: Callable[[int], object
     with path.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for output in outputs:
-            made = output.make()
+            arrays = output.make()
             for name, (shape, dtype) in output.layout.items():
-                array = made.pop(name)
+                array = arrays.pop(name)
                 if array.shape != shape or array.dtype != dtype:
                     raise CheckpointError(f"{name} came out as {array.dtype} {array.shape}, not {dtype} {shape}")
                 raw = mx.contiguous(array).reshape(-1).view(mx.uint8)

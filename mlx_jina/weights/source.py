@@ -1,4 +1,4 @@
-"""A checkpoint that is open for conversion: what it says, and tensors that are made one at a time."""
+"""A checkpoint that is open for conversion: its settings, and tensors that are made one at a time."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from mlx_jina.weights.lora import Adapter
 
 @dataclass(frozen=True)
 class Weight:
-    """One tensor that can be made when needed, and is then kept by nobody."""
+    """One tensor. `make` makes it when its turn comes; nobody keeps it."""
 
     shape: tuple[int, ...]
     dtype: mx.Dtype
     make: Callable[[], mx.array]
-    # For a matrix of a .gguf whose blocks MLX can hold as they are: the blocks in MLX's packed form.
+    # Makes the blocks of a .gguf's matrix in MLX's packed form, where MLX can hold them exactly.
     pack: Callable[[], Packed] | None = None
 
 
@@ -36,11 +36,11 @@ class Source:
     tokenizer_json: str
     prompts: Mapping[str, str]
     default_prompt_name: str | None
-    # What a .gguf says of itself under `general.`, without the prefix.
+    # The metadata of a .gguf under `general.`, without the prefix.
     general: dict[str, Any]
-    # What the tokenizer in GGUF may be called after, best first.
+    # Names of the model, best first, from which the name of its tokenizer in GGUF follows.
     names: tuple[str, ...] = ()
-    # By task, to be kept or fused.
+    # By task.
     adapters: Mapping[str, Adapter] = field(default_factory=dict)
 
     @property

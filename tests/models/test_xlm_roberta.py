@@ -299,9 +299,9 @@ class TestLayouts:
             mlx_jina.load(copy, task="text-matching")
 
     def test_only_the_adapters_needed_are_fetched(self) -> None:
-        assert "retrieval_query/adapter_model.safetensors" in hub.wanted("retrieval.query")
-        assert not any("passage" in name or "*/" in name for name in hub.wanted("retrieval.query"))
-        assert "*/adapter_config.json" in hub.wanted(None)
+        assert "retrieval_query/adapter_model.safetensors" in hub.file_patterns("retrieval.query")
+        assert not any("passage" in name or "*/" in name for name in hub.file_patterns("retrieval.query"))
+        assert "*/adapter_config.json" in hub.file_patterns(None)
 
     def test_the_catalog_has_every_published_name(self) -> None:
         for name in ("v3", "jina-embeddings-v3", "jinaai/jina-embeddings-v3", "jinaai/jina-embeddings-v3-hf"):

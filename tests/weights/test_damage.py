@@ -20,7 +20,7 @@ import mlx_jina
 from mlx_jina.errors import CheckpointError, InputError
 from mlx_jina.weights import convert, safetensors_file
 from mlx_jina.weights.gguf import lora as gguf_lora
-from mlx_jina.weights.gguf import reader as gguf_model
+from mlx_jina.weights.gguf import reader as gguf_reader
 from mlx_jina.weights.gguf.file import GGUF
 from tests.support import checkpoints
 
@@ -208,7 +208,7 @@ def test_a_file_that_ends_anywhere_is_refused(tmp_path: Path) -> None:
     for cut in sorted(cuts):
         short.write_bytes(whole[:cut])
         with pytest.raises(CheckpointError, match=r"short\.gguf"):
-            gguf_model.read(short)
+            gguf_reader.read(short)
 
 
 def test_a_huge_array_is_not_believed(tmp_path: Path) -> None:

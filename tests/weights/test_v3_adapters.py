@@ -17,7 +17,7 @@ from mlx_jina.errors import CheckpointError
 from mlx_jina.weights import convert, folder, jina_v3, lora
 from mlx_jina.weights.gguf import file as gguf_file
 from mlx_jina.weights.gguf import lora as gguf_lora
-from mlx_jina.weights.gguf import reader as gguf_model
+from mlx_jina.weights.gguf import reader as gguf_reader
 from mlx_jina.weights.gguf.file import GGUF
 from tests.support import checkpoints, llama_cpp, torch_reference, v3_checkpoints
 from tests.support.v3_checkpoints import TASKS
@@ -50,7 +50,7 @@ def _check_equal(found: mlx_jina.Encoder, source: Path) -> None:
 
 def test_llama_cpp_takes_the_base_alone_and_with_each_adapter(tmp_path: Path) -> None:
     source, target = _written(tmp_path)
-    ids = [row.tolist() for row in gguf_model.read(target).tokenizer.encode(TEXTS)]
+    ids = [row.tolist() for row in gguf_reader.read(target).tokenizer.encode(TEXTS)]
     modes = [mlx_jina.load(source), *(mlx_jina.load(source, task=task) for task in TASKS)]
     ours = np.concatenate([model.encode(TEXTS, prompt="") for model in modes])
     adapters = [gguf_lora.name_of(task, target) for task in TASKS]

@@ -22,7 +22,7 @@ Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 
 GROUP = 32
-# What the gguf package can read but not write.
+# Types that the gguf package can read and not write.
 _QUANTIZE = {
     **dict.fromkeys(gguf_kquants.TYPES, gguf_kquants.quantize),
     **dict.fromkeys(gguf_iquants.TYPES, gguf_iquants.quantize),
@@ -134,7 +134,7 @@ def _pack(q: Bytes, bits: int) -> npt.NDArray[np.uint32]:
 
 
 def _narrow(values: Floats) -> npt.NDArray[Any]:
-    """As float16 if that changes nothing: half the memory."""
+    """The values in float16, which takes half the memory, if that changes none of them."""
     with np.errstate(over="ignore"):
         narrow = values.astype(np.float16)
     return narrow if np.array_equal(narrow.astype(np.float32), values) else values
@@ -161,7 +161,7 @@ def repack(raw: Bytes, kind: Type, columns: int) -> Packed:
 
 
 def dequantize(raw: Bytes, kind: Type, shape: tuple[int, ...]) -> mx.array:
-    """Blocks as an array of `shape`: F32, F16 and BF16 as they are, the others exactly in float32.
+    """Blocks as an array of `shape`: F32, F16 and BF16 keep their dtype, the others are exact in float32.
 
     Raises NotImplementedError for the few types that the gguf package cannot decode either.
     """
@@ -180,7 +180,7 @@ def dequantize(raw: Bytes, kind: Type, shape: tuple[int, ...]) -> mx.array:
 
 
 def decode(file: GGUF, name: str, raw: Bytes, shape: tuple[int, ...]) -> mx.array:
-    """Bytes of a file's tensor, or of some of its rows, as `dequantize` makes them."""
+    """Bytes of a file's tensor, or of some of its rows, as an array of `shape`."""
     kind = file.entries[name].type
     try:
         return dequantize(raw, kind, shape)
@@ -196,10 +196,10 @@ def quantize(values: mx.array, kind: Type) -> npt.NDArray[Any]:
     step = max(1, PIECE // rows.shape[-1])
     out: npt.NDArray[Any] | None = None
     for at in range(0, len(rows), step):
-        made = _encode(rows[at : at + step], kind)
+        piece = _encode(rows[at : at + step], kind)
         if out is None:
-            out = np.empty((len(rows), made.shape[-1]), dtype=made.dtype)
-        out[at : at + step] = made
+            out = np.empty((len(rows), piece.shape[-1]), dtype=piece.dtype)
+        out[at : at + step] = piece
     if out is None:
         raise ValueError("a tensor without rows")
     return out

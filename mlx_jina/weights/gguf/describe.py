@@ -1,4 +1,4 @@
-"""What a .gguf says about itself, in lines."""
+"""The content of a .gguf in lines of text."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ def nbytes(kind: Type, shape: Sequence[int]) -> int | None:
 
 
 class _Cursor:
-    """Reads forward through the map; whatever would leave the file is an error that names the field."""
+    """Reads forward through the map. A field that would end behind the file is an error that names the field."""
 
     def __init__(self, data: mmap.mmap, path: Path) -> None:
         self.data, self.path, self.at, self.size = data, path, 0, len(data)
@@ -93,7 +93,7 @@ class _Cursor:
             raise self.refuse(f"{what} is not valid UTF-8") from None
 
     def texts(self, count: int, what: str) -> list[str]:
-        # Unrolled, because a vocabulary has hundreds of thousands of strings.
+        # One loop without calls, because a vocabulary has hundreds of thousands of strings.
         if count > (self.size - self.at) // 8:
             raise self.refuse(f"{what} claims {count} strings")
         data, at, size, unpack = self.data, self.at, self.size, struct.Struct("<Q").unpack_from
@@ -231,7 +231,7 @@ class GGUF:
     def get(
         self, key: str, kind: type | tuple[type, ...], default: Any = None, *, required: bool | None = None
     ) -> Any:
-        """Metadata of a checked type. It must be there if `required`, by default if it has no default."""
+        """Metadata of a checked type. A missing key is an error if `required`, and where there is no default."""
         if key not in self.metadata:
             if default is None if required is None else required:
                 raise CheckpointError(f"{self.path} lacks the metadata {key!r}")
@@ -294,14 +294,14 @@ class File:
 
     @property
     def beside(self) -> Path:
-        """Where it lies until it is whole."""
+        """Where the file lies until it is whole."""
         return self.target.with_name(f"{self.target.name}.partial")
 
 
 def write(files: Sequence[File], advance: Callable[[int], object] = lambda _: None) -> None:
-    """Write files beside their targets, tensor after tensor, and put them there once all of them are whole.
+    """Write files beside their targets, tensor after tensor, and move them to their targets once all are whole.
 
-    `advance` is told each tensor's bytes.
+    `advance` is called with each tensor's bytes.
     """
     try:
         for file in files:
@@ -320,7 +320,7 @@ def _write(new: File, advance: Callable[[int], object]) -> None:
         if key != "general.architecture":
             _add(writer, key, value)
     for output in new.outputs:
-        # The writer infers dtypes of arrays; a raw type with the true shape needs no guess.
+        # Given a raw type with the true shape, the writer does not infer a type from an array.
         writer.add_tensor_info(
             output.name, output.shape, np.dtype(np.float32), output.nbytes, raw_dtype=output.type
         )
@@ -343,7 +343,7 @@ def _write(new: File, advance: Callable[[int], object]) -> None:
 
 
 def _write_tensors(file: BinaryIO, outputs: Sequence[Output], advance: Callable[[int], object]) -> None:
-    # Not by GGUFWriter, which goes through ndarray.tofile: that forgets errno.
+    # GGUFWriter would write by ndarray.tofile, whose errors have no errno.
     for output in outputs:
         file.write(bytes(-file.tell() % gguf.GGUF_DEFAULT_ALIGNMENT))
         data = np.ascontiguousarray(output.make())

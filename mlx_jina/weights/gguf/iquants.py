@@ -1,8 +1,8 @@
 """Weights to IQ4_NL, IQ4_XS and IQ3_S blocks, which the gguf package can only read.
 
-Their weights are entries of a fixed table times a scale. As in kquants.py, scales with the least weighted
-squared error are searched, rounded, and the weights chosen once more for what was rounded. The other IQ types
-want a calibration file (an importance matrix), without which llama.cpp refuses to write them, too.
+Their weights are entries of a fixed table times a scale. As in kquants.py, the scale with the least weighted
+squared error is searched and rounded; then the entries are chosen once more, for the rounded scale. The other IQ
+types need a calibration file (an importance matrix), without which llama.cpp does not write them either.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from mlx_jina.weights.gguf.kquants import BLOCK, Bytes, Floats, best_scale, by_p
 
 GROUP = 32
 _TABLE = np.array(IQ4_NL.kvalues, dtype=np.float32)
-# The nearest entry for every half number from -128 to 127.5: entries are integers, so borders are half ones.
+# The nearest entry for every multiple of a half from -128 to 127.5: between integers, borders lie on halves.
 _STEPS = np.arange(-256, 256) / 2 + 0.25
 _NEAREST = np.abs(_STEPS[:, None] - _TABLE).argmin(axis=1).astype(np.uint8)
 _VALUES = _TABLE[_NEAREST]
 
 
 def _half_steps(x: Floats) -> npt.NDArray[np.intp]:
-    """Places in `_NEAREST`, which `take` clips to its ends."""
+    """Indices into `_NEAREST`, which `take` clips to the ends of the table."""
     return (x * 2 + 256).astype(np.intp)
 
 
 def _entries(x: Floats) -> Bytes:
-    """The number of the table's entry nearest to each weight."""
+    """For each weight, the index of the table's nearest entry."""
     return _NEAREST.take(_half_steps(x), mode="clip")
 
 
@@ -98,11 +98,10 @@ def _iq3_s(x: Floats) -> Bytes:
     # Scales are odd numbers up to 31 times one unit.
     unit = scale.max(axis=1, keepdims=True) / np.float32(31)
     small = np.clip(np.rint((divide(scale, unit) - 1) / 2), 0, 15)
-    ours = (2 * small + 1) * unit
-    candidates = near[_cells(divide(fours, ours), axis=-1)]
-    errors = (weight[..., None, :] * (ours[..., None] * points[candidates] - fours[..., None, :]) ** 2).sum(
-        axis=-1
-    )
+    rounded = (2 * small + 1) * unit
+    candidates = near[_cells(divide(fours, rounded), axis=-1)]
+    differences = rounded[..., None] * points[candidates] - fours[..., None, :]
+    errors = (weight[..., None, :] * differences**2).sum(axis=-1)
     index = np.take_along_axis(candidates, errors.argmin(axis=-1)[..., None], axis=-1)[..., 0]
     q = points[index] * (2 * small + 1)
     axes = (1, 2, 3)

@@ -1,8 +1,8 @@
 """Weights to Q2_K ... Q6_K blocks, which the gguf package can only read.
 
-A block of 256 weights has sub-blocks whose scales are themselves small integers times one number in float16.
-Of each sub-block the scale (and minimum) with the least weighted squared error is searched, then rounded, and
-the weights are rounded once more to what was rounded.
+A block of 256 weights has sub-blocks whose scales are small integers times one number in float16. For each
+sub-block, the scale (and the minimum) with the least weighted squared error is searched and rounded. Then the
+weights are rounded once more, with the rounded scale.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 
 BLOCK = 256
-# Weights at a time: enough for NumPy to work long without Python's lock, which more threads than a few wait for.
+# Weights at a time: so many that NumPy works long without Python's lock, for which the threads wait.
 _PIECE = 1 << 18
 _THREADS = min(4, os.cpu_count() or 1)
 _LEVELS = {Type.Q2_K: 3, Type.Q4_K: 15, Type.Q5_K: 31}
@@ -34,9 +34,9 @@ def divide(a: Floats | np.float32, b: Floats) -> Floats:
 
 
 def half(x: Floats) -> tuple[Bytes, Floats]:
-    """As bytes of float16, and the value that those have."""
-    half = x.astype(np.float16)
-    return half.view(np.uint8).reshape(*x.shape[:-1], -1), half.astype(np.float32)
+    """The bytes of numbers in float16, and the values that these bytes stand for."""
+    rounded = x.astype(np.float16)
+    return rounded.view(np.uint8).reshape(*x.shape[:-1], -1), rounded.astype(np.float32)
 
 
 def _columns(groups: Floats) -> Floats:
@@ -49,10 +49,10 @@ def _add_up(a: Floats, b: Floats, out: Floats) -> None:
     np.einsum("ij,ij->j", a, b, out=out)
 
 
-def _of_best(gain: Floats, *found: Floats) -> list[Floats]:
-    """Of each group the gain and what was found where that is largest, all (tries, groups)."""
-    at = gain.argmax(axis=0)[None]
-    return [np.take_along_axis(each, at, axis=0)[0] for each in (gain, *found)]
+def _of_best(gain: Floats, *results: Floats) -> list[Floats]:
+    """The gain and the results of the try with the largest gain, for each group; all are (tries, groups)."""
+    best = gain.argmax(axis=0)[None]
+    return [np.take_along_axis(values, best, axis=0)[0] for values in (gain, *results)]
 
 
 def _affine(groups: Floats, levels: int) -> tuple[Floats, Floats]:
@@ -159,9 +159,9 @@ def _symmetric(x: Floats, top: int) -> Floats:
 
 
 def signed(scale: Floats, top: int) -> tuple[Bytes, npt.NDArray[np.int8], Floats]:
-    """Scales of a block as integers from -top to top - 1: their unit as float16, they, and what they stand for."""
-    at = np.abs(scale).argmax(axis=-1, keepdims=True)
-    raw, unit = half(np.take_along_axis(scale, at, axis=-1) / np.float32(-top))
+    """Scales of a block as integers from -top to top - 1: bytes of their unit, the integers, their values."""
+    largest = np.abs(scale).argmax(axis=-1, keepdims=True)
+    raw, unit = half(np.take_along_axis(scale, largest, axis=-1) / np.float32(-top))
     small = np.clip(np.rint(divide(scale, unit)), -top, top - 1)
     return raw, small.astype(np.int8), (unit * small)[..., None]
 
@@ -209,5 +209,5 @@ def by_pieces(rows: Floats, block: int, make: Callable[[Floats], Bytes]) -> Byte
     blocks = rows.reshape(-1, block)
     step = _PIECE // block
     with ThreadPoolExecutor(_THREADS) as pool:
-        made = list(pool.map(make, (blocks[at : at + step] for at in range(0, len(blocks), step))))
-    return np.concatenate(made).reshape(len(rows), -1)
+        pieces = list(pool.map(make, (blocks[at : at + step] for at in range(0, len(blocks), step))))
+    return np.concatenate(pieces).reshape(len(rows), -1)

@@ -4,8 +4,8 @@ A base NAME.gguf has its adapters in lora-TASK-NAME.gguf. An adapter holds `X.we
 `X.weight.lora_b` (out, r) for a weight `X.weight` of the base, and one alpha: W + (alpha / r) B A, where alpha 0
 stands for a factor of 1. Of token_embd, whose rows are looked up, lora_a is B and lora_b is A transposed.
 
-llama.cpp runs no adapter of token_types. Every token is of type 0, so that what v3's adapters have for it is
-written as further ranks of token_embd, with the same row for each token: [B 1 b] [A a] is B A plus b a everywhere.
+llama.cpp runs no adapter of token_types. Since every token is of type 0, a pair (b, a) of v3's adapters for
+token_types is written as further ranks of token_embd, with the row b for each token: [B 1b] [A a] = B A + 1 (b a).
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ from mlx_jina.weights.lora import Adapter
 from mlx_jina.weights.source import Source
 
 ALPHA, TASK, PROMPT = "adapter.lora.alpha", "adapter.lora.task_name", "adapter.lora.prompt_prefix"
-# In a base: the tasks without whose adapters it is not to be used.
+# In a base: its tasks. Without the adapters of these tasks the base is not to be used.
 TASKS = "mlx-jina.adapters"
-# In an adapter: how many of token_embd's ranks, the last, are those of token_types.
+# In an adapter: how many of the last ranks of token_embd belong to token_types.
 TYPE_RANKS = "mlx-jina.token_type_ranks"
 BASE = "general.base_model.0.repo_url"
 HUB = "https://huggingface.co/"
@@ -62,44 +62,44 @@ def base_of(path: Path) -> Path:
         return path
     models = [file for file in sorted(path.glob("*.gguf")) if not _is_adapter(GGUF(file))]
     if len(models) != 1:
-        found = ", ".join(file.name for file in models) or "only adapters"
-        raise CheckpointError(f"{path} should hold the .gguf of one model, but holds {found}; name one file")
+        present = ", ".join(file.name for file in models) or "only adapters"
+        raise CheckpointError(f"{path} should hold the .gguf of one model, but holds {present}; name one file")
     return models[0]
 
 
 def named_after(base: Path) -> set[Path]:
-    """The adapters that lie beside a base under names made after its own."""
-    found = base.parent.glob(f"lora-*-{escape(base.name)}")
-    return {path for path in found if path == name_of(_task(GGUF(path)), base)}
+    """The adapters that lie beside a base and are named after it."""
+    paths = base.parent.glob(f"lora-*-{escape(base.name)}")
+    return {path for path in paths if path == name_of(_task(GGUF(path)), base)}
 
 
 def _beside(base: Path, alone: bool) -> dict[str, GGUF]:
-    """Adapters by task: those named after the base, or where its folder was named, every one in it."""
-    found: dict[str, GGUF] = {}
+    """Adapters by task: those named after the base, or all in its folder where the base is `alone` there."""
+    adapters: dict[str, GGUF] = {}
     paths = set(base.parent.glob("*.gguf")) - {base} if alone else named_after(base)
     for file in map(GGUF, sorted(paths)):
-        if (task := _task(file)) in found:
-            raise CheckpointError(f"{file.path} and {found[task].path} are both adapters for the task {task!r}")
-        found[task] = file
-    return found
+        if (task := _task(file)) in adapters:
+            raise CheckpointError(f"{file.path} and {adapters[task].path} are both adapters for the task {task!r}")
+        adapters[task] = file
+    return adapters
 
 
 def read(file: GGUF, task: str | None, *, alone: bool = False) -> dict[str, Adapter]:
-    """The adapters of a base by task: all, or the one of `task`. `alone`: nothing else is in its folder."""
+    """The adapters of a base by task: all, or the one of `task`. `alone`: there is no other base in its folder."""
     base = file.path
     architecture = names.of_gguf(base, file.metadata.get("general.architecture"))
     files = _beside(base, alone)
     if (fused := file.metadata.get("general.finetune")) in files:
         raise CheckpointError(f"{files[fused].path} is for a base model, but {base} has the task {fused!r} fused")
-    known = file.get(TASKS, list, []) or list(files)
-    if known and task is not None:
-        name, _ = prompts.choose_task(task, None, known)
-        known = [name] if name is not None else []
+    tasks = file.get(TASKS, list, []) or list(files)
+    if tasks and task is not None:
+        name, _ = prompts.choose_task(task, None, tasks)
+        tasks = [name] if name is not None else []
     # Without its adapter a model would answer all the same, from the base weights.
-    if missing := [name_of(str(name), base).name for name in known if name not in files]:
+    if missing := [name_of(str(name), base).name for name in tasks if name not in files]:
         raise CheckpointError(f"{base} is a base model that lacks its adapters beside it: {', '.join(missing)}")
     width = file.get(f"{architecture.name}.embedding_length", int)
-    return {name: _adapter(files[name], architecture, width) for name in known}
+    return {name: _adapter(files[name], architecture, width) for name in tasks}
 
 
 def _refuse(file: GGUF, reason: str) -> CheckpointError:
@@ -155,22 +155,22 @@ def _part(file: GGUF, pairs: Mapping[str, Pair], parts: Sequence[Rows], width: i
 
 
 def _split_types(file: GGUF, pairs: dict[str, Pair]) -> None:
-    """Undo `_join_types`: exactly, where both ranks are the same."""
+    """Undo `_join_types`, exactly where both pairs have the same rank."""
     if not (ranks := file.get(TYPE_RANKS, int, 0)):
         return
-    both = pairs.get(LOOKED_UP)
-    if both is None or TYPES in pairs or not 0 < ranks < both.a.shape[0]:
+    joint = pairs.get(LOOKED_UP)
+    if joint is None or TYPES in pairs or not 0 < ranks < joint.a.shape[0]:
         raise _refuse(file, f"metadata {TYPE_RANKS!r} is {ranks}, which its {LOOKED_UP} has not")
-    words = both.a.shape[0] - ranks
-    for target, rows, own in ((LOOKED_UP, None, slice(0, words)), (TYPES, 1, slice(words, None))):
+    words = joint.a.shape[0] - ranks
+    for weight, rows, part in ((LOOKED_UP, None, slice(0, words)), (TYPES, 1, slice(words, None))):
         # The scale that this part alone would have.
-        a, b = both.a[own], mx.contiguous(both.b[:rows, own])
-        share = a.shape[0] / both.a.shape[0]
-        pairs[target] = Pair(a * share, b, both.scale / share)
+        a, b = joint.a[part], mx.contiguous(joint.b[:rows, part])
+        share = a.shape[0] / joint.a.shape[0]
+        pairs[weight] = Pair(a * share, b, joint.scale / share)
 
 
 def _join_types(adapter: Adapter, pairs: dict[str, Pair]) -> int:
-    """Put what is for the one token type into what is for every token; how many ranks that takes."""
+    """Put the pair of the one token type into the pair of the tokens. Returns how many ranks that takes."""
     if TYPES not in pairs:
         return 0
     types, words = pairs.pop(TYPES), pairs.get(LOOKED_UP)
@@ -180,8 +180,8 @@ def _join_types(adapter: Adapter, pairs: dict[str, Pair]) -> int:
             f"one is of {types.b.shape[0]} types and {'of' if words else 'not of'} token_embd"
         )
     row = types.b.astype(mx.float32) * (types.scale / words.scale)
-    every = mx.broadcast_to(row, (words.b.shape[0], row.shape[1]))
-    a, b = mx.concatenate([words.a, types.a]), mx.concatenate([words.b, every], axis=1)
+    rows = mx.broadcast_to(row, (words.b.shape[0], row.shape[1]))
+    a, b = mx.concatenate([words.a, types.a]), mx.concatenate([words.b, rows], axis=1)
     pairs[LOOKED_UP] = Pair(a, b, words.scale)
     return types.a.shape[0]
 
@@ -194,7 +194,7 @@ def _tensor(file: GGUF, name: str) -> mx.array:
 
 
 def files(source: Source, architecture: Architecture, target: Path) -> list[gguf_file.File]:
-    """What to write beside `target` for each adapter: in float32, which holds every adapter's dtype exactly."""
+    """The file of each adapter, to be written beside `target`: in float32, which holds every dtype exactly."""
     return [
         _file(source, architecture, name_of(task, target), task, adapter)
         for task, adapter in source.adapters.items()
@@ -219,7 +219,7 @@ def _file(source: Source, architecture: Architecture, target: Path, task: str, a
 
 
 def _outputs(name: str, pair: Pair, factor: float) -> list[gguf_file.Output]:
-    """Both halves of a pair. A file has one alpha: what a pair's own differs by goes into one of the halves."""
+    """Both halves of a pair. A file has one alpha: by `factor`, this pair's alpha is larger."""
     arrays = (pair.b, pair.a.T) if name == LOOKED_UP else (pair.a, pair.b)
     return [
         gguf_file.Output(f"{name}.{half}", Type.F32, array.shape, partial(_scaled, array, scale))

@@ -1,4 +1,4 @@
-"""Tensor and hyper-parameter names of each architecture: Hugging Face's <-> GGUF's, one table entry each."""
+"""Names of tensors and hyper-parameters, Hugging Face's <-> GGUF's: one table for each architecture."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ class Rows:
 
 @dataclass(frozen=True)
 class Architecture:
-    """What GGUF calls one of our models.
+    """What GGUF calls the parts of one of our models.
 
-    `keys` maps config.json to metadata below the architecture's prefix; `fixed` is what GGUF takes for granted.
-    `modules` maps module names, `N` standing for a layer's number; a value with several names means that our
-    tensor holds those rows one after another.
+    `keys` maps config.json to metadata below the architecture's prefix; `fixed` are the settings that GGUF takes
+    for granted. `modules` maps our names of modules to GGUF's, where `N` stands for a layer's number. Several
+    names mean that our tensor holds the rows of those tensors one after another.
     """
 
     name: str
@@ -45,16 +45,15 @@ class Architecture:
     fixed: Mapping[str, Any]
     modules: Mapping[str, tuple[str, ...]]
     layer: tuple[str, str]
-    # Written with the model, besides `keys`.
+    # Metadata that is written besides `keys`.
     extra: Mapping[str, Any] = field(default_factory=dict)
-    # What mlx-lm's own model has in front of every name, so that it loads our folders.
+    # mlx-lm's model has this in front of every name. With it, mlx-lm loads our folders.
     mlx_prefix: str = ""
-    # Positions in config.json's count that no token has and that GGUF leaves out: XLM-RoBERTa's begin after the
-    # padding token's id.
+    # Positions that config.json counts and GGUF does not: in XLM-RoBERTa the first ones belong to no token.
     uncounted: int = 0
-    # Names of other heads, which GGUF has no place for.
+    # Prefixes of tensor names that belong to other heads, for which GGUF has no place.
     unused: tuple[str, ...] = ()
-    # Given the GGUF names, which modules of the table this file is about, and what that says in config.json.
+    # Chooses the modules of the table that a file has, and their settings in config.json, by the file's names.
     choose: Callable[[Collection[str], int], tuple[Collection[str], dict[str, Any]]] | None = None
 
 
@@ -118,8 +117,11 @@ JINA_BERT = Architecture(
         "embeddings.word_embeddings": ("token_embd",),
         "embeddings.token_type_embeddings": ("token_types",),
         "embeddings.LayerNorm": ("token_embd_norm",),
-        **{f"encoder.layer.N.{ours}": theirs for ours, theirs in _BERT_LAYER.items()},
-        **{f"encoder.layer.N.{ours}": theirs for part in _LAYOUTS for ours, theirs in part.items()},
+        **{
+            f"encoder.layer.N.{module}": targets
+            for part in (_BERT_LAYER, *_LAYOUTS)
+            for module, targets in part.items()
+        },
     },
     layer=("encoder.layer.N.", "blk.N."),
     extra={"attention.causal": False},
@@ -165,15 +167,15 @@ QWEN3 = Architecture(
     unused=("lm_head.",),
 )
 
-# Heads share the width, and no norm stands before their products.
-_NO_HEADS = ("layers.N.self_attn.q_norm", "layers.N.self_attn.k_norm")
+# EuroBERT's heads divide the width, and their queries and keys have no norms.
+_HEAD_NORMS = ("layers.N.self_attn.q_norm", "layers.N.self_attn.k_norm")
 EUROBERT = replace(
     QWEN3,
     name="eurobert",
     mlx_prefix="",
-    keys={ours: theirs for ours, theirs in QWEN3.keys.items() if ours != "head_dim"},
+    keys={setting: key for setting, key in QWEN3.keys.items() if setting != "head_dim"},
     fixed={**QWEN3.fixed, "model_type": "eurobert", "architectures": ["EuroBertModel"], "is_decoder": False},
-    modules={ours: theirs for ours, theirs in QWEN3.modules.items() if ours not in _NO_HEADS},
+    modules={module: targets for module, targets in QWEN3.modules.items() if module not in _HEAD_NORMS},
     extra={"attention.causal": False, "rope.scaling.type": "none"},
 )
 
@@ -221,8 +223,8 @@ _BY_NAME = {architecture.name: architecture for architecture in ARCHITECTURES}
 def of_gguf(path: Path, name: Any) -> Architecture:
     """The table for a file's `general.architecture`."""
     if not isinstance(name, str) or name not in _BY_NAME:
-        known = ", ".join(_BY_NAME)
-        raise CheckpointError(f"{path}: metadata 'general.architecture' is {name!r}, which is not one of {known}")
+        names = ", ".join(_BY_NAME)
+        raise CheckpointError(f"{path}: metadata 'general.architecture' is {name!r}, which is not one of {names}")
     return _BY_NAME[name]
 
 
@@ -256,27 +258,27 @@ def _split(name: str) -> tuple[str, str, str]:
 
 
 def to_gguf(path: Path, architecture: Architecture, names: Collection[str]) -> dict[str, Piece]:
-    """GGUF names, each with the part of our tensor that it is. A tensor without a place is an error."""
+    """GGUF names, each with the piece of our tensor that it stands for. A tensor without a place is an error."""
     pieces: dict[str, Piece] = {}
     for name in names:
         if name.startswith(architecture.unused):
             continue
         module, number, leaf = _split(name)
-        theirs = architecture.modules.get(module)
-        if theirs is None or leaf not in ("weight", "bias"):
+        targets = architecture.modules.get(module)
+        if targets is None or leaf not in ("weight", "bias"):
             raise CheckpointError(f"{path}: tensor {name!r} has no place in a GGUF file of {architecture.name}")
         prefix = architecture.layer[1].replace(".N.", f".{number}.") if number else ""
-        for index, target in enumerate(theirs):
-            pieces[f"{prefix}{target}.{leaf}"] = Piece(name, index, len(theirs))
+        for index, target in enumerate(targets):
+            pieces[f"{prefix}{target}.{leaf}"] = Piece(name, index, len(targets))
     return pieces
 
 
 def from_gguf(
     path: Path, architecture: Architecture, names: Collection[str], qkv: tuple[int, int, int], up_halves: int
 ) -> tuple[dict[str, list[Rows]], dict[str, Any]]:
-    """Our names, each with the GGUF rows that make it up, and what the layout says for config.json.
+    """Our names, each with the rows of GGUF tensors that make it up, and the settings that follow from the layout.
 
-    `qkv` are the rows of a fused attn_qkv; `up_halves` is how many times feed_forward_length `ffn_up` is tall.
+    `qkv` are the rows of queries, keys and values in a fused attn_qkv; `up_halves` is 2 where ffn_up is fused.
     """
     pieces, config = _pieces(architecture, names, up_halves)
     parts: dict[str, dict[int, Rows]] = {}
@@ -301,7 +303,7 @@ def from_gguf(
 def _pieces(
     architecture: Architecture, names: Collection[str], up_halves: int
 ) -> tuple[dict[str, Piece], dict[str, Any]]:
-    """What each GGUF module is of ours in this file's layout, and what the layout says for config.json."""
+    """The piece of our modules that each GGUF module is in this file's layout, and the layout's settings."""
     modules = architecture.modules
     config: dict[str, Any] = {}
     if architecture.choose is not None:

@@ -23,11 +23,11 @@ from mlx_jina.weights.gguf.file import GGUF
 from mlx_jina.weights.gguf.names import Architecture, Rows
 from mlx_jina.weights.source import Source, Weight
 
-# Keys of ours: config.json, less what the keys of llama.cpp say, and the prompts.
+# mlx-jina's own keys: what llama.cpp's keys do not say of config.json, and the prompts.
 CONFIG, PROMPTS = "mlx-jina.config", "mlx-jina.prompts"
-# What config.json calls the model by.
+# The settings of config.json that name the model.
 KINDS = ("model_type", "architectures")
-# Keys that some converters leave out where the value follows from others, as llama.cpp takes it to do.
+# Keys that some converters leave out, with the value that llama.cpp then takes.
 _LEFT_OUT: Mapping[str, Callable[[Mapping[str, Any]], int]] = {
     "attention.head_count_kv": lambda config: int(config["num_attention_heads"]),
     "attention.key_length": lambda config: int(config["hidden_size"] // config["num_attention_heads"]),
@@ -79,7 +79,7 @@ def _weight(file: GGUF, name: str, parts: Sequence[Rows], packed: bool) -> Weigh
 def _number(file: GGUF, architecture: Architecture, key: str) -> int | float:
     full = f"{architecture.name}.{key}"
     if names.is_real(key):
-        # 1e-12 was narrowed to float32 on its way into the file: its shortest spelling is the one meant.
+        # The file has 1e-12 in float32, whose shortest spelling is 1e-12 again.
         return float(str(np.float32(file.get(full, (int, float)))))
     value: int = file.get(full, int)
     if value <= 0:
@@ -90,35 +90,36 @@ def _number(file: GGUF, architecture: Architecture, key: str) -> int | float:
 def _check_sizes(file: GGUF, architecture: Architecture, config: Mapping[str, Any]) -> None:
     """Metadata against the tensors, before anything is built after it."""
     blocks = {name.split(".")[1] for name in file.entries if name.startswith("blk.")}
-    wanted = {"block_count": (config["num_hidden_layers"], len(blocks))}
-    wanted["embedding_length"] = (config["hidden_size"], file.entries["token_embd.weight"].shape[-1])
+    sizes = {"block_count": (config["num_hidden_layers"], len(blocks))}
+    sizes["embedding_length"] = (config["hidden_size"], file.entries["token_embd.weight"].shape[-1])
     if (down := file.entries.get("blk.0.ffn_down.weight")) is not None:
-        wanted["feed_forward_length"] = (config["intermediate_size"], down.shape[-1])
-    for key, (said, found) in wanted.items():
-        if said != found:
+        sizes["feed_forward_length"] = (config["intermediate_size"], down.shape[-1])
+    for key, (value, tensor_value) in sizes.items():
+        if value != tensor_value:
             raise CheckpointError(
-                f"{file.path}: metadata '{architecture.name}.{key}' is {said}, but the tensors say {found}"
+                f"{file.path}: metadata '{architecture.name}.{key}' is {value}, but the tensors say {tensor_value}"
             )
 
 
 def _check_settings(file: GGUF, architecture: Architecture) -> None:
-    """Refuse what llama.cpp would compute and we would not."""
+    """Refuse settings with which llama.cpp would compute something else than mlx-jina."""
     causal = architecture.extra.get("attention.causal", True)
-    for key, wanted in (("rope.scaling.type", "none"), ("attention.causal", causal)):
-        found = file.metadata.get(f"{architecture.name}.{key}", wanted)
-        if found != wanted:
+    for key, implemented in (("rope.scaling.type", "none"), ("attention.causal", causal)):
+        full = f"{architecture.name}.{key}"
+        value = file.metadata.get(full, implemented)
+        if value != implemented:
             raise CheckpointError(
-                f"{file.path}: metadata '{architecture.name}.{key}' is {found!r}; only {wanted!r} is implemented"
+                f"{file.path}: metadata {full!r} is {value!r}; only {implemented!r} is implemented"
             )
 
 
 def _config(file: GGUF, architecture: Architecture, stored: Mapping[str, Any]) -> dict[str, Any]:
     config = {**stored, **architecture.fixed}
-    for ours, theirs in architecture.keys.items():
-        if theirs in _LEFT_OUT and f"{architecture.name}.{theirs}" not in file.metadata:
-            config[ours] = _LEFT_OUT[theirs](config)
+    for setting, key in architecture.keys.items():
+        if key in _LEFT_OUT and f"{architecture.name}.{key}" not in file.metadata:
+            config[setting] = _LEFT_OUT[key](config)
         else:
-            config[ours] = _number(file, architecture, theirs)
+            config[setting] = _number(file, architecture, key)
     config["max_position_embeddings"] += architecture.uncounted
     rows = file.entries.get("token_embd.weight")
     if rows is None:
@@ -126,11 +127,11 @@ def _config(file: GGUF, architecture: Architecture, stored: Mapping[str, Any]) -
     config["vocab_size"] = rows.shape[0]
     if (types := file.entries.get("token_types.weight")) is not None:
         config["type_vocab_size"] = types.shape[0]
-    wanted = file.get(f"{architecture.name}.pooling_type", int, architecture.pooling)
-    if wanted != architecture.pooling:
+    pooling = file.get(f"{architecture.name}.pooling_type", int, architecture.pooling)
+    if pooling != architecture.pooling:
         raise CheckpointError(
-            f"{file.path}: it asks for {POOLING.get(wanted, wanted)} pooling, but {architecture.name} models are "
-            f"pooled by {POOLING[architecture.pooling]}"
+            f"{file.path}: it asks for {POOLING.get(pooling, pooling)} pooling, but {architecture.name} models "
+            f"are pooled by {POOLING[architecture.pooling]}"
         )
     _check_sizes(file, architecture, config)
     _check_settings(file, architecture)
@@ -138,7 +139,7 @@ def _config(file: GGUF, architecture: Architecture, stored: Mapping[str, Any]) -
 
 
 def stored_json(file: GGUF, key: str) -> dict[str, Any]:
-    """What mlx-jina keeps under a key of its own; empty in other people's files."""
+    """The JSON object under one of mlx-jina's own keys; empty in the files of other programs."""
     try:
         content = json.loads(file.get(key, str, "{}"))
     except (ValueError, RecursionError):
@@ -171,15 +172,15 @@ def _tensors(file: GGUF, packed: bool) -> tuple[dict[str, Any], dict[str, Weight
 
 
 def open_source(path: Path, task: str | None = None, *, packed: bool = False) -> Source:
-    """A .gguf, or the one in a folder, with no tensor decoded; of its adapters all, or the one of `task`.
+    """Open a .gguf, or the one in a folder, with all of its adapters or the one of `task`. Decodes no tensor.
 
-    `packed`: a matrix whose blocks MLX can hold exactly can also be had in MLX's packed form.
+    `packed`: a matrix whose blocks MLX can hold exactly can also be made in MLX's packed form.
     """
     file = GGUF(gguf_lora.base_of(path))
     config, weights = _tensors(file, packed)
     adapters = gguf_lora.read(file, task, alone=path.is_dir())
     if adapters:
-        # What a folder with adapters calls itself, by which its reader expects them all.
+        # By the name of the model, the reader of a folder expects its adapters.
         stored = stored_json(file, CONFIG)
         config |= {key: stored[key] for key in KINDS if key in stored}
     tokenizer, tokenizer_json = gguf_tokenizer.read(file)
@@ -202,9 +203,9 @@ def open_source(path: Path, task: str | None = None, *, packed: bool = False) ->
 
 
 def read(path: Path, task: str | None = None, *, packed: bool = False) -> Checkpoint:
-    """Read a .gguf, or the one in a folder; of the adapters beside it all, or the one of `task`.
+    """Read a .gguf, or the one in a folder, with all of its adapters or the one of `task`.
 
-    `packed`: blocks that MLX can hold exactly stay small; else all become plain arrays.
+    `packed`: blocks that MLX can hold exactly stay packed; otherwise all become plain arrays.
     """
     source = open_source(path, task, packed=packed)
     config, tensors = source.config, {}

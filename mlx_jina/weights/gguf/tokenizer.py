@@ -1,6 +1,6 @@
-"""A tokenizer as GGUF metadata: the keys llama.cpp wants, and a `tokenizers` object rebuilt from such keys.
+"""A tokenizer as GGUF metadata: the keys that llama.cpp reads, and a `tokenizers` object rebuilt from such keys.
 
-Files written here also hold the whole tokenizer.json, which reading prefers.
+Our files also hold the whole tokenizer.json. Where a file has it, the tokenizer is made from it.
 """
 
 from __future__ import annotations
@@ -44,22 +44,22 @@ _SPELLINGS = {
 
 
 def _walk(node: Any) -> list[Mapping[str, Any]]:
-    """Every object in a tokenizer.json's pre_tokenizer or normalizer, sequences taken apart."""
+    """Every object in a tokenizer.json's pre_tokenizer or normalizer, with those inside of sequences."""
     if not isinstance(node, Mapping):
         return []
-    inner = node.get("pretokenizers") or node.get("normalizers") or []
-    return [node, *(found for child in inner for found in _walk(child))]
+    children = node.get("pretokenizers") or node.get("normalizers") or []
+    return [node, *(descendant for child in children for descendant in _walk(child))]
 
 
 def pre_of_v2(names: Iterable[str], tensors: Collection[str]) -> str:
-    """llama.cpp's name for a byte-level v2 tokenizer, which it splits alike for all of them.
+    """llama.cpp's name for a byte-level v2 tokenizer. llama.cpp splits words alike under each of these names.
 
-    Told by the model's `names` (as asked for, its folder's, those in config.json) where one ends in a language;
-    else by the layout, in which code and Spanish are alone.
+    The language is in one of the model's `names` (the one asked for, its folder's, those in config.json);
+    otherwise the layout of the `tensors` tells code and Spanish from German.
     """
     for name in names:
-        if found := re.findall(r"v2-(?:base-)?(es|de|code)\b", name.lower()):
-            return f"jina-v2-{found[-1]}"
+        if languages := re.findall(r"v2-(?:base-)?(es|de|code)\b", name.lower()):
+            return f"jina-v2-{languages[-1]}"
     if any(name.endswith("mlp.up_gated_layer.weight") for name in tensors):
         return "jina-v2-code"
     return "jina-v2-es" if any(".layer_norm_q." in name for name in tensors) else "jina-v2-de"
@@ -105,7 +105,10 @@ def _vocabulary(content: Mapping[str, Any]) -> tuple[dict[int, str], dict[int, i
 
 
 def _tokens(content: Mapping[str, Any], rows: int, phantom: bool) -> tuple[list[str], list[int]]:
-    """Every row's token and its type; rows without a token get a filler, since none may be empty or double."""
+    """Every row's token and its type. Rows without a token get a filler: no two may be equal, and none empty.
+
+    `phantom`: a space is put before each word, and the ## of its continuations is left out.
+    """
     by_id, kinds = _vocabulary(content)
     if by_id and max(by_id) >= rows:
         raise CheckpointError(f"the tokenizer has the id {max(by_id)}, but the model only {rows} rows for tokens")
@@ -276,7 +279,7 @@ def _special(file: GGUF, tokens: Sequence[str], name: str) -> str | None:
 
 
 def _template(file: GGUF, tokens: Sequence[str], model: str) -> processors.TemplateProcessing | None:
-    """What is put around a text. Old files lack the flags: BERT's always had both."""
+    """The special tokens around a text. Old files lack the flags; those of BERT tokenizers mean both."""
     pre = str(file.metadata.get(f"{PREFIX}.pre", ""))
     default = model in ("bert", "whitespace", "t5") or pre.startswith(("jina-v1", "jina-v2"))
     before = _special(file, tokens, "bos") or _special(file, tokens, "cls")
@@ -298,7 +301,7 @@ def _template(file: GGUF, tokens: Sequence[str], model: str) -> processors.Templ
 
 
 def _added(token: str, kind: int, pre: str) -> AddedToken:
-    # RoBERTa's and EuroBERT's masks take the space before them along, which GGUF has no key for.
+    # RoBERTa's and EuroBERT's masks include the space before them. GGUF has no key for that.
     lstrip = (pre.startswith("jina-v2-") and token == "<mask>") or (pre == "jina-v5-nano" and token == "<|mask|>")
     return AddedToken(token, special=kind == CONTROL, normalized=False, lstrip=lstrip)
 
@@ -319,22 +322,22 @@ def _rebuilt(file: GGUF) -> FastTokenizer:
     else:
         raise CheckpointError(f"{file.path}: metadata '{PREFIX}.model' is {model!r}, which cannot be rebuilt")
     for kind, add in ((CONTROL, fast.add_special_tokens), (USER_DEFINED, fast.add_tokens)):
-        named = [token for token, own in zip(tokens, kinds, strict=True) if own == kind]
-        add([_added(token, kind, str(file.metadata.get(f"{PREFIX}.pre"))) for token in named])
+        special = [token for token, row_kind in zip(tokens, kinds, strict=True) if row_kind == kind]
+        add([_added(token, kind, str(file.metadata.get(f"{PREFIX}.pre"))) for token in special])
     if (template := _template(file, tokens, model)) is not None:
         fast.post_processor = template
     return fast
 
 
 def read(file: GGUF) -> tuple[Tokenizer, str]:
-    """The tokenizer of a .gguf, and it as a tokenizer.json: the one inside, or rebuilt from the keys."""
-    whole = file.get(WHOLE, str, None, required=False)
+    """The tokenizer of a .gguf, and its tokenizer.json: the one in the file, or one rebuilt from the keys."""
+    tokenizer_json = file.get(WHOLE, str, None, required=False)
     try:
-        fast = _rebuilt(file) if whole is None else FastTokenizer.from_str(whole)
-        return Tokenizer(fast), whole or fast.to_str()
+        fast = _rebuilt(file) if tokenizer_json is None else FastTokenizer.from_str(tokenizer_json)
+        return Tokenizer(fast), tokenizer_json or fast.to_str()
     except CheckpointError:
         raise
     # The library raises bare Exception for whatever it cannot parse.
     except Exception as error:
-        key = f"{PREFIX}.*" if whole is None else WHOLE
+        key = f"{PREFIX}.*" if tokenizer_json is None else WHOLE
         raise CheckpointError(f"{file.path}: metadata {key!r} is not a tokenizer: {error}") from None

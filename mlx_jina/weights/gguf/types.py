@@ -34,9 +34,9 @@ FILE_TYPES = {
     "IQ3_S": Type.IQ3_S,
     "Q2_K": Type.Q2_K,
 }
-# Those that llama-quantize refuses, too, without weights of importance measured on texts.
+# Types that llama-quantize refuses as well, unless it gets weights of importance that were measured on texts.
 _CALIBRATED = re.compile(r"IQ1_[SM]|IQ2_(XXS|XS|S|M)|IQ3_(XXS|XS)|Q2_K_S")
-# For rows that are not whole blocks.
+# The type of a tensor whose rows are not whole blocks of the type that it should have.
 _INSTEAD = {
     Type.Q2_K: Type.Q4_0,
     Type.Q3_K: Type.Q4_0,
@@ -49,7 +49,7 @@ _INSTEAD = {
 
 
 def check(file_type: str) -> str:
-    """A type's name as spelled here, or an InputError that says which there are."""
+    """The name of a type in capitals. Raises InputError for a name that is not a type to write."""
     kind = file_type.upper()
     if kind in FILE_TYPES:
         return kind
@@ -62,11 +62,12 @@ def check(file_type: str) -> str:
 
 
 def number(file_type: str) -> int:
-    """`general.file_type`."""
+    """The value of `general.file_type`."""
     return int(LlamaFileType["ALL_F32" if file_type == "F32" else f"MOSTLY_{file_type}"])
 
 
 def _more_bits(layer: int, layers: int) -> bool:
+    """Whether the M types spare this layer: the first and the last eighth, and of the others every third."""
     return layer < layers // 8 or layer >= 7 * layers // 8 or (layer - layers // 8) % 3 == 2
 
 
@@ -74,13 +75,14 @@ def _mixed(name: str, file_type: str, layers: int, heads_per_kv: int) -> Type:
     kind = FILE_TYPES[file_type]
     if name == "token_embd.weight":
         return kind if kind in (Type.F32, Type.F16, Type.BF16, Type.Q8_0) else Type.Q6_K
-    found = re.fullmatch(r"blk\.(\d+)\.(attn_v|attn_output|ffn_down)\.weight", name)
-    if found is None:
+    place = re.fullmatch(r"blk\.(\d+)\.(attn_v|attn_output|ffn_down)\.weight", name)
+    if place is None:
         return kind
-    layer, few = int(found[1]), heads_per_kv >= 4
+    # Many heads read the few values.
+    layer, few = int(place[1]), heads_per_kv >= 4
     early = layer < layers // 8
     # As llama_tensor_get_type_impl in llama.cpp's llama-quant.cpp, for models without experts.
-    match file_type, found[2]:
+    match file_type, place[2]:
         case "Q2_K", part:
             return Type.Q4_K if part == "attn_v" and few else Type.Q3_K
         case "Q3_K_M", "attn_v":

@@ -19,7 +19,7 @@ SPACE = "\u2581"
 # What llama.cpp's converter gives to rows without a token.
 NO_SCORE = -10000.0
 _SPLITTERS = {"Sequence", "WhitespaceSplit", "Metaspace"}
-# Besides the table: both sides also drop spaces at the ends, and all but one elsewhere.
+# Besides the table, both libraries drop spaces at the ends, and all spaces but one elsewhere.
 _NORMALIZERS = {"Sequence", "Precompiled", "Strip", "Replace"}
 
 
@@ -35,7 +35,7 @@ def metadata(
     kinds = {node["type"] for node in (*splitters, *normalizers)}
     keys = {
         "scores": [*scores, *[NO_SCORE] * (rows - len(scores))],
-        # Older files say it in a flag.
+        # Older tokenizer.json files have a flag for it.
         "add_space_prefix": metaspace.get("prepend_scheme", "always") != "never"
         and metaspace.get("add_prefix_space", True),
         "remove_extra_whitespaces": bool(kinds & {"WhitespaceSplit", "Replace"}),
@@ -48,9 +48,8 @@ def _metaspace(
     content: Mapping[str, Any], splitters: Sequence[Mapping[str, Any]], normalizers: Sequence[Mapping[str, Any]]
 ) -> Mapping[str, Any]:
     """The one splitter that marks where words begin. Raises CheckpointError for what GGUF has no keys for."""
-    others = {node["type"] for node in splitters} - _SPLITTERS | {
-        node["type"] for node in normalizers
-    } - _NORMALIZERS
+    others = {node["type"] for node in splitters} - _SPLITTERS
+    others |= {node["type"] for node in normalizers} - _NORMALIZERS
     metaspaces = [node for node in splitters if node["type"] == "Metaspace" and node["replacement"] == SPACE]
     if others or len(metaspaces) != 1 or content["model"].get("byte_fallback"):
         raise CheckpointError(
@@ -70,8 +69,8 @@ def rebuild(
     prefix: bool,
     squeeze: bool,
 ) -> FastTokenizer:
-    """A tokenizer from its keys; rows at the end that are not `used` are no pieces of any text."""
-    count = max((i + 1 for i, own in enumerate(used) if own), default=0)
+    """A tokenizer from its keys. Rows at the end that are not `used` are no pieces of any text."""
+    count = max((i + 1 for i, is_used in enumerate(used) if is_used), default=0)
     pieces = list(zip(tokens[:count], scores[:count], strict=True))
     fast = FastTokenizer(models.Unigram(pieces, unk_id=unknown, byte_fallback=False))
     if charsmap:

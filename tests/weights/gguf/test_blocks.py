@@ -17,7 +17,7 @@ from mlx_jina.weights import checkpoint, convert
 from mlx_jina.weights.gguf import blocks as gguf_blocks
 from mlx_jina.weights.gguf import iquants as gguf_iquants
 from mlx_jina.weights.gguf import kquants as gguf_kquants
-from mlx_jina.weights.gguf import reader as gguf_model
+from mlx_jina.weights.gguf import reader as gguf_reader
 from tests.support import checkpoints, llama_cpp
 
 K_TYPES = (Type.Q4_K, Type.Q5_K, Type.Q6_K)
@@ -154,6 +154,6 @@ def test_packed_qwen3_never_rounds_its_scales(tmp_path: Path, monkeypatch: pytes
 def test_packed_takes_the_space_of_the_file(tmp_path: Path) -> None:
     source = checkpoints.tiny_jina_bert(tmp_path / "model", heads=16)
     convert.to_gguf(str(source), tmp_path / "m.gguf", kind="Q8_0")
-    packed, full = (gguf_model.read(tmp_path / "m.gguf", packed=way).tensors.values() for way in (True, False))
+    packed, full = (gguf_reader.read(tmp_path / "m.gguf", packed=way).tensors.values() for way in (True, False))
     assert checkpoint.stored_dtype(full) == mx.float32
     assert sum(x.nbytes for x in packed) < 0.32 * sum(x.nbytes for x in full)

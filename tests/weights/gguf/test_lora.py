@@ -17,7 +17,7 @@ from mlx_jina.errors import CheckpointError, InputError
 from mlx_jina.weights import convert, folder, lora
 from mlx_jina.weights.gguf import file as gguf_file
 from mlx_jina.weights.gguf import lora as gguf_lora
-from mlx_jina.weights.gguf import reader as gguf_model
+from mlx_jina.weights.gguf import reader as gguf_reader
 from mlx_jina.weights.gguf.file import GGUF
 from tests.support import checkpoints, decoder_checkpoints, llama_cpp, reference, torch_reference
 from tests.support.checkpoints import V5_TASKS
@@ -39,7 +39,7 @@ def _written(tmp_path: Path, model: str = "small", kind: str = "F32") -> tuple[P
 @models
 def test_llama_cpp_takes_the_base_with_each_adapter(tmp_path: Path, model: str) -> None:
     source, target = _written(tmp_path, model)
-    ids = [row.tolist() for row in gguf_model.read(target).tokenizer.encode(TEXTS)]
+    ids = [row.tolist() for row in gguf_reader.read(target).tokenizer.encode(TEXTS)]
     ours = np.concatenate([mlx_jina.load(source, task=task).encode(TEXTS, prompt="") for task in V5_TASKS])
     theirs = llama_cpp.vectors(target, ids, [gguf_lora.name_of(task, target) for task in V5_TASKS])
     assert abs(ours - theirs).max() < 2e-6
@@ -62,14 +62,14 @@ def test_llama_cpp_takes_adapters_of_the_embedding(tmp_path: Path) -> None:
     convert.to_gguf(str(source), target, kind="F32")
     wanted, ours = mlx_jina.load(source, task="retrieval"), mlx_jina.load(target, task="retrieval")
     assert ours.fingerprint() == wanted.fingerprint()
-    ids = [row.tolist() for row in gguf_model.read(target).tokenizer.encode(TEXTS)]
+    ids = [row.tolist() for row in gguf_reader.read(target).tokenizer.encode(TEXTS)]
     theirs = llama_cpp.vectors(target, ids, [gguf_lora.name_of("retrieval", target)])
     assert abs(ours.encode(TEXTS, prompt="") - theirs).max() < 2e-6
 
 
 def test_llama_cpp_takes_adapters_over_a_quantised_base(tmp_path: Path) -> None:
     _, target = _written(tmp_path, kind="Q8_0")
-    ids = [row.tolist() for row in gguf_model.read(target).tokenizer.encode(TEXTS)]
+    ids = [row.tolist() for row in gguf_reader.read(target).tokenizer.encode(TEXTS)]
     ours = reference.unit(mlx_jina.load(target).encode(TEXTS, "retrieval", prompt=""))
     theirs = llama_cpp.vectors(target, ids, [gguf_lora.name_of("retrieval", target)])
     assert 1 - (ours * theirs).sum(axis=1).min() < 2e-3

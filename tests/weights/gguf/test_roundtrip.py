@@ -17,7 +17,7 @@ import mlx_jina
 from mlx_jina.errors import CheckpointError, InputError
 from mlx_jina.weights import convert, folder
 from mlx_jina.weights.gguf import file as gguf_file
-from mlx_jina.weights.gguf import reader as gguf_model
+from mlx_jina.weights.gguf import reader as gguf_reader
 from mlx_jina.weights.gguf.file import GGUF
 from tests.support import checkpoints, decoder_checkpoints, llama_cpp, reference, v3_checkpoints
 
@@ -31,7 +31,7 @@ QUANTIZED = ["Q8_0", "Q6_K", "Q5_K_M", "Q5_1", "Q5_0", "Q4_K_M", "Q4_1", "Q4_0",
 
 def _same(source: Path, target: Path) -> None:
     ours = folder.read(source).tensors
-    read = gguf_model.read(target).tensors
+    read = gguf_reader.read(target).tensors
     kept = {name: x for name, x in ours.items() if not name.startswith("pooler.")}
     assert kept.keys() == read.keys()
     for name, tensor in kept.items():
@@ -63,7 +63,7 @@ def test_f32_and_back_is_byte_identical(tmp_path: Path, layout: str) -> None:
 
 def _check_against_llama(path: Path, bound: float) -> None:
     encoder = mlx_jina.load(path, dtype="float32")
-    ids = gguf_model.read(path).tokenizer.encode(TEXTS)
+    ids = gguf_reader.read(path).tokenizer.encode(TEXTS)
     ours = reference.unit(encoder.encode(TEXTS, prompt=""))
     cosines = (ours * llama_cpp.vectors(path, [row.tolist() for row in ids])).sum(axis=1)
     assert 1 - cosines.min() < bound
@@ -117,7 +117,7 @@ def test_llama_cpp_gives_the_same_vectors_for_v3(tmp_path: Path, layout: str, ki
 def test_llama_cpp_gives_the_same_vectors_for_code(tmp_path: Path, kind: str, bound: float) -> None:
     source = decoder_checkpoints.code(tmp_path / "model")
     convert.to_gguf(str(source), tmp_path / "m.gguf", kind=kind)
-    ids = gguf_model.read(tmp_path / "m.gguf").tokenizer.encode(TEXTS)
+    ids = gguf_reader.read(tmp_path / "m.gguf").tokenizer.encode(TEXTS)
     encoder = mlx_jina.load(tmp_path / "m.gguf", dtype="float32")
     ours = reference.unit(encoder.encode(TEXTS, task=encoder.tasks[0], prompt=""))
     cosines = (ours * llama_cpp.vectors(tmp_path / "m.gguf", [row.tolist() for row in ids])).sum(axis=1)

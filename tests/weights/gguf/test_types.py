@@ -16,7 +16,7 @@ import mlx_jina
 from mlx_jina.errors import InputError
 from mlx_jina.weights import convert
 from mlx_jina.weights.gguf import names
-from mlx_jina.weights.gguf import reader as gguf_model
+from mlx_jina.weights.gguf import reader as gguf_reader
 from mlx_jina.weights.gguf import types as gguf_types
 from mlx_jina.weights.gguf.file import GGUF
 from tests.support import checkpoints, decoder_checkpoints, llama_cpp, reference
@@ -63,7 +63,7 @@ def _dequantized(path: Path, source: Path, config: dict[str, Any]) -> dict[str, 
 def _vectors(path: Path, source: Path, model: str) -> npt.NDArray[Any]:
     config = checkpoints.read_config(source)
     weights = _dequantized(path, source, config)
-    ids = gguf_model.read(path).tokenizer.encode(TEXTS)
+    ids = gguf_reader.read(path).tokenizer.encode(TEXTS)
     if model in ("qwen3", "eurobert"):
         config = {**config, "head_dim": 64}
         states = [reference.qwen3(weights, config, row, causal=model == "qwen3")[-1] for row in ids]
@@ -103,7 +103,7 @@ LLAMA = {"Q4_K_M": 3e-3, "IQ4_XS": 5e-3, "Q3_K_M": 5e-3, "IQ3_S": 5e-3, "Q2_K": 
 def test_llama_cpp_reads_our_blocks(tmp_path: Path, shelf: Path, kind: str) -> None:
     source, task = _source(shelf, "qwen3")
     convert.to_gguf(str(source), tmp_path / "m.gguf", task=task, kind=kind)
-    ids = [row.tolist() for row in gguf_model.read(tmp_path / "m.gguf").tokenizer.encode(TEXTS)]
+    ids = [row.tolist() for row in gguf_reader.read(tmp_path / "m.gguf").tokenizer.encode(TEXTS)]
     cosines = (llama_cpp.vectors(tmp_path / "m.gguf", ids) * _vectors(tmp_path / "m.gguf", source, "qwen3")).sum(
         axis=1
     )
