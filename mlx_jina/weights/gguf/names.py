@@ -9,7 +9,14 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from gguf import PoolingType
+
 from mlx_jina.errors import CheckpointError
+from mlx_jina.models.eurobert import EuroBert
+from mlx_jina.models.jina_bert import JinaBert
+from mlx_jina.models.qwen2 import Qwen2
+from mlx_jina.models.qwen3 import Qwen3
+from mlx_jina.models.xlm_roberta import XLMRoberta
 
 
 @dataclass(frozen=True)
@@ -40,7 +47,7 @@ class Architecture:
     """
 
     name: str
-    pooling: int
+    model: type[Any]
     keys: Mapping[str, str]
     fixed: Mapping[str, Any]
     modules: Mapping[str, tuple[str, ...]]
@@ -51,10 +58,18 @@ class Architecture:
     mlx_prefix: str = ""
     # Positions that config.json counts and GGUF does not: in XLM-RoBERTa the first ones belong to no token.
     uncounted: int = 0
-    # Prefixes of tensor names that belong to other heads, for which GGUF has no place.
-    unused: tuple[str, ...] = ()
     # Chooses the modules of the table that a file has, and their settings in config.json, by the file's names.
     choose: Callable[[Collection[str], int], tuple[Collection[str], dict[str, Any]]] | None = None
+
+    @property
+    def pooling(self) -> int:
+        """The value of `pooling_type`."""
+        return int(PoolingType[self.model.pooling.upper()])
+
+    @property
+    def unused(self) -> tuple[str, ...]:
+        """Prefixes of tensor names that belong to other heads, for which GGUF has no place."""
+        return self.model.unused
 
 
 _BERT_LAYER = {
@@ -104,7 +119,7 @@ _COMMON = {
 
 JINA_BERT = Architecture(
     name="jina-bert-v2",
-    pooling=1,
+    model=JinaBert,
     keys={**_COMMON, "layer_norm_eps": "attention.layer_norm_epsilon"},
     fixed={
         "model_type": "bert",
@@ -125,13 +140,12 @@ JINA_BERT = Architecture(
     },
     layer=("encoder.layer.N.", "blk.N."),
     extra={"attention.causal": False},
-    unused=("pooler.", "cls.", "classifier.", "embeddings.position_ids"),
     choose=_bert_layout,
 )
 
 QWEN3 = Architecture(
     name="qwen3",
-    pooling=3,
+    model=Qwen3,
     keys={
         **_COMMON,
         "num_key_value_heads": "attention.head_count_kv",
@@ -164,7 +178,6 @@ QWEN3 = Architecture(
     },
     layer=("layers.N.", "blk.N."),
     mlx_prefix="model.",
-    unused=("lm_head.",),
 )
 
 # EuroBERT's heads divide the width, and their queries and keys have no norms.
@@ -172,6 +185,7 @@ _HEAD_NORMS = ("layers.N.self_attn.q_norm", "layers.N.self_attn.k_norm")
 EUROBERT = replace(
     QWEN3,
     name="eurobert",
+    model=EuroBert,
     mlx_prefix="",
     keys={setting: key for setting, key in QWEN3.keys.items() if setting != "head_dim"},
     fixed={**QWEN3.fixed, "model_type": "eurobert", "architectures": ["EuroBertModel"], "is_decoder": False},
@@ -182,6 +196,7 @@ EUROBERT = replace(
 QWEN2 = replace(
     EUROBERT,
     name="qwen2",
+    model=Qwen2,
     mlx_prefix="model.",
     fixed={**QWEN3.fixed, "model_type": "qwen2", "architectures": ["Qwen2Model"], "attention_bias": True},
     extra={},
@@ -189,7 +204,7 @@ QWEN2 = replace(
 
 JINA_BERT_V3 = Architecture(
     name="jina-bert-v3",
-    pooling=1,
+    model=XLMRoberta,
     keys={**_COMMON, "layer_norm_eps": "attention.layer_norm_epsilon", "rope_theta": "rope.freq_base"},
     fixed={
         "model_type": "jina_embeddings_v3",
@@ -212,7 +227,6 @@ JINA_BERT_V3 = Architecture(
     },
     layer=("layers.N.", "blk.N."),
     extra={"attention.causal": False},
-    unused=("pooler.", "lm_head.", "classifier."),
     uncounted=2,
 )
 

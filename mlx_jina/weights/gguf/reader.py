@@ -11,6 +11,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 from gguf import GGMLQuantizationType as Type
+from gguf import PoolingType
 
 from mlx_jina.errors import CheckpointError
 from mlx_jina.weights import quantize
@@ -34,7 +35,7 @@ _LEFT_OUT: Mapping[str, Callable[[Mapping[str, Any]], int]] = {
 }
 # Keys below `general.` that are about the file, and not about the model.
 _ABOUT_THE_FILE = ("architecture", "type", "file_type", "quantization_version", "alignment")
-POOLING = {0: "none", 1: "mean", 2: "cls", 3: "last", 4: "rank"}
+POOLING = {pooling.value: pooling.name.lower() for pooling in PoolingType}
 _DTYPES = {Type.F16: mx.float16, Type.BF16: mx.bfloat16}
 
 
