@@ -12,7 +12,7 @@ import pytest
 from gguf import GGUFReader, GGUFWriter
 
 import mlx_jina
-from mlx_jina.errors import CheckpointError, InputError
+from mlx_jina.errors import CheckpointError
 from mlx_jina.weights import convert, lora
 from tests.support import checkpoints, decoder_checkpoints
 
@@ -173,46 +173,6 @@ def test_a_gguf_that_llama_cpp_computes_otherwise(tmp_path: Path, key: str, valu
     mlx_jina.load(plain)
     with pytest.raises(CheckpointError, match=rf"'{key}' is {value!r}; only"):
         mlx_jina.load(changed)
-
-
-class TestForce:
-    """--force replaces what a conversion wrote, and nothing else."""
-
-    def test_a_folder_with_other_things(self, bert: Path, tmp_path: Path) -> None:
-        target = tmp_path / "thesis"
-        target.mkdir()
-        (target / "thesis.txt").write_text("years of work", encoding="utf-8")
-        with pytest.raises(InputError, match=r"also holds thesis\.txt, which no conversion wrote"):
-            convert.to_mlx(str(bert), target, force=True)
-        target.rename(tmp_path / "new.partial")
-        with pytest.raises(InputError, match=r"also holds thesis\.txt, which no conversion wrote"):
-            convert.to_mlx(str(bert), tmp_path / "new")
-        assert (tmp_path / "new.partial" / "thesis.txt").exists()
-
-    def test_a_folder_around_the_source(self, bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        around = tmp_path / "around"
-        around.mkdir()
-        inside = bert.rename(around / "adapters")
-        with pytest.raises(InputError, match=r"is in .*around, which would be replaced"):
-            convert.to_mlx(str(inside), around, force=True)
-        monkeypatch.chdir(around)
-        with pytest.raises(InputError, match="would be replaced"):
-            convert.to_mlx("adapters", Path(), force=True)
-        assert mlx_jina.load(inside).dimension == 64
-
-    def test_a_file_of_the_source(self, bert: Path, tmp_path: Path) -> None:
-        (tmp_path / "m").mkdir()
-        convert.to_gguf(str(bert), tmp_path / "m" / "m.gguf")
-        before = (tmp_path / "m" / "m.gguf").read_bytes()
-        for make in (convert.to_gguf, convert.to_mlx):
-            with pytest.raises(InputError, match=r"may be a part of it|would be replaced|also holds"):
-                make(str(tmp_path / "m"), tmp_path / "m" / "m.gguf", force=True)
-        assert (tmp_path / "m" / "m.gguf").read_bytes() == before
-
-    def test_what_was_made_before_is_replaced(self, small: Path, tmp_path: Path) -> None:
-        for _ in range(2):
-            convert.to_mlx(str(small), tmp_path / "out", force=True)
-        assert set(mlx_jina.load(tmp_path / "out").tasks) == set(mlx_jina.load(small).tasks)
 
 
 def test_mlx_lms_second_block_does_not_outlive_the_first(bert: Path, tmp_path: Path) -> None:
