@@ -13,12 +13,12 @@ from tqdm import tqdm
 
 from mlx_jina.errors import InputError
 from mlx_jina.weights import folder, lora, quantize, replace, safetensors_file
+from mlx_jina.weights.gguf import architectures, writer
 from mlx_jina.weights.gguf import blocks as gguf_blocks
 from mlx_jina.weights.gguf import file as gguf_file
 from mlx_jina.weights.gguf import lora as gguf_lora
-from mlx_jina.weights.gguf import names, writer
 from mlx_jina.weights.gguf import types as gguf_types
-from mlx_jina.weights.gguf.names import Architecture
+from mlx_jina.weights.gguf.architectures import Architecture
 from mlx_jina.weights.open import open_source
 from mlx_jina.weights.safetensors_file import Layout, Output
 from mlx_jina.weights.source import Source, Weight
@@ -54,7 +54,7 @@ def to_gguf(
     replace.check_file(target, force)
     checkpoint = open_source(source, task)
     replace.refuse_source(target, checkpoint.path)
-    architecture = names.of_config(checkpoint.path, checkpoint.config)
+    architecture = architectures.of_config(checkpoint.path, checkpoint.config)
     adapters = gguf_lora.files(checkpoint, architecture, target)
     adapter_paths = [adapter.target for adapter in adapters]
     # The adapters of an earlier model of this name would pass for this model's.
@@ -90,7 +90,7 @@ def to_mlx(
     target = replace.check_folder(target, force)
     checkpoint = open_source(source, task)
     replace.refuse_source(target, checkpoint.path)
-    architecture = names.of_config(checkpoint.path, checkpoint.config)
+    architecture = architectures.of_config(checkpoint.path, checkpoint.config)
     outputs, block = _outputs(checkpoint, architecture, DTYPES[dtype] if dtype else None, bits, group_size)
     with replace.replacing_folder(target) as beside:
         _write_json(beside / "config.json", _config(checkpoint, block))

@@ -13,7 +13,7 @@ from mlx_jina import catalog
 from mlx_jina.catalog import Entry
 from mlx_jina.errors import CheckpointError, InputError
 from mlx_jina.weights import checkpoint, folder, hub, lora, quantize
-from mlx_jina.weights.gguf import names
+from mlx_jina.weights.gguf import architectures
 from mlx_jina.weights.gguf import reader as gguf_reader
 from mlx_jina.weights.lora import Adapter
 from mlx_jina.weights.source import Source, Weight
@@ -103,7 +103,7 @@ def _for_task(source: Source, task: str) -> Source:
     for adapter in source.adapters.values():
         weights = _fused(weights, adapter)
     if config.get("model_type") == "jina_embeddings_v5":
-        fixed = names.of_config(source.path, config).fixed
+        fixed = architectures.of_config(source.path, config).fixed
         config |= {key: fixed[key] for key in gguf_reader.KINDS}
     general = {**source.general, "finetune": name}
     return replace(source, config=config, weights=weights, general=general, adapters={})

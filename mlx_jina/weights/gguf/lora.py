@@ -25,11 +25,12 @@ from mlx_jina.errors import CheckpointError
 from mlx_jina.nn.lora import Pair
 from mlx_jina.text import prompts
 from mlx_jina.weights import folder
+from mlx_jina.weights.gguf import architectures, names
 from mlx_jina.weights.gguf import blocks as gguf_blocks
 from mlx_jina.weights.gguf import file as gguf_file
-from mlx_jina.weights.gguf import names
+from mlx_jina.weights.gguf.architectures import Architecture
 from mlx_jina.weights.gguf.file import GGUF
-from mlx_jina.weights.gguf.names import Architecture, Rows
+from mlx_jina.weights.gguf.names import Rows
 from mlx_jina.weights.lora import Adapter
 from mlx_jina.weights.source import Source
 
@@ -87,7 +88,7 @@ def _beside(base: Path, alone: bool) -> dict[str, GGUF]:
 def read(file: GGUF, task: str | None, *, alone: bool = False) -> dict[str, Adapter]:
     """The adapters of a base by task: all, or the one of `task`. `alone`: there is no other base in its folder."""
     base = file.path
-    architecture = names.of_gguf(base, file.metadata.get("general.architecture"))
+    architecture = architectures.of_gguf(base, file.metadata.get("general.architecture"))
     files = _beside(base, alone)
     if (fused := file.metadata.get("general.finetune")) in files:
         raise CheckpointError(f"{files[fused].path} is for a base model, but {base} has the task {fused!r} fused")

@@ -16,12 +16,13 @@ from gguf import PoolingType
 from mlx_jina.errors import CheckpointError
 from mlx_jina.weights import quantize
 from mlx_jina.weights.checkpoint import Checkpoint
+from mlx_jina.weights.gguf import architectures, names
 from mlx_jina.weights.gguf import blocks as gguf_blocks
 from mlx_jina.weights.gguf import lora as gguf_lora
-from mlx_jina.weights.gguf import names
 from mlx_jina.weights.gguf import tokenizer as gguf_tokenizer
+from mlx_jina.weights.gguf.architectures import Architecture
 from mlx_jina.weights.gguf.file import GGUF
-from mlx_jina.weights.gguf.names import Architecture, Rows
+from mlx_jina.weights.gguf.names import Rows
 from mlx_jina.weights.source import Source, Weight
 
 # mlx-jina's own keys: what llama.cpp's keys do not say of config.json, and the prompts.
@@ -79,7 +80,7 @@ def _weight(file: GGUF, name: str, parts: Sequence[Rows], packed: bool) -> Weigh
 
 def _number(file: GGUF, architecture: Architecture, key: str) -> int | float:
     full = f"{architecture.name}.{key}"
-    if names.is_real(key):
+    if architectures.is_real(key):
         # The file has 1e-12 in float32, whose shortest spelling is 1e-12 again.
         return float(str(np.float32(file.get(full, (int, float)))))
     value: int = file.get(full, int)
@@ -154,7 +155,7 @@ def _tensors(file: GGUF, packed: bool) -> tuple[dict[str, Any], dict[str, Weight
     """config.json's content, and the tensors under our names."""
     if file.metadata.get("general.type", "model") != "model":
         raise CheckpointError(f"{file.path} is an {file.metadata['general.type']}, not a model")
-    architecture = names.of_gguf(file.path, file.metadata.get("general.architecture"))
+    architecture = architectures.of_gguf(file.path, file.metadata.get("general.architecture"))
     config = _config(file, architecture, stored_json(file, CONFIG))
     up = file.entries.get("blk.0.ffn_up.weight")
     halves = up.shape[0] // config["intermediate_size"] if up is not None else 1

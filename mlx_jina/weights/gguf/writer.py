@@ -11,13 +11,13 @@ import mlx.core as mx
 from gguf import GGMLQuantizationType as Type
 
 from mlx_jina.errors import CheckpointError
+from mlx_jina.weights.gguf import architectures, names
 from mlx_jina.weights.gguf import blocks as gguf_blocks
 from mlx_jina.weights.gguf import file as gguf_file
 from mlx_jina.weights.gguf import lora as gguf_lora
-from mlx_jina.weights.gguf import names
 from mlx_jina.weights.gguf import tokenizer as gguf_tokenizer
 from mlx_jina.weights.gguf import types as gguf_types
-from mlx_jina.weights.gguf.names import Architecture
+from mlx_jina.weights.gguf.architectures import Architecture
 from mlx_jina.weights.gguf.reader import CONFIG, KINDS, PROMPTS
 from mlx_jina.weights.source import Source
 
@@ -68,7 +68,7 @@ def _hyper_parameters(source: Source, architecture: Architecture) -> dict[str, i
             value = (config.get("rope_parameters") or {}).get("rope_theta")
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise CheckpointError(f"{source.path}: config.json: {name!r} should be a number, found {value!r}")
-        numbers[key] = float(value) if names.is_real(key) else int(value)
+        numbers[key] = float(value) if architectures.is_real(key) else int(value)
     numbers["context_length"] -= architecture.uncounted
     if "head_dim" in architecture.keys:
         numbers["attention.value_length"] = int(config["head_dim"])

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from mlx_jina import models
-from mlx_jina.weights.gguf import names
+from mlx_jina.weights.gguf import architectures, names
 from mlx_jina.weights.gguf.reader import POOLING
 from tests.support import checkpoints, decoder_checkpoints, v3_checkpoints
 
@@ -34,7 +34,7 @@ V3 = v3_checkpoints.native_config(**v3_checkpoints.V3_TINY)
 def test_a_table_is_about_the_model_that_is_built(
     name: str, config: dict[str, Any], weights: dict[str, Any]
 ) -> None:
-    architecture = names.of_config(Path(), config)
+    architecture = architectures.of_config(Path(), config)
     model = models.build(config, weights)
     assert architecture.name == name
     assert architecture.model is type(model)

@@ -15,7 +15,7 @@ from gguf import GGUFReader, quants
 import mlx_jina
 from mlx_jina.errors import InputError
 from mlx_jina.weights import convert
-from mlx_jina.weights.gguf import names
+from mlx_jina.weights.gguf import architectures, names
 from mlx_jina.weights.gguf import reader as gguf_reader
 from mlx_jina.weights.gguf import types as gguf_types
 from mlx_jina.weights.gguf.file import GGUF
@@ -53,7 +53,7 @@ def _dequantized(path: Path, source: Path, config: dict[str, Any]) -> dict[str, 
         for tensor in GGUFReader(path).tensors
     }
     ours = checkpoints.read_tensors(source)
-    pieces = names.to_gguf(source, names.of_config(source, config), ours)
+    pieces = names.to_gguf(source, architectures.of_config(source, config), ours)
     parts: dict[str, list[npt.NDArray[Any]]] = {}
     for name, piece in sorted(pieces.items(), key=lambda item: item[1].index):
         parts.setdefault(piece.name, []).append(theirs[name])
