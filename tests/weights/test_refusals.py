@@ -17,16 +17,6 @@ from mlx_jina.weights import convert, lora
 from tests.support import checkpoints, decoder_checkpoints
 
 
-@pytest.fixture
-def bert(tmp_path: Path) -> Path:
-    return checkpoints.tiny_jina_bert(tmp_path / "bert")
-
-
-@pytest.fixture
-def small(tmp_path: Path) -> Path:
-    return checkpoints.v5_small(tmp_path / "small")
-
-
 def change(path: Path, **values: Any) -> None:
     """Keys of a JSON file."""
     checkpoints.write_json(path, {**json.loads(path.read_text(encoding="utf-8")), **values})

@@ -19,16 +19,6 @@ from mlx_jina.weights import convert
 from tests.support import checkpoints
 
 
-@pytest.fixture
-def bert(tmp_path: Path) -> Path:
-    return checkpoints.tiny_jina_bert(tmp_path / "bert")
-
-
-@pytest.fixture
-def small(tmp_path: Path) -> Path:
-    return checkpoints.v5_small(tmp_path / "small")
-
-
 class TestForce:
     """--force replaces what a conversion wrote, and nothing else."""
 
