@@ -140,7 +140,7 @@ def _config(file: GGUF, architecture: Architecture, stored: Mapping[str, Any]) -
     return config
 
 
-def stored_json(file: GGUF, key: str) -> dict[str, Any]:
+def _stored_json(file: GGUF, key: str) -> dict[str, Any]:
     """The JSON object under one of mlx-jina's own keys; empty in the files of other programs."""
     try:
         content = json.loads(file.get(key, str, "{}"))
@@ -156,7 +156,7 @@ def _tensors(file: GGUF, packed: bool) -> tuple[dict[str, Any], dict[str, Weight
     if file.metadata.get("general.type", "model") != "model":
         raise CheckpointError(f"{file.path} is an {file.metadata['general.type']}, not a model")
     architecture = architectures.of_gguf(file.path, file.metadata.get("general.architecture"))
-    config = _config(file, architecture, stored_json(file, CONFIG))
+    config = _config(file, architecture, _stored_json(file, CONFIG))
     up = file.entries.get("blk.0.ffn_up.weight")
     halves = up.shape[0] // config["intermediate_size"] if up is not None else 1
     if halves == 2 and "blk.0.attn_norm_2.weight" in file.entries:
@@ -183,10 +183,10 @@ def open_source(path: Path, task: str | None = None, *, packed: bool = False) ->
     adapters = gguf_lora.read(file, task, alone=path.is_dir())
     if adapters:
         # By the name of the model, the reader of a folder expects its adapters.
-        stored = stored_json(file, CONFIG)
+        stored = _stored_json(file, CONFIG)
         config |= {key: stored[key] for key in KINDS if key in stored}
     tokenizer, tokenizer_json = gguf_tokenizer.read(file)
-    prompts = stored_json(file, PROMPTS)
+    prompts = _stored_json(file, PROMPTS)
     general = {
         key.removeprefix("general."): value for key, value in file.metadata.items() if key.startswith("general.")
     }
