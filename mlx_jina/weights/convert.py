@@ -54,7 +54,7 @@ def to_gguf(
     replace.check_file(target, force)
     checkpoint = open_source(source, task)
     replace.refuse_source(target, checkpoint.path)
-    architecture = architectures.of_config(checkpoint.path, checkpoint.config)
+    architecture = architectures.of_config(checkpoint.config)
     adapters = gguf_lora.files(checkpoint, architecture, target)
     adapter_paths = [adapter.target for adapter in adapters]
     # The adapters of an earlier model of this name would pass for this model's.
@@ -90,7 +90,7 @@ def to_mlx(
     target = replace.check_folder(target, force)
     checkpoint = open_source(source, task)
     replace.refuse_source(target, checkpoint.path)
-    architecture = architectures.of_config(checkpoint.path, checkpoint.config)
+    architecture = architectures.of_config(checkpoint.config)
     outputs, block = _outputs(checkpoint, architecture, DTYPES[dtype] if dtype else None, bits, group_size)
     with replace.replacing_folder(target) as beside:
         _write_json(beside / "config.json", _config(checkpoint, block))

@@ -103,7 +103,7 @@ def _for_task(source: Source, task: str) -> Source:
     for adapter in source.adapters.values():
         weights = _fused(weights, adapter)
     if config.get("model_type") == "jina_embeddings_v5":
-        fixed = architectures.of_config(source.path, config).fixed
+        fixed = architectures.of_config(config).fixed
         config |= {key: fixed[key] for key in gguf_reader.KINDS}
     general = {**source.general, "finetune": name}
     return replace(source, config=config, weights=weights, general=general, adapters={})

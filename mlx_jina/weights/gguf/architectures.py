@@ -9,7 +9,9 @@ from typing import Any
 
 from gguf import PoolingType
 
+from mlx_jina import models
 from mlx_jina.errors import CheckpointError
+from mlx_jina.models.base import EncoderModel
 from mlx_jina.models.eurobert import EuroBert
 from mlx_jina.models.jina_bert import JinaBert
 from mlx_jina.models.qwen2 import Qwen2
@@ -30,7 +32,7 @@ class Architecture:
     """
 
     name: str
-    model: type[Any]
+    model: type[EncoderModel]
     keys: Mapping[str, str]
     fixed: Mapping[str, Any]
     modules: Modules
@@ -219,6 +221,7 @@ JINA_BERT_V3 = Architecture(
 
 ARCHITECTURES = (JINA_BERT, QWEN3, EUROBERT, QWEN2, JINA_BERT_V3)
 _BY_NAME = {architecture.name: architecture for architecture in ARCHITECTURES}
+_BY_MODEL = {architecture.model: architecture for architecture in ARCHITECTURES}
 
 
 def is_real(key: str) -> bool:
@@ -234,14 +237,6 @@ def of_gguf(path: Path, name: Any) -> Architecture:
     return _BY_NAME[name]
 
 
-def of_config(path: Path, config: Mapping[str, Any]) -> Architecture:
-    """The table for the config.json of `path`."""
-    kind = str(config.get("model_type"))
-    if kind == "bert":
-        return JINA_BERT
-    if kind.startswith("jina_embeddings_v5"):
-        return EUROBERT if config.get("is_decoder") is False else QWEN3
-    for architecture in (QWEN3, EUROBERT, QWEN2, JINA_BERT_V3):
-        if kind == architecture.fixed["model_type"]:
-            return architecture
-    raise CheckpointError(f"{path}: model_type {kind!r} has no GGUF architecture that is written here")
+def of_config(config: Mapping[str, Any]) -> Architecture:
+    """The table for a config.json. Raises CheckpointError for a model that mlx-jina does not run."""
+    return _BY_MODEL[models.identify(config)]

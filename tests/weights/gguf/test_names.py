@@ -19,6 +19,10 @@ CODE = decoder_checkpoints.code_config(**decoder_checkpoints.CODE_TINY)
 V3 = v3_checkpoints.native_config(**v3_checkpoints.V3_TINY)
 
 
+def test_every_model_has_a_table() -> None:
+    assert [architecture.model for architecture in architectures.ARCHITECTURES] == [*models.ARCHITECTURES]
+
+
 @pytest.mark.parametrize(
     ("name", "config", "weights"),
     [
@@ -34,7 +38,7 @@ V3 = v3_checkpoints.native_config(**v3_checkpoints.V3_TINY)
 def test_a_table_is_about_the_model_that_is_built(
     name: str, config: dict[str, Any], weights: dict[str, Any]
 ) -> None:
-    architecture = architectures.of_config(Path(), config)
+    architecture = architectures.of_config(config)
     model = models.build(config, weights)
     assert architecture.name == name
     assert architecture.model is type(model)

@@ -53,7 +53,7 @@ def _dequantized(path: Path, source: Path, config: dict[str, Any]) -> dict[str, 
         for tensor in GGUFReader(path).tensors
     }
     ours = checkpoints.read_tensors(source)
-    pieces = names.to_gguf(source, architectures.of_config(source, config), ours)
+    pieces = names.to_gguf(source, architectures.of_config(config), ours)
     parts: dict[str, list[npt.NDArray[Any]]] = {}
     for name, piece in sorted(pieces.items(), key=lambda item: item[1].index):
         parts.setdefault(piece.name, []).append(theirs[name])
