@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from mlx_jina import catalog
@@ -96,32 +98,17 @@ def _from_hub(
     # Imported here: it costs a third of a second, and `pocket` and local folders do without.
     import huggingface_hub
     from huggingface_hub import constants
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
 
-    from mlx_jina.weights.folder import missing_files
-
-    def snapshot(offline: bool) -> Path:
-        return Path(
-            huggingface_hub.snapshot_download(
-                repo,
-                revision=revision,
-                cache_dir=cache_dir,
-                local_files_only=offline,
-                allow_patterns=file_patterns(task),
-            )
-        )
-
-    merged = entry is not None and entry.merged
-    cache = Path(cache_dir or constants.HF_HUB_CACHE).expanduser()
-    try:
-        cached = snapshot(offline=True)
-        if not missing_files(cached, task, merged):
-            return cached
-    except LocalEntryNotFoundError:
-        pass
-    except HFValidationError:
-        raise _unknown(repo) from None
-    absent = f"{repo!r} is not in the cache at {cache}"
+    snapshot = partial(
+        huggingface_hub.snapshot_download,
+        repo,
+        revision=revision,
+        cache_dir=cache_dir,
+        allow_patterns=file_patterns(task),
+    )
+    if (cached := _cached(snapshot, repo, task, merged=entry is not None and entry.merged)) is not None:
+        return cached
+    absent = f"{repo!r} is not in the cache at {Path(cache_dir or constants.HF_HUB_CACHE).expanduser()}"
     if local_files_only or constants.HF_HUB_OFFLINE:
         raise ModelNotFoundError(
             f"{absent}, and downloads are off. Run once with the network on, or use the model inside this "
@@ -132,8 +119,29 @@ def _from_hub(
         prompts.choose_task(task, None, entry.tasks)
     licence = f"licence {entry.license}" if entry else "see its model card for the licence"
     logger.warning("Downloading %s from the Hugging Face hub (%s)", repo, licence)
+    return _downloaded(snapshot, repo, absent)
+
+
+def _cached(snapshot: Callable[..., str], repo: str, task: str | None, merged: bool) -> Path | None:
+    """The snapshot in the cache, if it has every file that is needed. Uses no network."""
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    from mlx_jina.weights.folder import missing_files
+
     try:
-        folder = snapshot(offline=False)
+        folder = Path(snapshot(local_files_only=True))
+    except LocalEntryNotFoundError:
+        return None
+    except HFValidationError:
+        raise _unknown(repo) from None
+    return None if missing_files(folder, task, merged) else folder
+
+
+def _downloaded(snapshot: Callable[..., str], repo: str, absent: str) -> Path:
+    from huggingface_hub.errors import RepositoryNotFoundError
+
+    try:
+        return Path(snapshot())
     except RepositoryNotFoundError:
         raise ModelNotFoundError(f"{repo!r} does not exist on the Hugging Face hub, or is private") from None
     # The errors of the HTTP client and of the hub's storage have no common class.
@@ -143,4 +151,3 @@ def _from_hub(
             f"{absent}, and it could not be downloaded ({reason}). Check the network, or use the model inside "
             "this package: 'pocket'"
         ) from error
-    return folder
