@@ -9,7 +9,7 @@ import mlx_jina
 from bench import models, texts
 from bench.harness import Options, Section
 from mlx_jina import vectors
-from mlx_jina.vectors import Precision
+from mlx_jina.choices import Precision
 
 PRECISIONS: tuple[Precision, ...] = ("float32", "float16", "int8", "binary")
 PASSAGES, QUICK_PASSAGES, QUERIES, NEIGHBOURS = 2_000, 200, 100, 10

@@ -19,7 +19,8 @@ import numpy.typing as npt
 
 import mlx_jina
 from mlx_jina import vectors
-from mlx_jina.vectors import Floats, Precision, Vectors
+from mlx_jina.choices import Precision
+from mlx_jina.vectors import Floats, Vectors
 
 # Name, and the precisions of the two sides of a pair.
 COLUMNS: dict[str, tuple[Precision, Precision]] = {

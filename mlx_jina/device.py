@@ -18,12 +18,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mlx_jina.choices import DTYPES
 from mlx_jina.errors import InputError
 
 if TYPE_CHECKING:
     import mlx.core as mx
-
-DTYPES = ("float32", "float16", "bfloat16")
 
 _fast_blas: str | None = None
 # Opened library, and what its functions for the number of threads are called.

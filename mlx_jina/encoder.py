@@ -14,6 +14,7 @@ from mlx.utils import tree_flatten
 
 from mlx_jina import device, vectors
 from mlx_jina.catalog import Entry
+from mlx_jina.choices import ChunkKind
 from mlx_jina.engine.late_chunking import (
     ChunkedDocument,
     TokenVectors,
@@ -246,17 +247,17 @@ class Encoder:
             yield rows
 
     @overload
-    def encode_chunks(self, texts: str, chunk: str = "sentence", **options: Any) -> ChunkedDocument: ...
+    def encode_chunks(self, texts: str, chunk: ChunkKind = "sentence", **options: Any) -> ChunkedDocument: ...
 
     @overload
     def encode_chunks(
-        self, texts: Sequence[str], chunk: str = "sentence", **options: Any
+        self, texts: Sequence[str], chunk: ChunkKind = "sentence", **options: Any
     ) -> list[ChunkedDocument]: ...
 
     def encode_chunks(
         self,
         texts: str | Sequence[str],
-        chunk: str = "sentence",
+        chunk: ChunkKind = "sentence",
         *,
         show_progress_bar: bool | None = None,
         **options: Any,
@@ -286,7 +287,7 @@ class Encoder:
     def encode_chunks_stream(
         self,
         texts: Iterable[str],
-        chunk: str = "sentence",
+        chunk: ChunkKind = "sentence",
         *,
         chunk_tokens: int | None = 256,
         overlap: int = 0,

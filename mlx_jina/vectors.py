@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from mlx_jina.choices import PRECISIONS, Precision
 from mlx_jina.errors import InputError
 
-Precision = Literal["float32", "float16", "int8", "uint8", "binary", "ubinary"]
-PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 # Vectors that are expanded to float32 at a time.
 SIMILARITY_ROWS = 16_384
 Floats = npt.NDArray[np.float32]

@@ -14,7 +14,7 @@ PACKAGE = Path(mlx_jina.__file__).parent
 
 # A room, which is a folder or a single file, imports itself and what stands in the lines above it.
 ROOMS = (
-    ("errors", "catalog"),
+    ("errors", "catalog", "choices"),
     ("device",),
     ("cpu",),
     ("text", "vectors"),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mlx_jina import InputError, vectors
-from mlx_jina.vectors import Precision
+from mlx_jina.choices import Precision
 
 
 @pytest.fixture

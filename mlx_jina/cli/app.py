@@ -15,18 +15,13 @@ import click
 from click.core import ParameterSource
 
 from mlx_jina import __version__, catalog
+from mlx_jina.choices import CHUNK_KINDS, DTYPES, PRECISIONS
 from mlx_jina.cli.convert import convert
 from mlx_jina.cli.serve import serve
 from mlx_jina.cli.service import service
 from mlx_jina.errors import InputError, MlxJinaError
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-# Those of device.py, vectors.py and chunking.py, which import too much for a parser.
-DTYPES = ("float32", "float16", "bfloat16")
-PRECISIONS = ("float32", "float16", "int8", "uint8", "binary", "ubinary")
-
-KINDS = ("paragraph", "sentence", "fixed")
 
 CHUNKING = ("chunk_tokens", "overlap", "late", "language")
 LOADING = ("revision", "cache_dir", "local_files_only", "dtype")
@@ -74,7 +69,7 @@ def _chunking(chunk: str | None, options: dict[str, Any]) -> dict[str, Any] | No
     context = click.get_current_context()
     for name in options:
         if context.get_parameter_source(name) == ParameterSource.COMMANDLINE:
-            raise InputError(f"--{name.replace('_', '-')} needs --chunk {'|'.join(KINDS)}")
+            raise InputError(f"--{name.replace('_', '-')} needs --chunk {'|'.join(CHUNK_KINDS)}")
     return None
 
 
@@ -118,7 +113,7 @@ def commands(context: click.Context) -> None:
 @click.option("--normalize/--no-normalize", "normalize_embeddings", default=True, help="Unit length, or not.")
 @click.option("--precision", type=click.Choice(PRECISIONS), default="float32", help="How vectors are stored.")
 @click.option("--batch-tokens", type=int, metavar="N", help="Tokens per forward pass: speed and memory only.")
-@click.option("--chunk", type=click.Choice(KINDS), help="Cut every text into chunks; each is a row.")
+@click.option("--chunk", type=click.Choice(CHUNK_KINDS), help="Cut every text into chunks; each is a row.")
 @click.option(
     "--chunk-tokens",
     type=click.IntRange(min=0),

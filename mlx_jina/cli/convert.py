@@ -7,14 +7,9 @@ from pathlib import Path
 
 import click
 
+from mlx_jina.choices import BITS, DTYPES, GGUF_TYPES, GROUP_SIZES, Dtype
 from mlx_jina.errors import InputError
 
-# Those of weights/gguf/types.py, which imports too much for a parser.
-TYPES = tuple(
-    "F32 F16 BF16 Q8_0 Q6_K Q5_K_M Q5_K_S Q5_1 Q5_0 Q4_K_M Q4_K_S Q4_1 Q4_0 IQ4_NL IQ4_XS "
-    "Q3_K_L Q3_K_M Q3_K_S IQ3_M IQ3_S Q2_K".split()
-)
-DTYPES = ("float32", "float16", "bfloat16")
 THRESHOLD = 0.99
 _HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
@@ -29,17 +24,30 @@ def convert() -> None:
 @click.argument("target", type=click.Path(path_type=Path))
 @click.option("--task", metavar="NAME", help="The task whose adapter is fused.")
 @click.option("--dtype", type=click.Choice(DTYPES), help="Stored dtype. [default: as in SOURCE]")
-@click.option("--bits", type=click.Choice(("4", "6", "8")), help="Quantise to so many bits.")
-@click.option("--group-size", type=click.Choice(("32", "64", "128")), default="64", show_default=True)
+@click.option("--bits", type=click.Choice([str(bits) for bits in BITS]), help="Quantise to so many bits.")
+@click.option(
+    "--group-size",
+    type=click.Choice([str(size) for size in GROUP_SIZES]),
+    default="64",
+    help="Weights that share a scale.",
+    show_default=True,
+)
 @click.option("--force", is_flag=True, help="Replace TARGET.")
 def to_mlx(
-    source: str, target: Path, task: str | None, dtype: str | None, bits: str | None, group_size: str, force: bool
+    source: str,
+    target: Path,
+    task: str | None,
+    dtype: Dtype | None,
+    bits: str | None,
+    group_size: str,
+    force: bool,
 ) -> None:
     """Write SOURCE (a model's name, a folder or a .gguf) as the MLX folder TARGET."""
     from mlx_jina.weights import convert as functions
 
-    width = int(bits) if bits else None
-    functions.to_mlx(source, target, task=task, dtype=dtype, bits=width, group_size=int(group_size), force=force)
+    width = next((each for each in BITS if str(each) == bits), None)
+    group = next(each for each in GROUP_SIZES if str(each) == group_size)
+    functions.to_mlx(source, target, task=task, dtype=dtype, bits=width, group_size=group, force=force)
 
 
 @convert.command("to-gguf")
@@ -52,7 +60,7 @@ def to_mlx(
     metavar="TYPE",
     default="F16",
     show_default=True,
-    help=f"Type of the matrices: {', '.join(TYPES)}.",
+    help=f"Type of the matrices: {', '.join(GGUF_TYPES)}.",
 )
 @click.option("--force", is_flag=True, help="Replace TARGET.")
 def to_gguf(source: str, target: Path, task: str | None, kind: str, force: bool) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from mlx_jina.choices import DTYPES
 from mlx_jina.errors import InputError
 
 DEFAULT_PORT = 7171
@@ -50,7 +51,7 @@ def _positive(context: click.Context, parameter: click.Parameter, value: float |
 @click.option("--allow-origin", "origins", multiple=True, metavar="URL", help="Pages of this origin may ask.")
 @click.option("--max-requests", default=256, show_default=True, help="Requests under way; more get 503.")
 @click.option("--max-body", default=32, show_default=True, metavar="MB", help="Size of a request; more gets 413.")
-@click.option("--dtype", type=click.Choice(("float32", "float16", "bfloat16")), help="[default: by device]")
+@click.option("--dtype", type=click.Choice(DTYPES), help="[default: by device]")
 @click.option("--cache-dir", metavar="DIR", help="Hugging Face cache to use instead of the usual one.")
 def serve(
     models: tuple[str, ...],

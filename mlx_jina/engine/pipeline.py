@@ -16,6 +16,7 @@ import numpy.typing as npt
 from tqdm import tqdm
 
 from mlx_jina import device, vectors
+from mlx_jina.choices import Precision
 from mlx_jina.engine import cores
 from mlx_jina.engine.thread import Worker
 from mlx_jina.errors import CheckpointError, InputError, NumericalError, TooLongError, TruncationWarning
@@ -23,7 +24,7 @@ from mlx_jina.models.base import EncoderModel
 from mlx_jina.nn import ragged
 from mlx_jina.nn.ragged import Batch
 from mlx_jina.text.tokenizer import Ids, Tokenizer
-from mlx_jina.vectors import Floats, Precision, Vectors
+from mlx_jina.vectors import Floats, Vectors
 
 # Texts that are tokenised, sorted and encoded together; the next ones are tokenised meanwhile.
 WINDOW_TEXTS = 4096

@@ -11,18 +11,18 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from mlx_jina.choices import CHUNK_KINDS, ChunkKind
 from mlx_jina.errors import InputError
 from mlx_jina.text.tokenizer import Offsets
 
-Level = Literal["paragraph", "sentence", "fixed", "character"]
+Level = ChunkKind | Literal["character"]
 # Coarse to fine. What is too long for a chunk is cut at the next level.
-LEVELS: tuple[Level, ...] = get_args(Level)
-KINDS = LEVELS[:3]
+LEVELS: tuple[Level, ...] = (*CHUNK_KINDS, "character")
 
 Span = tuple[int, int]
 
@@ -50,14 +50,14 @@ class Chunk:
 class Chunking:
     """How to cut: at what, into how many tokens at most, of how many shared with the chunk before."""
 
-    kind: str
+    kind: ChunkKind
     tokens: int | None
     overlap: int
     language: str
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise InputError(f"chunk={self.kind!r} is not one of {', '.join(KINDS)}")
+        if self.kind not in CHUNK_KINDS:
+            raise InputError(f"chunk={self.kind!r} is not one of {', '.join(CHUNK_KINDS)}")
         if self.tokens is None:
             if self.kind == "fixed" or self.overlap:
                 what = "chunk='fixed'" if self.kind == "fixed" else f"overlap={self.overlap}"

@@ -11,6 +11,8 @@ from typing import Any
 import mlx.core as mx
 from tqdm import tqdm
 
+from mlx_jina import device
+from mlx_jina.choices import BITS, GROUP_SIZES, Bits, Dtype, GroupSize
 from mlx_jina.errors import InputError
 from mlx_jina.weights import folder, lora, quantize, replace, safetensors_file
 from mlx_jina.weights.gguf import architectures, writer
@@ -23,8 +25,6 @@ from mlx_jina.weights.open import open_source
 from mlx_jina.weights.safetensors_file import Layout, Output
 from mlx_jina.weights.source import Source, Weight
 
-DTYPES = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16}
-BITS, GROUP_SIZES = (4, 6, 8), (32, 64, 128)
 # Two rows are no matrix to save memory on, and every text's vector passes through one of them.
 _NEVER_QUANTIZED = ("embeddings.token_type_embeddings",)
 
@@ -74,9 +74,9 @@ def to_mlx(
     target: Path,
     *,
     task: str | None = None,
-    dtype: str | None = None,
-    bits: int | None = None,
-    group_size: int = 64,
+    dtype: Dtype | None = None,
+    bits: Bits | None = None,
+    group_size: GroupSize = 64,
     force: bool = False,
     show_progress: bool | None = None,
 ) -> None:
@@ -91,7 +91,7 @@ def to_mlx(
     checkpoint = open_source(source, task)
     replace.refuse_source(target, checkpoint.path)
     architecture = architectures.of_config(checkpoint.config)
-    outputs, block = _outputs(checkpoint, architecture, DTYPES[dtype] if dtype else None, bits, group_size)
+    outputs, block = _outputs(checkpoint, architecture, getattr(mx, dtype) if dtype else None, bits, group_size)
     with replace.replacing_folder(target) as beside:
         _write_json(beside / "config.json", _config(checkpoint, block))
         (beside / "tokenizer.json").write_text(checkpoint.tokenizer_json, encoding="utf-8")
@@ -108,8 +108,7 @@ def to_mlx(
 
 def _check_form(dtype: str | None, bits: int | None, group_size: int) -> None:
     """Refuse a form of weights that cannot be written."""
-    if dtype is not None and dtype not in DTYPES:
-        raise InputError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
+    device.check_dtype(dtype)
     if bits is not None and bits not in BITS:
         raise InputError(f"bits {bits} is not one of {', '.join(map(str, BITS))}")
     if group_size not in GROUP_SIZES:

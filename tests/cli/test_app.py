@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 import mlx_jina
-from mlx_jina import device, vectors
-from mlx_jina.cli import app, similarity
+from mlx_jina import device
+from mlx_jina.cli import similarity
 from tests.support.checkpoints import tiny_jina_bert
 from tests.support.command import PROGRAM, SMALL, run
 
@@ -46,11 +46,6 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     assert done.returncode == 0
     heavy = {"mlx", "huggingface_hub", "gguf", "mlx_lm", "transformers", "torch", "numpy", "tokenizers", "tqdm"}
     assert not heavy & set(ast.literal_eval(done.stderr))
-
-
-def test_choices_are_those_of_the_library() -> None:
-    assert app.PRECISIONS == vectors.PRECISIONS
-    assert app.DTYPES == device.DTYPES
 
 
 def test_arguments_stdin_and_module_agree_with_the_library(model: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from mlx_jina.cli import convert as parsers
+from mlx_jina.choices import GGUF_TYPES
 from mlx_jina.cli.convert import convert
 from mlx_jina.weights import convert as functions
 from mlx_jina.weights.gguf import types as gguf_types
@@ -98,8 +98,7 @@ def test_progress_is_shown(tmp_path: Path, capfd: pytest.CaptureFixture[str]) ->
 
 
 def test_the_types_offered_are_those_that_can_be_written() -> None:
-    assert tuple(gguf_types.FILE_TYPES) == parsers.TYPES
-    assert tuple(functions.DTYPES) == parsers.DTYPES
+    assert tuple(gguf_types.FILE_TYPES) == GGUF_TYPES
 
 
 def test_modules_are_commands(tmp_path: Path) -> None:

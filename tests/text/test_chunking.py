@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -12,7 +13,8 @@ from tokenizers import Tokenizer as FastTokenizer
 from tokenizers import models, normalizers, pre_tokenizers, processors, trainers
 
 from mlx_jina import InputError
-from mlx_jina.text.chunking import KINDS, Chunking, Text
+from mlx_jina.choices import CHUNK_KINDS, ChunkKind
+from mlx_jina.text.chunking import Chunking, Text
 from mlx_jina.text.tokenizer import Tokenizer
 from tests.support import checkpoints
 
@@ -62,7 +64,9 @@ def own_offsets(name: str, text: str) -> list[tuple[int, int]]:
     return [(a, b) for a, b in offsets[tokenizer.leading : len(offsets) - tokenizer.closing].tolist()]
 
 
-def cut(name: str, text: str, kind: str = "sentence", tokens: int | None = None, overlap: int = 0) -> list[str]:
+def cut(
+    name: str, text: str, kind: ChunkKind = "sentence", tokens: int | None = None, overlap: int = 0
+) -> list[str]:
     """The texts of the chunks."""
     offsets = TOKENIZERS[name].encode_with_offsets([text])[0][1]
     tokenizer = TOKENIZERS[name]
@@ -71,9 +75,11 @@ def cut(name: str, text: str, kind: str = "sentence", tokens: int | None = None,
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
-@given(texts, st.sampled_from(KINDS), st.none() | st.integers(1, 12), st.data())
+@given(texts, st.sampled_from(CHUNK_KINDS), st.none() | st.integers(1, 12), st.data())
 @settings(max_examples=150, deadline=None)
-def test_chunks_tile_the_text(name: str, text: str, kind: str, limit: int | None, data: st.DataObject) -> None:
+def test_chunks_tile_the_text(
+    name: str, text: str, kind: ChunkKind, limit: int | None, data: st.DataObject
+) -> None:
     if limit is None and kind == "fixed":
         limit = 5
     overlap = data.draw(st.integers(0, (limit or 1) - 1))
@@ -195,7 +201,7 @@ def test_abbreviations_are_a_language_s_own() -> None:
         ("sentence", 8, -1, "overlap=-1 must lie between"),
     ],
 )
-def test_nonsense_is_refused(kind: str, tokens: int | None, overlap: int, message: str) -> None:
+def test_nonsense_is_refused(kind: Any, tokens: int | None, overlap: int, message: str) -> None:
     with pytest.raises(InputError, match=message):
         Chunking(kind, tokens, overlap, "en")
 

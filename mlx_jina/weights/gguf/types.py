@@ -7,11 +7,12 @@ import re
 from gguf import GGMLQuantizationType as Type
 from gguf import LlamaFileType
 
+from mlx_jina.choices import GGUF_TYPES, GGUFType
 from mlx_jina.errors import InputError
 from mlx_jina.weights.gguf.file import nbytes
 
 # Names of file types as llama-quantize has them, each with the type of most matrices.
-FILE_TYPES = {
+FILE_TYPES: dict[str, Type] = {
     "F32": Type.F32,
     "F16": Type.F16,
     "BF16": Type.BF16,
@@ -48,17 +49,17 @@ _INSTEAD = {
 }
 
 
-def check(file_type: str) -> str:
+def check(file_type: str) -> GGUFType:
     """The name of a type in capitals. Raises InputError for a name that is not a type to write."""
     kind = file_type.upper()
-    if kind in FILE_TYPES:
-        return kind
+    if (found := next((name for name in GGUF_TYPES if name == kind), None)) is not None:
+        return found
     if _CALIBRATED.fullmatch(kind):
         raise InputError(
             f"type {kind} needs an importance matrix, which llama.cpp's llama-imatrix measures on texts; write "
             "F16 and quantise it with llama-quantize --imatrix"
         )
-    raise InputError(f"type {kind!r} is not one of {', '.join(FILE_TYPES)}")
+    raise InputError(f"type {kind!r} is not one of {', '.join(GGUF_TYPES)}")
 
 
 def number(file_type: str) -> int:
