@@ -11,6 +11,7 @@ import numpy as np
 import mlx_jina
 from bench import harness
 from bench.harness import Options, Section
+from mlx_jina.choices import DTYPES
 from tests.support import checkpoints, reference
 
 SHAPES = {
@@ -20,7 +21,6 @@ SHAPES = {
     "v2-base-code": ("qk-post-norm", 12, 12),
 }
 TEXTS = ["", "what is deep learning?", "the quick brown fox jumps over the lazy dog " * 33]
-DTYPES = ("float32", "float16", "bfloat16")
 
 
 def run(options: Options) -> Section:

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from mlx_jina import device
+from mlx_jina.choices import Dtype
 
 device.use_fast_blas()
 import mlx.core as mx  # noqa: E402
@@ -72,7 +73,7 @@ def texts(count: int) -> list[str]:
 
 
 def _measure(
-    model: str, vectors: str, count: int, sts: str | None, dtype: str | None, task: str | None
+    model: str, vectors: str, count: int, sts: str | None, dtype: Dtype | None, task: str | None
 ) -> dict[str, float]:
     """Load and encode; the vectors of the texts to compare by go to a file."""
     encoder = mlx_jina.load(model, dtype=dtype, task=task)

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from mlx_jina import device
+from mlx_jina.choices import Dtype
 from mlx_jina.text.tokenizer import Tokenizer
 from mlx_jina.weights import hub
 
@@ -48,7 +49,7 @@ class Model:
     name: str
     family: str
     layers: int
-    half: str
+    half: Dtype
     folder: Path
 
     @property
@@ -56,7 +57,7 @@ class Model:
         """Real or random, in words."""
         return "real" if self.name == "pocket" else "random"
 
-    def precision(self) -> str:
+    def precision(self) -> Dtype:
         """What this backend computes the model in by default: half precision on a GPU, else float32."""
         return self.half if device.on_gpu() else "float32"
 
@@ -155,7 +156,7 @@ def v5_small(folder: Path, layers: int) -> None:
     _last_token_modules(folder, "<|endoftext|>")
 
 
-_MAKERS: dict[str, tuple[str, int, str, Callable[[Path, int], None]]] = {
+_MAKERS: dict[str, tuple[str, int, Dtype, Callable[[Path, int], None]]] = {
     "v2-small": ("jina_bert", 4, "float16", v2_small),
     "v5-nano": ("eurobert", 12, "bfloat16", v5_nano),
     "v5-small": ("qwen3", 28, "bfloat16", v5_small),

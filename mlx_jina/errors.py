@@ -10,12 +10,25 @@
 
     TruncationWarning        (UserWarning)      texts were longer than the limit and were cut
 
-The message says what was wrong, where, and what to do.
+The message says what was wrong, where, and what to do. What a program needs of it has a name: `error.position` is
+the index of the text at fault, `warning.count` says how many texts were cut.
 """
 
 
 class MlxJinaError(Exception):
-    """Base of all errors below."""
+    """Base of all errors below.
+
+    `position` is the index of the text at fault among those that were given, or None if none of them is. The words
+    of an error with a position go on after the text's name: "has 9 tokens" is shown as "text 3 has 9 tokens".
+    """
+
+    def __init__(self, words: str, *, position: int | None = None) -> None:
+        super().__init__(words)
+        self.words = words
+        self.position = position
+
+    def __str__(self) -> str:
+        return self.words if self.position is None else f"text {self.position} {self.words}"
 
 
 class InputError(MlxJinaError, ValueError):
@@ -43,4 +56,13 @@ class ForkError(MlxJinaError, RuntimeError):
 
 
 class TruncationWarning(UserWarning):
-    """Some texts were longer than the limit and were cut."""
+    """`count` texts were longer than `max_length` tokens and were cut."""
+
+    def __init__(self, count: int, max_length: int) -> None:
+        super().__init__(count, max_length)
+        self.count = count
+        self.max_length = max_length
+
+    def __str__(self) -> str:
+        texts = "1 text was" if self.count == 1 else f"{self.count} texts were"
+        return f"{texts} longer than {self.max_length} tokens and cut; truncate=False makes it an error"

@@ -15,39 +15,42 @@ Ray restarts a worker that dies and gives its batch to another one. The rows kee
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-# The names of `load`'s options; all others are `encode`'s.
-_LOADING = ("revision", "local_files_only", "dtype", "cache_dir")
+from mlx_jina.options import EncodeOptions, LoadOptions
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+
+class RayOptions(LoadOptions, EncodeOptions, total=False):
+    """Of `mlx_jina.load` and of `Encoder.encode`; the task is the former's, which fuses its adapter."""
 
 
 class Encoder:
     """A callable for `map_batches` with a model of its own: adds `output` (N, D) to a batch of texts in `column`.
 
-    `task` and the options of `mlx_jina.load` and `Encoder.encode` are passed on.
+    Takes the options of `mlx_jina.load` and `Encoder.encode`, and raises what they raise.
     """
 
     def __init__(
-        self,
-        model: str,
-        *,
-        task: str | None = None,
-        column: str = "text",
-        output: str = "embedding",
-        **options: Any,
+        self, model: str, *, column: str = "text", output: str = "embedding", **options: Unpack[RayOptions]
     ) -> None:
         from mlx_jina import load
 
-        loading = {name: options.pop(name) for name in _LOADING if name in options}
+        task = options.pop("task", None)
+        given = cast("dict[str, Any]", options)
+        loading = {name: given.pop(name) for name in LoadOptions.__optional_keys__ & given.keys()}
         self._encoder = load(model, task=task, **loading)
-        self._options = {"show_progress_bar": False, **options}
+        self._options = cast(EncodeOptions, given)
         self._column, self._output = column, output
         # A wrong option is an error here, before any batch.
         self._encoder.encode([], **self._options)
 
     def __call__(self, batch: dict[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:
         """Ray's batch, a column for each key, with one more."""
-        vectors = self._encoder.encode(batch[self._column].tolist(), **self._options)
+        texts = batch[self._column].tolist()
+        vectors = self._encoder.encode(texts, show_progress_bar=False, **self._options)
         return {**batch, self._output: vectors}

@@ -15,6 +15,11 @@ from mlx_jina.errors import InputError
 SIMILARITY_ROWS = 16_384
 Floats = npt.NDArray[np.float32]
 Vectors = npt.NDArray[Any]
+# The same for type checkers that know how many axes there are: one vector (D,), and one a row (N, D).
+FloatVector = np.ndarray[tuple[int], np.dtype[np.float32]]
+FloatRows = np.ndarray[tuple[int, int], np.dtype[np.float32]]
+AnyVector = np.ndarray[tuple[int], np.dtype[Any]]
+AnyRows = np.ndarray[tuple[int, int], np.dtype[Any]]
 
 _DTYPES: dict[Precision, Any] = {
     "float32": np.float32,
@@ -121,7 +126,7 @@ def dequantize(vectors: npt.ArrayLike, precision: Precision, ranges: npt.ArrayLi
 
 
 def similarity(
-    a: npt.ArrayLike, b: npt.ArrayLike, precision: str | None = None, ranges: npt.ArrayLike | None = None
+    a: npt.ArrayLike, b: npt.ArrayLike, precision: Precision | None = None, ranges: npt.ArrayLike | None = None
 ) -> Floats:
     """Cosine similarity of every vector in `a` (N, D) with every one in `b` (M, D): an (N, M) matrix.
 

@@ -16,6 +16,7 @@ import pytest
 
 import mlx_jina
 from mlx_jina import InputError, NumericalError, TruncationWarning, vectors
+from mlx_jina.choices import Precision
 from mlx_jina.encoder import Encoder
 from mlx_jina.engine import pipeline
 from mlx_jina.nn import ragged
@@ -46,12 +47,12 @@ class TestShapes:
         assert model.encode("the fox").shape == (64,)
 
     @pytest.mark.parametrize(("precision", "columns"), [("float32", 64), ("int8", 64), ("ubinary", 8)])
-    def test_an_empty_list_gives_no_rows(self, model: Encoder, precision: str, columns: int) -> None:
+    def test_an_empty_list_gives_no_rows(self, model: Encoder, precision: Precision, columns: int) -> None:
         assert model.encode([], precision=precision).shape == (0, columns)
 
     def test_any_sequence_of_str_will_do(self, model: Encoder) -> None:
         np.testing.assert_array_equal(model.encode(tuple(TEXTS)), model.encode(TEXTS))
-        np.testing.assert_array_equal(model.encode(np.array(TEXTS)), model.encode(TEXTS))  # type: ignore[arg-type]
+        np.testing.assert_array_equal(model.encode(np.array(TEXTS)), model.encode(TEXTS))
 
     def test_input_order_is_kept(self, model: Encoder) -> None:
         texts = [" ".join(["fox"] * n) for n in (30, 1, 17, 2, 30, 9)]
@@ -60,38 +61,6 @@ class TestShapes:
 
     def test_facts(self, model: Encoder) -> None:
         assert (model.dimension, model.max_length, model.tasks) == (64, 8192, ())
-        assert model.get_embedding_dimension() == model.get_sentence_embedding_dimension() == 64
-        assert model.get_max_seq_length() == 8192
-
-
-class TestSentenceTransformersSpellings:
-    @pytest.mark.parametrize("name", ["inputs", "sentences"])
-    def test_names_of_the_texts(self, model: Encoder, name: str) -> None:
-        arguments: dict[str, Any] = {name: TEXTS}
-        np.testing.assert_array_equal(model.encode(**arguments), model.encode(TEXTS))
-
-    def test_options_without_effect(self, model: Encoder) -> None:
-        options: dict[str, Any] = {
-            "batch_size": 1,
-            "convert_to_numpy": True,
-            "device": "cpu",
-            "show_progress_bar": False,
-        }
-        np.testing.assert_allclose(model.encode(TEXTS, **options), model.encode(TEXTS), atol=3e-7)
-
-    def test_tensors_are_refused_with_the_way_to_get_them(self, model: Encoder) -> None:
-        with pytest.raises(InputError, match="from_numpy"):
-            model.encode(TEXTS, convert_to_tensor=True)
-
-    def test_texts_twice_or_never(self, model: Encoder) -> None:
-        several: list[dict[str, Any]] = [{}, {"texts": TEXTS, "inputs": TEXTS}]
-        for arguments in several:
-            with pytest.raises(InputError, match="exactly once"):
-                model.encode(**arguments)
-
-    def test_query_and_document_sides_work_without_prompts(self, model: Encoder) -> None:
-        np.testing.assert_array_equal(model.encode_query(TEXTS), model.encode(TEXTS))
-        np.testing.assert_array_equal(model.encode_document(TEXTS), model.encode(TEXTS))
 
 
 class TestOptions:
@@ -105,6 +74,21 @@ class TestOptions:
             model.encode(TEXTS, truncate_dim=32)
         cut = model.encode(TEXTS, truncate_dim=32, allow_untrained_dim=True)
         np.testing.assert_allclose(cut, vectors.normalize(model.encode(TEXTS)[:, :32]), atol=1e-6)
+
+    def test_sides_work_without_prompts(self, model: Encoder) -> None:
+        np.testing.assert_array_equal(model.encode_query(TEXTS), model.encode(TEXTS))
+        np.testing.assert_array_equal(model.encode_document(TEXTS), model.encode(TEXTS))
+
+    def test_a_progress_bar_is_shown(self, model: Encoder, capfd: pytest.CaptureFixture[str]) -> None:
+        np.testing.assert_array_equal(model.encode(TEXTS, show_progress_bar=True), model.encode(TEXTS))
+        assert "Encoding: 100%" in capfd.readouterr().err
+
+    def test_what_changes_nothing_is_no_option(self, model: Encoder) -> None:
+        for name in ("inputs", "sentences", "batch_size", "device", "convert_to_numpy", "output_value"):
+            options: dict[str, Any] = {name: None}
+            for call in (model.encode, model.encode_query, model.encode_tokens, model.encode_chunks):
+                with pytest.raises(TypeError, match=f"unexpected keyword argument '{name}'"):
+                    call(TEXTS, **options)
 
     def test_prompt_is_a_prefix(self, model: Encoder) -> None:
         np.testing.assert_array_equal(model.encode("fox", prompt="the "), model.encode("the fox"))
@@ -226,7 +210,7 @@ class TestNumbers:
         token = model.tokenize("fox")[0][1]
         broken = mlx_jina.load(self.damaged(folder, tmp_path / "broken", value, token, mx.float32))
         assert np.isfinite(broken.encode(["a dog", "bread"])).all()
-        with pytest.raises(NumericalError, match="vector of text 1 came out as NaN"):
+        with pytest.raises(NumericalError, match="text 1 has a vector that came out as NaN"):
             broken.encode(["a much longer text about a dog", "the fox", "bread"])
 
     def test_an_overflow_of_half_precision_is_repaired(self, folder: Path, tmp_path: Path) -> None:
@@ -239,7 +223,8 @@ class TestNumbers:
         mx.save_safetensors(str(tmp_path / "model.safetensors"), tensors)
         half = mlx_jina.load(tmp_path, dtype="float16")
         batch = ragged.flatten(half._tokenizer.encode(TEXTS), np.arange(3))
-        broken = half._worker.run(lambda: np.array(half._model(mx.array(batch.ids), batch.ragged)))
+        run = half.loaded.model_for(None)
+        broken = half._worker.run(lambda: np.array(run(mx.array(batch.ids), batch.ragged)))
         assert not np.isfinite(broken).all()
         whole = mlx_jina.load(tmp_path, dtype="float32").encode(TEXTS)
         for _ in range(2):

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from mlx_jina import device, models
-from mlx_jina.engine import late_chunking
+from mlx_jina.engine import late_chunking, token_vectors
 from mlx_jina.models.base import EncoderModel
 from mlx_jina.models.jina_bert import JinaBert
 from mlx_jina.nn import alibi, attention, lora, pieces, ragged
@@ -79,7 +79,7 @@ def test_every_primitive_of_late_chunking_has_a_metal_kernel(as_on_gpu: None) ->
     model = cast("EncoderModel", jina_bert("original")[0])
     batch = ragged.flatten([np.arange(length, dtype=np.int32) for length in (9, 4)], np.arange(2))
     assert primitives(late_chunking._means([[(0, 3), (2, 9)], [(0, 4)]], model, batch)) <= METAL
-    assert primitives(late_chunking._every_token(model, batch)) <= METAL
+    assert primitives(token_vectors._every_token(model, batch)) <= METAL
 
 
 ROTARY = ("qwen3", "eurobert", "qwen2", "xlm_roberta")

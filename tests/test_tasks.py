@@ -132,7 +132,7 @@ class TestSwitching:
         assert not wrong
 
     def test_weights_exist_once(self, model: mlx_jina.Encoder) -> None:
-        views = [view for view in model._models.values() if isinstance(view, nn.Module)]
+        views = [view for view in model.loaded.models.values() if isinstance(view, nn.Module)]
         weights = {id(view.layers[1].mlp.up_proj.linear.weight) for view in views}
         assert (len(views), len(weights)) == (4, 1)
         assert len({id(view.embed_tokens.weight) for view in views}) == 1
@@ -170,7 +170,7 @@ class TestFused:
 
     def test_no_adapter_is_kept(self, folder: Path) -> None:
         fused = mlx_jina.load(folder, task="clustering")
-        (built,) = fused._models.values()
+        (built,) = fused.loaded.models.values()
         assert isinstance(built, nn.Module)
         assert not any(isinstance(module, LoRALinear) for _, module in built.named_modules())
 

@@ -141,7 +141,7 @@ def test_what_may_be_two_things_is_asked(sample: vectors.Floats) -> None:
     with pytest.raises(InputError, match="8 and 24 dimensions"):
         vectors.similarity(sample[:, :8], bits, precision="ubinary")
     with pytest.raises(InputError, match="precision='bits' is not one of"):
-        vectors.similarity(bits, bits, precision="bits")
+        vectors.similarity(bits, bits, precision="bits")  # type: ignore[arg-type]
 
 
 def test_calibration_needs_more_than_one_vector(sample: vectors.Floats) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
     from bench.models import Model
@@ -25,6 +25,7 @@ def options(model: Model) -> tuple[str, ...]:
 def load(folder: Path, option: str) -> Callable[[Sequence[str], int], Any]:
     """Texts to vectors."""
     import mlx_jina
+    from mlx_jina.choices import Dtype
 
-    model = mlx_jina.load(folder, dtype=option)
+    model = mlx_jina.load(folder, dtype=cast(Dtype, option))
     return lambda texts, longest: model.encode(texts, prompt="", max_length=max(longest, 8))

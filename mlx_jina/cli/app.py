@@ -9,22 +9,20 @@ import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar, cast
 
 import click
 from click.core import ParameterSource
 
 from mlx_jina import __version__, catalog
-from mlx_jina.choices import CHUNK_KINDS, DTYPES, PRECISIONS
+from mlx_jina.choices import CHUNK_KINDS, DTYPES, PRECISIONS, ChunkKind
 from mlx_jina.cli.convert import convert
 from mlx_jina.cli.serve import serve
 from mlx_jina.cli.service import service
 from mlx_jina.errors import InputError, MlxJinaError
+from mlx_jina.options import ChunkingOptions, CutOptions, EncodeOptions, LoadOptions
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-CHUNKING = ("chunk_tokens", "overlap", "late", "language")
-LOADING = ("revision", "cache_dir", "local_files_only", "dtype")
 
 
 def _loading_options(command: F) -> F:
@@ -56,16 +54,17 @@ def _prompt_options(command: F) -> F:
     return command
 
 
-def _split(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The options of `load`, and the others."""
-    loading = {name: options.pop(name) for name in LOADING if name in options}
-    return loading, options
+def _split(options: dict[str, Any]) -> tuple[LoadOptions, EncodeOptions]:
+    """The options of `load`, and those of `encode`."""
+    loading = {name: options.pop(name) for name in LoadOptions.__optional_keys__}
+    return cast(LoadOptions, loading), cast(EncodeOptions, options)
 
 
-def _chunking(chunk: str | None, options: dict[str, Any]) -> dict[str, Any] | None:
+def _chunking(chunk: ChunkKind | None, options: dict[str, Any]) -> ChunkingOptions | None:
     """The options of `Encoder.encode_chunks`; none of them means anything without --chunk."""
     if chunk is not None:
-        return {"chunk": chunk, **options, "chunk_tokens": options["chunk_tokens"] or None}
+        cut = cast(CutOptions, options)
+        return {"chunk": chunk, **cut, "chunk_tokens": cut["chunk_tokens"] or None}
     context = click.get_current_context()
     for name in options:
         if context.get_parameter_source(name) == ParameterSource.COMMANDLINE:
@@ -135,7 +134,7 @@ def encode(
     resume: bool,
     force: bool,
     model: str | None,
-    chunk: str | None,
+    chunk: ChunkKind | None,
     **options: Any,
 ) -> None:
     """Turn texts into vectors.
@@ -150,7 +149,7 @@ def encode(
     """
     from mlx_jina.cli.encode import Source, run
 
-    chunking = _chunking(chunk, {name: options.pop(name) for name in CHUNKING})
+    chunking = _chunking(chunk, {name: options.pop(name) for name in CutOptions.__optional_keys__})
     loading, encoding = _split(options)
     run(
         Source(texts, paths, field),
@@ -189,7 +188,7 @@ def info(model: str | None, **options: Any) -> None:
     """
     from mlx_jina.cli.info import run
 
-    run(model, options)
+    run(model, cast(LoadOptions, options))
 
 
 commands.add_command(serve)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
 import sys
 from collections import deque
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
     from mlx_jina.engine.distributed import Team
     from mlx_jina.files.inputs import Record
     from mlx_jina.files.outputs import Label
+    from mlx_jina.options import ChunkingOptions, EncodeOptions, LoadOptions
     from mlx_jina.text.chunking import Chunk
     from mlx_jina.vectors import Vectors
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 DEFAULT_MODEL = "pocket"
 
 # Of the options of `Encoder.encode`, those that change no vector and may differ when a job is resumed.
-_NOT_SHAPING = ("batch_tokens", "truncate", "allow_untrained_dim")
+CHANGES_NOTHING = ("batch_tokens", "truncate", "allow_untrained_dim")
 
 
 @dataclass(frozen=True)
@@ -55,10 +55,10 @@ def run(
     source: Source,
     output: Path | None,
     model: str | None,
-    loading: Mapping[str, Any],
-    options: Mapping[str, Any],
+    loading: LoadOptions,
+    options: EncodeOptions,
     *,
-    chunking: Mapping[str, Any] | None = None,
+    chunking: ChunkingOptions | None = None,
     resume: bool,
     force: bool,
 ) -> None:
@@ -91,8 +91,8 @@ def _run(
     source: Source,
     output: Path | None,
     opened: Callable[[], Encoder | Team],
-    options: Mapping[str, Any],
-    chunking: Mapping[str, Any] | None,
+    options: EncodeOptions,
+    chunking: ChunkingOptions | None,
     resume: bool,
     force: bool,
 ) -> None:
@@ -112,7 +112,7 @@ def _run(
         tell(f"{output} is finished: nothing to resume")
 
 
-def open_model(model: str | None, loading: Mapping[str, Any]) -> Encoder:
+def open_model(model: str | None, loading: LoadOptions) -> Encoder:
     """Load the model asked for, or else `pocket`, saying so."""
     from mlx_jina import device, load
 
@@ -155,8 +155,8 @@ class _Job:
 
     source: Source
     encoder: Encoder | Team
-    options: Mapping[str, Any]
-    chunking: Mapping[str, Any] | None
+    options: EncodeOptions
+    chunking: ChunkingOptions | None
 
     def empty(self) -> Vectors:
         """No rows, in the shape and type of those to come. Raises for options that do not fit the model."""
@@ -173,10 +173,10 @@ class _Job:
     def shaping(self) -> dict[str, Any]:
         """Whatever changes the rows."""
         options = {**self.options, **(self.chunking or {})}
-        kept = {key: value for key, value in options.items() if key not in _NOT_SHAPING}
-        kept["truncate_dim"] = options["truncate_dim"] or self.encoder.dimension
-        kept["max_length"] = options["max_length"] or self.encoder.max_length
-        return {"model": self.encoder.fingerprint(options["task"]), "dtype": self.encoder.dtype, **kept}
+        kept = {key: value for key, value in options.items() if key not in CHANGES_NOTHING}
+        kept["truncate_dim"] = self.options["truncate_dim"] or self.encoder.dimension
+        kept["max_length"] = self.options["max_length"] or self.encoder.max_length
+        return {"model": self.encoder.fingerprint(self.options["task"]), "dtype": self.encoder.dtype, **kept}
 
 
 def _to_stdout(job: _Job) -> None:
@@ -276,9 +276,9 @@ class _Stream:
         """A row for every chunk of a text."""
         import numpy as np
 
-        options = {**self._job.options, **(self._job.chunking or {})}
+        encoder, options, chunking = self._job.encoder, self._job.options, self._job.chunking or {}
         number = start
-        for documents in self._job.encoder.encode_chunks_stream(self._texts(), advance=advance, **options):
+        for documents in encoder.encode_chunks_stream(self._texts(), advance=advance, **options, **chunking):
             records = [self._waiting.popleft() for _ in range(len(documents))]
             labels = [
                 {**_label(record), "document": index, **_place(chunk)}
@@ -303,12 +303,11 @@ class _Stream:
 
     def _located(self, error: MlxJinaError, taken: int, start: int) -> MlxJinaError:
         """The encoder counts texts from where it started; a person looks for a file and a line."""
-        found = re.search(r"\btext (\d+)", str(error))
-        if found is None or not taken <= int(found[1]) < taken + len(self._waiting):
+        if error.position is None:
             return error
-        record = self._waiting[int(found[1]) - taken]
-        words = f"{found.string[: found.start(1)]}{int(found[1]) + start}{found.string[found.end(1) :]}"
-        return type(error)(f"{record.origin}: {words}" if record.origin else words)
+        record = self._waiting[error.position - taken]
+        counted = type(error)(error.words, position=error.position + start)
+        return type(error)(f"{record.origin}: {counted}") if record.origin else counted
 
 
 def _label(record: Record) -> Label:

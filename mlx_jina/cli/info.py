@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mlx_jina import __version__, catalog, device
 from mlx_jina.errors import InputError, ModelNotFoundError
@@ -14,13 +14,14 @@ from mlx_jina.weights import hub
 
 if TYPE_CHECKING:
     from mlx_jina import Encoder
+    from mlx_jina.options import LoadOptions
 
 PACKAGES = ("mlx", "mlx-lm", "tokenizers", "numpy", "huggingface-hub", "gguf", "pyarrow", "icu4py")
 
 Row = tuple[str, ...]
 
 
-def run(model: str | None, loading: Mapping[str, Any]) -> None:
+def run(model: str | None, loading: LoadOptions) -> None:
     """Print what `model` can do, or else what this machine has."""
     if model is None:
         _machine(loading["cache_dir"])
@@ -28,13 +29,13 @@ def run(model: str | None, loading: Mapping[str, Any]) -> None:
         _model(model, loading)
 
 
-def _machine(cache_dir: str | None) -> None:
+def _machine(cache_dir: str | Path | None) -> None:
     _print([*_versions(), ("", ""), *_backend()])
     print()
     _print([("model", "dimensions", "max length", "licence", "size", "where"), *_models(cache_dir)])
 
 
-def _model(name: str, loading: Mapping[str, Any]) -> None:
+def _model(name: str, loading: LoadOptions) -> None:
     # Nothing is downloaded only to be described.
     from mlx_jina import load
 
@@ -43,7 +44,8 @@ def _model(name: str, loading: Mapping[str, Any]) -> None:
     if entry:
         rows += [("licence", entry.license), ("languages", entry.languages)]
     try:
-        encoder = load(name, **{**loading, "local_files_only": True})
+        offline: LoadOptions = {**loading, "local_files_only": True}
+        encoder = load(name, **offline)
     except ModelNotFoundError:
         if entry is None:
             raise
@@ -102,7 +104,7 @@ def _backend() -> Iterator[Row]:
     yield "tokens per pass", str(device.default_batch_tokens())
 
 
-def _models(cache_dir: str | None) -> Iterator[Row]:
+def _models(cache_dir: str | Path | None) -> Iterator[Row]:
     """The models inside the package, then those of the catalogue or of jinaai in the Hugging Face cache."""
     # Imported here: it costs a third of a second.
     from huggingface_hub import scan_cache_dir

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from mlx_jina.choices import DTYPES
+from mlx_jina.choices import DTYPES, Dtype
 from mlx_jina.errors import InputError
 
 DEFAULT_PORT = 7171
@@ -67,7 +67,7 @@ def serve(
     origins: tuple[str, ...],
     max_requests: int,
     max_body: int,
-    dtype: str | None,
+    dtype: Dtype | None,
     cache_dir: str | None,
 ) -> None:
     """Answer embedding requests over HTTP, as OpenAI, Jina and others do.

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import accumulate
-from typing import Any
+from typing import TYPE_CHECKING
 
 from mlx_jina.cli.encode import open_model
 from mlx_jina.errors import InputError
+
+if TYPE_CHECKING:
+    from mlx_jina.options import EncodeOptions, LoadOptions
 
 # Columns of the terminal that a text may take.
 TEXT_WIDTH = 40
 
 
-def run(texts: Sequence[str], model: str | None, loading: Mapping[str, Any], options: Mapping[str, Any]) -> None:
+def run(texts: Sequence[str], model: str | None, loading: LoadOptions, options: EncodeOptions) -> None:
     """Print the cosine similarity of every text with every other."""
     if len(texts) < 2:
         raise InputError(f"similarity needs at least two texts, got {len(texts)}")

@@ -16,25 +16,26 @@ from __future__ import annotations
 import json
 import os
 import queue
-import re
 import socket
 import threading
 import time
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, suppress
 from itertools import chain, repeat
 from multiprocessing.connection import Client, Connection, Listener
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from mlx_jina import errors
 from mlx_jina.errors import InputError, MlxJinaError, TruncationWarning
 
 if TYPE_CHECKING:
-    from mlx_jina.encoder import Encoder
+    from typing_extensions import Unpack
+
+    from mlx_jina.options import EncodeOptions
     from mlx_jina.vectors import Vectors
 
 # Seconds that the others look for process 0, which listens before it loads the model.
@@ -49,6 +50,15 @@ _KEEPALIVE = ((_IDLE, 30), (socket.TCP_KEEPINTVL, 10), (socket.TCP_KEEPCNT, 6))
 _UNANSWERED = (getattr(socket, "TCP_USER_TIMEOUT", None), 90_000)
 
 Work = Callable[[Sequence[str]], "tuple[Vectors, int]"]
+
+
+class StreamEncoder(Protocol):
+    """What a job is done with: `mlx_jina.Encoder`, of which this much is needed."""
+
+    max_length: int
+
+    def encode_stream(self, texts: Iterable[str], **options: Unpack[EncodeOptions]) -> Iterator[Vectors]:
+        """Blocks (n, D) of vectors in the order of the texts."""
 
 
 def _hosts() -> list[tuple[str, int]]:
@@ -105,7 +115,7 @@ class Helpers(AbstractContextManager["Helpers"]):
 class Team:
     """Process 0's encoder, with the help of the others. Whatever is not `encode_stream` is the encoder's own."""
 
-    def __init__(self, encoder: Encoder, helpers: Helpers) -> None:
+    def __init__(self, encoder: StreamEncoder, helpers: Helpers) -> None:
         self._encoder = encoder
         self._helpers = helpers
 
@@ -113,7 +123,7 @@ class Team:
         return getattr(self._encoder, name)
 
     def encode_stream(
-        self, texts: Iterable[str], *, advance: Callable[[int], object] = int, **options: Any
+        self, texts: Iterable[str], *, advance: Callable[[int], object] = int, **options: Unpack[EncodeOptions]
     ) -> Iterator[Vectors]:
         """`Encoder.encode_stream`; `advance` is told of whole windows."""
         from mlx_jina.engine import pipeline
@@ -144,8 +154,8 @@ class Team:
                 for future in waiting:
                     future.cancel()
         if cut:
-            noun = "text was" if cut == 1 else "texts were"
-            warnings.warn(f"{cut} {noun} too long and cut", TruncationWarning, stacklevel=2)
+            limit = options.get("max_length") or self._encoder.max_length
+            warnings.warn(TruncationWarning(cut, limit), stacklevel=2)
 
 
 class _LostError(Exception):
@@ -179,24 +189,27 @@ class _Remote:
         try:
             self._connection.send_bytes(json.dumps(texts).encode())
             head = json.loads(self._connection.recv_bytes())
-            content = None if "kind" in head else self._connection.recv_bytes()
+            content = None if "error" in head else self._connection.recv_bytes()
         except (EOFError, OSError):
             raise _LostError from None
         if content is None:
-            error: MlxJinaError = getattr(errors, head["kind"])(head["words"])
-            raise error
+            error: type[MlxJinaError] = getattr(errors, head["error"])
+            raise error(head["words"], position=head["position"])
         rows = np.frombuffer(content, head["dtype"])
         return rows.reshape(len(texts), -1), head["cut"]
 
 
-def follow(load: Callable[[], Encoder], rank: int, options: Mapping[str, Any]) -> int:
+def follow(load: Callable[[], StreamEncoder], rank: int, options: EncodeOptions) -> int:
     """In every process but the first: encode what process 0 sends, until it has no more or is gone.
 
     Returns the number of texts that were encoded.
     """
     connection = _connect(_hosts()[0], rank)
     _notice_silence(connection)
-    encoder = load()
+    return _serve(connection, load(), options)
+
+
+def _serve(connection: Connection, encoder: StreamEncoder, options: EncodeOptions) -> int:
     count = 0
     try:
         connection.send_bytes(b"ready")
@@ -205,7 +218,8 @@ def follow(load: Callable[[], Encoder], rank: int, options: Mapping[str, Any]) -
             try:
                 rows, cut = encode_window(encoder, texts, options)
             except MlxJinaError as error:
-                connection.send_bytes(json.dumps({"kind": type(error).__name__, "words": str(error)}).encode())
+                head = {"error": type(error).__name__, "words": error.words, "position": error.position}
+                connection.send_bytes(json.dumps(head).encode())
                 continue
             connection.send_bytes(json.dumps({"cut": cut, "dtype": rows.dtype.str}).encode())
             connection.send_bytes(rows.tobytes())
@@ -227,19 +241,18 @@ def _connect(address: tuple[str, int], rank: int) -> Connection:
             time.sleep(0.2)
 
 
-def encode_window(encoder: Encoder, texts: Sequence[str], options: Mapping[str, Any]) -> tuple[Vectors, int]:
+def encode_window(encoder: StreamEncoder, texts: Sequence[str], options: EncodeOptions) -> tuple[Vectors, int]:
     """Vectors of one window, and how many texts were cut, which is worth one warning for all windows."""
     import numpy as np
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", TruncationWarning)
         rows = np.concatenate(list(encoder.encode_stream(texts, **options)))
-    return rows, sum(int(str(w.message).split()[0]) for w in caught if w.category is TruncationWarning)
+    return rows, sum(each.message.count for each in caught if isinstance(each.message, TruncationWarning))
 
 
 def _by_any(free: queue.SimpleQueue[Work], window: Sequence[tuple[int, str]]) -> tuple[Vectors, int]:
     """A window by whoever is free, or another if that one is lost. Errors name positions in the whole input."""
-    first = window[0][0]
     while True:
         work = free.get()
         try:
@@ -248,7 +261,8 @@ def _by_any(free: queue.SimpleQueue[Work], window: Sequence[tuple[int, str]]) ->
             continue
         except MlxJinaError as error:
             free.put(work)
-            words = re.sub(r"\btext (\d+)", lambda found: f"text {first + int(found[1])}", str(error), count=1)
-            raise type(error)(words) from None
+            if error.position is not None:
+                error.position += window[0][0]
+            raise
         free.put(work)
         return done

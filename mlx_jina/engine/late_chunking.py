@@ -1,4 +1,4 @@
-"""Vectors of chunks and of tokens, which have seen the whole document.
+"""Vectors of chunks, which have seen the whole document.
 
 Günther et al. 2024, "Late Chunking" (arXiv 2409.04701): a document is run once, and each chunk's vector is the
 mean of its own tokens' states. A document longer than the model's window is run in windows that overlap, and what
@@ -17,7 +17,8 @@ from itertools import pairwise
 import mlx.core as mx
 import numpy as np
 
-from mlx_jina.engine.pipeline import Item, Pipeline, Plan, Pool, ahead, check_length, finish, prompted, warn_of_cut
+from mlx_jina.engine.pipeline import Item, Pipeline, Pool, ahead, check_length, finish, own_characters, prompted
+from mlx_jina.engine.plan import Plan
 from mlx_jina.errors import InputError
 from mlx_jina.models.base import EncoderModel
 from mlx_jina.nn import pooling
@@ -25,7 +26,7 @@ from mlx_jina.nn.ragged import Batch
 from mlx_jina.text import chunking
 from mlx_jina.text import tokenizer as tokens
 from mlx_jina.text.chunking import Chunk, Chunking, Span
-from mlx_jina.text.tokenizer import Ids, Offsets
+from mlx_jina.text.tokenizer import Ids
 from mlx_jina.vectors import Floats, Vectors
 
 # Tokens of the window before that later windows of a long document see again, as in the paper's code.
@@ -38,19 +39,6 @@ class ChunkedDocument:
 
     chunks: tuple[Chunk, ...]
     vectors: Vectors
-
-
-@dataclass(frozen=True)
-class TokenVectors:
-    """Every token of a text as it was run, special tokens and prompt included.
-
-    Row i of `vectors` (L, D) is that of token `ids[i]`, which stands for the characters `spans[i]`, (L, 2), of the
-    text; those of special tokens and prompt are (0, 0).
-    """
-
-    vectors: Vectors
-    spans: Offsets
-    ids: Ids
 
 
 @dataclass(frozen=True)
@@ -105,22 +93,28 @@ class Windows:
         """Tokens of a window that are one chunk's each."""
         self.tokens: list[int] = [stop - start for chunks in spans for start, stop in chunks]
         """How many tokens each chunk has."""
-        self._numbers = [
+        self.numbers: list[slice] = [
             slice(first + part.numbers.start, first + part.numbers.stop)
             for first, parts in zip(firsts, windows, strict=False)
             for part in parts
         ]
+        """Which chunks each window has something of, counted through all documents."""
 
     def pool(self, window: int) -> Pool:
         """The means of one window's spans, to be run by itself."""
         return partial(_means, [self.spans[window]])
+
+    @property
+    def first_chunks(self) -> list[int]:
+        """The number of the first chunk in each window."""
+        return [numbers.start for numbers in self.numbers]
 
     def chunks(self, means: Floats) -> Floats:
         """Each chunk's mean (C, D), of those that the windows have of it, all one after the other."""
         pooled: Floats = np.zeros((len(self.tokens), means.shape[1]), dtype=np.float32)
         lengths = np.array(self.tokens, dtype=np.float32)
         row = 0
-        for chunks, spans in zip(self._numbers, self.spans, strict=True):
+        for chunks, spans in zip(self.numbers, self.spans, strict=True):
             share = np.array([stop - start for start, stop in spans], dtype=np.float32) / lengths[chunks]
             pooled[chunks] += means[row : row + len(share)] * share[:, None]
             row += len(share)
@@ -155,7 +149,7 @@ def documents(
         if late:
             spans = [[chunk.token_span for chunk in chunks] for _, chunks in prepared]
             windows = Windows([document for document, _ in prepared], spans, pipeline.tokenizer.closing, plan)
-            rows = _late(pipeline, windows, positions, plan, advance)
+            rows = _late(pipeline, windows, np.repeat(positions, windows.of_document).tolist(), plan, advance)
         else:
             # Positions name documents, in errors too.
             pieces = [
@@ -177,7 +171,8 @@ def joined(pipeline: Pipeline, texts: Sequence[str], plan: Plan, advance: Callab
     check_pooling(plan.model)
     if not texts:
         return finish(np.empty((0, plan.model.dimension), dtype=np.float32), plan)
-    return _late(pipeline, joined_windows(pipeline, texts, plan), [0], plan, lambda _: advance(len(texts)))
+    windows = joined_windows(pipeline, texts, plan)
+    return _late(pipeline, windows, windows.first_chunks, plan, lambda _: advance(len(texts)))
 
 
 def joined_windows(pipeline: Pipeline, texts: Sequence[str], plan: Plan) -> Windows:
@@ -192,41 +187,11 @@ def joined_windows(pipeline: Pipeline, texts: Sequence[str], plan: Plan) -> Wind
     counts = np.diff(document.text.before(edges))
     if len(texts) > 1 and not counts.all():
         raise InputError(
-            f"text {int(np.argmin(counts))} has no tokens of its own, so nothing in the document stands for it"
+            "has no tokens of its own, so nothing in the document stands for it",
+            position=int(np.argmin(counts)),
         )
     spans = document.token_spans(list(pairwise(edges)))
     return Windows([document], [spans], pipeline.tokenizer.closing, plan)
-
-
-def token_vectors(
-    pipeline: Pipeline, items: Iterable[Item], plan: Plan, advance: Callable[[int], object]
-) -> Iterator[tuple[list[int], list[TokenVectors]]]:
-    """Positions and token vectors of each window of texts, which are cut as `Pipeline.windows` cuts them."""
-    cut = 0
-
-    def prepare(window: Sequence[Item]) -> list[tuple[Ids, Offsets]]:
-        positions, texts = prompted(window, plan)
-        encoded = pipeline.tokenizer.encode_with_offsets(texts, positions)
-        for position, (ids, _) in zip(positions, encoded, strict=True):
-            check_length(ids, position, plan)
-        return encoded
-
-    for positions, encoded in ahead(items, prepare):
-        cut += sum(len(ids) > plan.max_length for ids, _ in encoded)
-        ids = [pipeline.tokenizer.truncate(ids, plan.max_length) for ids, _ in encoded]
-        spans = [pipeline.tokenizer.truncate(_of_text(offsets, plan), plan.max_length) for _, offsets in encoded]
-        counts = [len(text) for text in ids]
-        rows = pipeline.forward(
-            ids, positions, plan, lambda texts: advance(len(texts)), pool=_every_token, counts=counts
-        )
-        vectors = np.split(finish(rows, plan), np.cumsum(counts)[:-1])
-        yield positions, [TokenVectors(*text) for text in zip(vectors, spans, ids, strict=True)]
-    warn_of_cut(cut, plan)
-
-
-def _of_text(offsets: Offsets, plan: Plan) -> Offsets:
-    """Characters counted from the start of the text, which the prompt is in front of."""
-    return np.maximum(offsets - len(plan.prefix), 0)
 
 
 def _tokenize(pipeline: Pipeline, window: Sequence[Item], plan: Plan) -> list[_Tokenized]:
@@ -238,7 +203,7 @@ def _tokenize(pipeline: Pipeline, window: Sequence[Item], plan: Plan) -> list[_T
     ):
         if not len(ids):
             check_length(ids, position, plan)
-        own = _of_text(offsets, plan)[tokenizer.leading : len(ids) - tokenizer.closing]
+        own = own_characters(offsets, plan)[tokenizer.leading : len(ids) - tokenizer.closing]
         prompt = int(np.searchsorted(np.maximum.accumulate(own[:, 1]), 0, side="right"))
         tokenized.append(_Tokenized(chunking.Text(text, own[prompt:]), ids, tokenizer.leading + prompt))
     return tokenized
@@ -279,11 +244,14 @@ def _windows(document: _Tokenized, spans: Sequence[Span], closing: int, max_leng
 def _late(
     pipeline: Pipeline, windows: Windows, positions: Sequence[int], plan: Plan, advance: Callable[[int], object]
 ) -> Vectors:
-    """The vectors of every document's chunks, one document after the other."""
+    """The vectors of every document's chunks, one document after the other.
+
+    `positions` are those of the texts that errors name, one for each window.
+    """
     last = set((np.cumsum(windows.of_document) - 1).tolist())
     means = pipeline.forward(
         windows.ids,
-        np.repeat(positions, windows.of_document).tolist(),
+        positions,
         plan,
         lambda texts: advance(len(last.intersection(texts))),
         pool=partial(_means, windows.spans),
@@ -304,8 +272,3 @@ def _means(spans: Sequence[Sequence[Span]], model: EncoderModel, batch: Batch) -
             for start, stop in spans[index]
         ],
     )
-
-
-def _every_token(model: EncoderModel, batch: Batch) -> mx.array:
-    """On the worker: the state of each token."""
-    return model.hidden(mx.array(batch.ids), batch.ragged).astype(mx.float32)

@@ -6,7 +6,6 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
@@ -16,14 +15,14 @@ import numpy.typing as npt
 from tqdm import tqdm
 
 from mlx_jina import device, vectors
-from mlx_jina.choices import Precision
 from mlx_jina.engine import cores
+from mlx_jina.engine.plan import Plan
 from mlx_jina.engine.thread import Worker
 from mlx_jina.errors import CheckpointError, InputError, NumericalError, TooLongError, TruncationWarning
 from mlx_jina.models.base import EncoderModel
 from mlx_jina.nn import ragged
 from mlx_jina.nn.ragged import Batch
-from mlx_jina.text.tokenizer import Ids, Tokenizer
+from mlx_jina.text.tokenizer import Ids, Offsets, Tokenizer
 from mlx_jina.vectors import Floats, Vectors
 
 # Texts that are tokenised, sorted and encoded together; the next ones are tokenised meanwhile.
@@ -42,21 +41,6 @@ Pool = Callable[[EncoderModel, Batch], mx.array]
 def whole(model: EncoderModel, batch: Batch) -> mx.array:
     """One row per text: the model's own pooling."""
     return model(mx.array(batch.ids), batch.ragged)
-
-
-@dataclass(frozen=True)
-class Plan:
-    """One call's options, checked."""
-
-    model: EncoderModel
-    prefix: str
-    max_length: int
-    truncate: bool
-    dimension: int
-    normalize: bool
-    precision: Precision
-    ranges: npt.ArrayLike | None
-    batch_tokens: int
 
 
 class Pipeline:
@@ -173,13 +157,19 @@ def prompted(window: Sequence[Item], plan: Plan) -> tuple[list[int], list[str]]:
     return positions, [plan.prefix + text if isinstance(text, str) else text for _, text in window]
 
 
+def own_characters(offsets: Offsets, plan: Plan) -> Offsets:
+    """Characters of tokens counted from the start of the text, without the prompt in front of it."""
+    return np.maximum(offsets - len(plan.prefix), 0)
+
+
 def check_length(ids: Ids, position: int, plan: Plan) -> None:
     """Raise for a text without tokens, or with more than it may have."""
     if not len(ids):
-        raise InputError(f"text {position} is empty, and this model adds no token of its own")
+        raise InputError("is empty, and this model adds no token of its own", position=position)
     if len(ids) > plan.max_length and not plan.truncate:
         raise TooLongError(
-            f"text {position} has {len(ids)} tokens, more than max_length={plan.max_length}; truncate=True cuts it"
+            f"has {len(ids)} tokens, more than max_length={plan.max_length}; truncate=True cuts it",
+            position=position,
         )
 
 
@@ -195,12 +185,7 @@ def check_ids(batch: Batch | None, model: EncoderModel) -> None:
 def warn_of_cut(texts: int, plan: Plan) -> None:
     """Warn once for all texts that were cut."""
     if texts:
-        noun = "text was" if texts == 1 else "texts were"
-        warnings.warn(
-            f"{texts} {noun} longer than {plan.max_length} tokens and cut; truncate=False makes it an error",
-            TruncationWarning,
-            stacklevel=4,
-        )
+        warnings.warn(TruncationWarning(texts, plan.max_length), stacklevel=4)
 
 
 def step(
@@ -240,8 +225,9 @@ def retry(plan: Plan, pool: Pool, ids: Sequence[Ids], index: int, position: int)
     if usable(pooled, plan).all():
         return pooled
     raise NumericalError(
-        f"the vector of text {position} came out as NaN, infinite or zero, also in float32; the model's weights "
-        "are probably damaged"
+        "has a vector that came out as NaN, infinite or zero, also in float32; the model's weights are probably "
+        "damaged",
+        position=position,
     )
 
 

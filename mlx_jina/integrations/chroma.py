@@ -16,13 +16,14 @@ class MLXJinaEmbeddingFunction(EmbeddingFunction[Documents]):
 
     def __init__(self, model_name: str, *, task: str | None = None, truncate_dim: int | None = None) -> None:
         self._config = {"model_name": model_name, "task": task, "truncate_dim": truncate_dim}
+        self._truncate_dim = truncate_dim
         self._encoder = open_encoder(model_name, task)
 
     def __call__(self, input: Documents) -> Embeddings:
-        return list(self._encoder.encode_document(input, truncate_dim=self._config["truncate_dim"]))
+        return list(self._encoder.encode_document(input, truncate_dim=self._truncate_dim))
 
     def embed_query(self, input: Documents) -> Embeddings:
-        return list(self._encoder.encode_query(input, truncate_dim=self._config["truncate_dim"]))
+        return list(self._encoder.encode_query(input, truncate_dim=self._truncate_dim))
 
     @staticmethod
     def name() -> str:

@@ -12,6 +12,7 @@ from mteb.models.model_meta import ScoringFunction
 
 import mlx_jina
 from mlx_jina import catalog
+from mlx_jina.choices import Precision
 from mlx_jina.vectors import Vectors
 
 # What jina-embeddings-v5 does for MTEB's types of tasks, as in mteb's own jina_models.py; the rest is retrieval.
@@ -33,7 +34,13 @@ class MLXJinaEncoder(AbsEncoder):
         self.mteb_model_meta = UNKNOWN.model_copy(update={"name": f"mlx-jina/{self.model.path.stem}"})
 
     def encode(
-        self, inputs: Any, *, task_metadata: Any, prompt_type: Any = None, precision: str = "float32", **_: Any
+        self,
+        inputs: Any,
+        *,
+        task_metadata: Any,
+        prompt_type: Any = None,
+        precision: Precision = "float32",
+        **_: Any,
     ) -> Vectors:
         """Vectors (N, D) of a loader's batches, for the task and the side that MTEB evaluates."""
         texts = [text for batch in inputs for text in batch["text"]]

@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from mlx_jina.choices import Precision
 from mlx_jina.encoder import Encoder
 from mlx_jina.engine import late_chunking
 from mlx_jina.errors import InputError, NumericalError, TooLongError
@@ -18,7 +19,6 @@ from mlx_jina.vectors import Vectors
 
 # How other APIs name the two sides and the tasks (Voyage, Cohere, sentence-transformers).
 _INPUT_TYPES = {"search_query": "query", "search_document": "document"}
-_SIDES = (prompts.QUERY, *prompts.DOCUMENTS)
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Engine:
         input_type: str | None = None,
         dimensions: int | None = None,
         normalize: bool = True,
-        precision: str = "float32",
+        precision: Precision = "float32",
         truncate: bool = False,
         late_chunking: bool = False,
     ) -> Embedded:
@@ -115,20 +115,20 @@ def _task_and_prompt(
     """The task and prompt name for `Encoder.encode`, from the three places where clients can say them."""
     said = {"the model's suffix": suffix, "task": task, "input_type": input_type}
     tasks: dict[str, str] = {}
-    sides: dict[str, str] = {}
+    sides: dict[prompts.Side, str] = {}
     for place, word in said.items():
         if word is None:
             continue
         word = _INPUT_TYPES.get(word, word)
         if place == "input_type" and word == "clustering" and "separation" in encoder.tasks:
             word = "separation"
-        name, side = (None, word) if word in _SIDES else prompts.split_task(word)
+        name, side = (None, word) if word in prompts.SIDE_OF else prompts.split_task(word)
         if word in encoder.tasks:
             name, side = word, None
         if name is not None:
             tasks[name] = place
         if side is not None:
-            sides["query" if side == prompts.QUERY else "document"] = place
+            sides[prompts.SIDE_OF[side]] = place
     for named in (tasks, sides):
         if len(named) > 1:
             raise Refusal(400, f"{' and '.join(f'{place} ({name})' for name, place in named.items())} contradict")
@@ -136,9 +136,9 @@ def _task_and_prompt(
     side = next(iter(sides), None)
     if side is None:
         return name or _default_task(encoder, side), None
-    names = (prompts.QUERY,) if side == "query" else prompts.DOCUMENTS
-    name = prompts.task_of_side(names, name, encoder.tasks) or _default_task(encoder, side)
-    return name, prompts.of_side(names, encoder.prompts, name, encoder.tasks)
+    known = encoder.loaded.prompts
+    name = known.task_of(side, name) or _default_task(encoder, side)
+    return name, known.name_of(side, name)
 
 
 def _default_task(encoder: Encoder, side: str | None) -> str | None:

@@ -11,7 +11,8 @@ import numpy as np
 
 from mlx_jina.engine import pipeline
 from mlx_jina.engine.late_chunking import Windows, joined_windows
-from mlx_jina.engine.pipeline import Pipeline, Plan, Pool
+from mlx_jina.engine.pipeline import Pipeline, Pool
+from mlx_jina.engine.plan import Plan
 from mlx_jina.errors import NumericalError
 from mlx_jina.text.tokenizer import Ids
 from mlx_jina.vectors import Floats, Vectors
@@ -72,9 +73,11 @@ class Job:
 
     def repair(self) -> None:
         """On the worker: compute again what came out unusable. Raises NumericalError."""
+        positions = self.windows.first_chunks if self.windows else range(len(self.ids))
         for index, rows in self.rows.items():
             if not pipeline.usable(rows, self.plan).all():
-                self.rows[index] = pipeline.retry(self.plan, self.pool(index), [self.ids[index]], 0, index)
+                position = positions[index]
+                self.rows[index] = pipeline.retry(self.plan, self.pool(index), [self.ids[index]], 0, position)
 
     def encoded(self, vectors: Vectors) -> Encoded:
         """The answer that has these vectors."""

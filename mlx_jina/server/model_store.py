@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import mlx.core as mx
 
@@ -19,13 +19,25 @@ from mlx_jina import catalog
 from mlx_jina.catalog import Entry
 from mlx_jina.encoder import Encoder, load
 from mlx_jina.errors import InputError, MlxJinaError, ModelNotFoundError
+from mlx_jina.options import LoadOptions
 from mlx_jina.server.errors import Refusal
 from mlx_jina.server.scheduler import Scheduler
 from mlx_jina.weights import hub
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+
+class LibraryOptions(LoadOptions, total=False):
+    """What a `Library` takes, which says what its own options mean."""
+
+    allow_download: bool
+    max_memory: int | None
+    keep_alive: float | None
 
 
 class Loaded:
@@ -92,7 +104,7 @@ class Library:
         max_memory: int | None = None,
         keep_alive: float | None = None,
         observe: Callable[[str, int, int, float], None] = lambda *_: None,
-        **loading: Any,
+        **loading: Unpack[LoadOptions],
     ) -> None:
         self._allow_download = allow_download
         self._max_memory = max_memory
@@ -236,12 +248,14 @@ class Library:
         logger.info("loaded %s in %.1f s", model.name, time.perf_counter() - started)
         return loaded
 
-    def _options(self) -> dict[str, Any]:
+    def _options(self) -> LoadOptions:
         return {**self._loading, "local_files_only": not self._allow_download}
 
     def _resolve(self, model: Model) -> Path:
-        places = {key: value for key, value in self._options().items() if key != "dtype"}
-        return hub.resolve(model.source, **places)
+        places = self._options()
+        return hub.resolve(
+            model.source, places.get("revision"), places["local_files_only"], places.get("cache_dir")
+        )
 
     async def _make_room(self, size: int, wanted: Model) -> None:
         if self._max_memory is None:

@@ -23,7 +23,8 @@ import numpy as np
 
 from mlx_jina import device
 from mlx_jina.engine import cores, pipeline
-from mlx_jina.engine.pipeline import Pipeline, Plan
+from mlx_jina.engine.pipeline import Pipeline
+from mlx_jina.engine.plan import Plan
 from mlx_jina.nn import pieces, ragged
 from mlx_jina.server.jobs import Encoded, Job, Result, finished
 from mlx_jina.text.tokenizer import Ids

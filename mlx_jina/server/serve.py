@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import orjson
 import uvicorn
@@ -27,7 +27,10 @@ from mlx_jina.server.dialects import openai
 from mlx_jina.server.engine import Engine
 from mlx_jina.server.errors import Refusal
 from mlx_jina.server.metrics import Metrics
-from mlx_jina.server.model_store import Library
+from mlx_jina.server.model_store import Library, LibraryOptions
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 logger = logging.getLogger("mlx_jina.server")
 
@@ -47,7 +50,7 @@ def run(
     *,
     preload: bool,
     api_key_file: Path | None,
-    **library: Any,
+    **library: Unpack[LibraryOptions],
 ) -> None:
     """Serve until SIGTERM or Ctrl-C, which both end it well: what is in flight is answered first.
 
@@ -73,7 +76,7 @@ async def _serve(
     settings: Settings,
     metrics: Metrics,
     preload: bool,
-    options: dict[str, Any],
+    options: LibraryOptions,
 ) -> None:
     library = Library(models, observe=metrics.batch, **options)
     metrics.gauge("bytes_in_memory", "Bytes of all loaded models' weights", library.bytes_in_memory)

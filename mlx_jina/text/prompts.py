@@ -3,48 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
 
 from mlx_jina.errors import InputError
 
-QUERY, DOCUMENTS = "query", ("document", "passage")
+Side = Literal["query", "document"]
+QUERY: Side = "query"
+# What models call the two sides of retrieval.
+SIDES: dict[Side, tuple[str, ...]] = {"query": ("query",), "document": ("document", "passage")}
+SIDE_OF: dict[str, Side] = {name: side for side, names in SIDES.items() for name in names}
 _SYNONYMS = {"document": "passage", "passage": "document"}
 # Both sides of these get the same prompt, the default one: only retrieval tells queries from documents.
 _SYMMETRIC = ("text-matching", "clustering", "classification", "separation")
-
-
-def _key(prompts: Mapping[str, str], name: str, task: str | None) -> str | None:
-    """What the model itself calls a prompt: some have a query's and a document's for each task."""
-    names = (name, _SYNONYMS.get(name, name))
-    return next((key for own in names for key in (f"{task}_{own}", own) if key in prompts), None)
-
-
-def prefix(
-    prompts: Mapping[str, str],
-    default: str | None,
-    prompt_name: str | None,
-    prompt: str | None,
-    task: str | None = None,
-    tasks: Sequence[str] = (),
-) -> str:
-    """The prefix of every text: `prompt` itself if given, else the one named, else the default one.
-
-    Where each of `tasks` has its own, those of `task` are meant, or of the first. A prompt that is named after a
-    task is that task's default.
-    """
-    if prompt is not None:
-        return prompt
-    own = task or (tasks[0] if len(tasks) == 1 else None)
-    name = prompt_name if prompt_name is not None else own if own in prompts else default
-    if name is None:
-        return ""
-    key = _key(prompts, name, task or next(iter(tasks), None))
-    if key is None:
-        known = ", ".join(prompts) or "none: this model was trained without prompts"
-        raise InputError(f"prompt_name={prompt_name or default!r} is unknown to this model (known: {known})")
-    foreign = key != own and (own in prompts or key in tasks)
-    if foreign or (f"{task}_{QUERY}" in prompts and not key.startswith(f"{task}_")):
-        raise InputError(f"task={task!r} and prompt_name={prompt_name!r} contradict each other; give one of them")
-    return prompts[key]
 
 
 def tasks_with_prompts(prompts: Mapping[str, str]) -> tuple[str, ...]:
@@ -55,7 +26,7 @@ def tasks_with_prompts(prompts: Mapping[str, str]) -> tuple[str, ...]:
 def split_task(task: str) -> tuple[str, str | None]:
     """The Jina API's names hold the side as well: "retrieval.query" is `retrieval` with the prompt `query`."""
     name, _, side = task.rpartition(".")
-    return (name, side) if name and side in (QUERY, *DOCUMENTS) else (task, None)
+    return (name, side) if name and side in SIDE_OF else (task, None)
 
 
 def choose_task(
@@ -71,25 +42,71 @@ def choose_task(
     if name not in tasks or (side is not None and name in _SYMMETRIC):
         raise InputError(f"task={task!r} is unknown to this model (known: {known})")
     if side is not None and prompt_name not in (None, side, _SYNONYMS.get(side)):
-        raise InputError(f"task={task!r} and prompt_name={prompt_name!r} contradict each other; give one of them")
+        raise _contradiction(task, prompt_name)
     return name, prompt_name or side
 
 
-def task_of_side(names: Sequence[str], task: str | None, tasks: Sequence[str]) -> str | None:
-    """`task`; without one, the task of this side if the model has one for each, such as "retrieval.query"."""
-    sides = {own: side for own in tasks if (side := split_task(own)[1]) is not None}
-    fitting = [own for own, side in sides.items() if side in names]
-    if (task is None and sides and not fitting) or (task in sides and task not in fitting):
-        raise InputError(f"task={task or tasks[0]!r} is for the other side of retrieval than {names[0]!r}")
-    return task if task is not None else next(iter(fitting), None)
+def _contradiction(task: str | None, prompt_name: str | None) -> InputError:
+    return InputError(f"task={task!r} and prompt_name={prompt_name!r} contradict each other; give one of them")
 
 
-def of_side(
-    names: Sequence[str], prompts: Mapping[str, str], task: str | None, tasks: Sequence[str]
-) -> str | None:
-    """The first of a side's prompt names that the model has; None for a task that has no sides."""
-    own = task or (tasks[0] if len(tasks) == 1 else None)
-    if own in _SYMMETRIC:
-        return None
-    scope = split_task(task)[0] if task else next(iter(tasks), None)
-    return next((name for name in names if _key(prompts, name, scope)), None)
+@dataclass(frozen=True)
+class Prompts:
+    """A model's prompts by name, and its tasks, which choose among them."""
+
+    by_name: dict[str, str] = field(default_factory=dict)
+    default_name: str | None = None
+    """Of the prompt that a text gets when none is asked for."""
+    tasks: tuple[str, ...] = ()
+    """Tasks that can be asked for."""
+    task_required: bool = False
+    """Whether one must be: the model has weights for each task, and none besides."""
+
+    def choose_task(self, task: str | None, prompt_name: str | None = None) -> tuple[str | None, str | None]:
+        """The task that is meant, and the name of the prompt. Raises InputError."""
+        return choose_task(task, prompt_name, self.tasks, self.task_required)
+
+    def prefix(self, task: str | None, prompt_name: str | None, prompt: str | None) -> str:
+        """The prefix of every text: `prompt` itself if given, else the one named, else the default one.
+
+        Where each task has prompts of its own, those of `task` are meant, or of the first. A prompt that is named
+        after a task is that task's default. `task` is what `choose_task` returned. Raises InputError.
+        """
+        if prompt is not None:
+            return prompt
+        sole = self._sole(task)
+        name = prompt_name if prompt_name is not None else sole if sole in self.by_name else self.default_name
+        if name is None:
+            return ""
+        key = self._key(name, task or next(iter(self.tasks), None))
+        if key is None:
+            known = ", ".join(self.by_name) or "none: this model was trained without prompts"
+            raise InputError(f"prompt_name={name!r} is unknown to this model (known: {known})")
+        another = key != sole and (sole in self.by_name or key in self.tasks)
+        if another or (f"{task}_{QUERY}" in self.by_name and not key.startswith(f"{task}_")):
+            raise _contradiction(task, prompt_name)
+        return self.by_name[key]
+
+    def task_of(self, side: Side, task: str | None) -> str | None:
+        """`task`; without one, the task of this side if the model has one for each, such as "retrieval.query"."""
+        sides = {own: SIDE_OF[word] for own in self.tasks if (word := split_task(own)[1]) is not None}
+        fitting = [own for own in sides if sides[own] == side]
+        if (task is None and sides and not fitting) or (task in sides and task not in fitting):
+            raise InputError(f"task={task or self.tasks[0]!r} is for the other side of retrieval than {side!r}")
+        return task if task is not None else next(iter(fitting), None)
+
+    def name_of(self, side: Side, task: str | None) -> str | None:
+        """The name of a side's prompt for `task`; None if the model has none, or if the task has no sides."""
+        if self._sole(task) in _SYMMETRIC:
+            return None
+        scope = split_task(task)[0] if task else next(iter(self.tasks), None)
+        return next((name for name in SIDES[side] if self._key(name, scope)), None)
+
+    def _sole(self, task: str | None) -> str | None:
+        """The task, or the only one there is."""
+        return task or (self.tasks[0] if len(self.tasks) == 1 else None)
+
+    def _key(self, name: str, task: str | None) -> str | None:
+        """What the model itself calls a prompt: some have a query's and a document's for each task."""
+        names = (name, _SYNONYMS.get(name, name))
+        return next((key for own in names for key in (f"{task}_{own}", own) if key in self.by_name), None)

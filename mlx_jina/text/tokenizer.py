@@ -113,12 +113,12 @@ def check(texts: Sequence[str], positions: Sequence[int] | None = None) -> None:
     """Raise for what is no str or no Unicode, naming it by its position."""
     for position, text in zip(positions or range(len(texts)), texts, strict=True):
         if not isinstance(text, str):
-            raise InputError(f"text {position} is of type {type(text).__name__}; every text must be a str")
+            raise InputError(f"is of type {type(text).__name__}; every text must be a str", position=position)
         if (surrogate := _SURROGATE.search(text)) is not None:
             raise InputError(
-                f"text {position} holds a lone surrogate ({surrogate[0]!a}) at character "
-                f"{surrogate.start()}, which is not valid Unicode; decode its source as UTF-8 with "
-                "errors='replace'"
+                f"holds a lone surrogate ({surrogate[0]!a}) at character {surrogate.start()}, which is not valid "
+                "Unicode; decode its source as UTF-8 with errors='replace'",
+                position=position,
             )
 
 

@@ -18,6 +18,7 @@ from mlx_jina.errors import CheckpointError, InputError, MlxJinaError
 from mlx_jina.models.base import EncoderModel
 from mlx_jina.nn import lora as nn_lora
 from mlx_jina.text import prompts
+from mlx_jina.text.prompts import Prompts
 from mlx_jina.weights import checkpoint, folder, hub, lora, quantize
 from mlx_jina.weights.checkpoint import Checkpoint
 
@@ -36,10 +37,12 @@ class Loaded:
     entry: Entry | None
     models: Mapping[str | None, EncoderModel]
     dtype: mx.Dtype
-    tasks: tuple[str, ...]
     truncate_dims: tuple[int, ...]
-    prompts: Mapping[str, str]
-    default_prompt_name: str | None
+    prompts: Prompts
+
+    def model_for(self, task: str | None) -> EncoderModel:
+        """The model that answers for a task: its own, or the one for all."""
+        return self.models[task if task in self.models else None]
 
 
 def load(path: Path, name: str, task: str | None, dtype: str | None) -> Loaded:
@@ -80,10 +83,13 @@ def _load(path: Path, name: str, task: str | None, dtype: str | None) -> Loaded:
         entry=entry,
         models=by_task,
         dtype=compute_dtype,
-        tasks=tasks,
         truncate_dims=_sizes(files.config.get("matryoshka_dims") or (entry.truncate_dims if entry else ())),
-        prompts=_texts(files.prompts or (entry.prompts if entry else {})),
-        default_prompt_name=_default_prompt_name(files, entry, task, tasks),
+        prompts=Prompts(
+            by_name=_texts(files.prompts or (entry.prompts if entry else {})),
+            default_name=_default_prompt_name(files, entry, task, tasks),
+            tasks=tasks,
+            task_required=None not in by_task,
+        ),
     )
 
 

@@ -83,7 +83,7 @@ def test_a_loaded_model_has_them_on_a_cpu_only(tmp_path: Path, monkeypatch: pyte
     for gpu in (False, True):
         monkeypatch.setattr(device, "on_gpu", lambda gpu=gpu: gpu)
         model = mlx_jina.load(folder, dtype="float32")
-        kinds = {type(module) for own in model._models.values() for module in own.modules()}
+        kinds = {type(module) for own in model.loaded.models.values() for module in own.modules()}
         plain, ours = {nn.Linear, nn.RMSNorm}, {layers.Linear, layers.RMSNorm}
         assert kinds.isdisjoint(ours if gpu else plain)
         assert kinds >= (plain if gpu else ours)

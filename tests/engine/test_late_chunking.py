@@ -229,21 +229,17 @@ class TestTokenVectors:
         assert tokens.spans[-2:].tolist() == [[16, 19], [0, 0]]
         assert tokens.ids[-1] == model.tokenize("")[0][-1]
 
-    def test_other_names(self, model: Encoder) -> None:
+    def test_output_of_encode(self, model: Encoder) -> None:
         tokens = model.encode_tokens(["the fox", "a"])
-        by_output: Any = model.encode(["the fox", "a"], output="tokens")
-        theirs: Any = model.encode(["the fox", "a"], output_value="token_embeddings")
-        for expected, ours, array in zip(tokens, by_output, theirs, strict=True):
-            np.testing.assert_array_equal(ours.vectors, expected.vectors)
-            np.testing.assert_array_equal(array, expected.vectors)
-        assert model.encode("the fox", output_value="token_embeddings").shape == (4, 64)
-        options: list[dict[str, Any]] = [
-            {"output": "words"},
-            {"output_value": None},
-            {"output": "tokens", "late_chunking": True},
+        for expected, found in zip(tokens, model.encode(["the fox", "a"], output="tokens"), strict=True):
+            np.testing.assert_array_equal(found.vectors, expected.vectors)
+        assert model.encode("the fox", output="tokens").vectors.shape == (4, 64)
+        options: list[tuple[dict[str, Any], str]] = [
+            ({"output": "words"}, "output='words' is not one of vectors, tokens"),
+            ({"output": "tokens", "late_chunking": True}, "does not fit"),
         ]
-        for wrong in options:
-            with pytest.raises(InputError, match="do not fit together"):
+        for wrong, message in options:
+            with pytest.raises(InputError, match=message):
                 model.encode("fox", **wrong)
 
     def test_last_token_models(self, v5: Encoder) -> None:

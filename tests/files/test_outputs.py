@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import mlx_jina
+from mlx_jina.choices import Precision
 from mlx_jina.cli import app
 from mlx_jina.errors import InputError
 from mlx_jina.files.inputs import Record
@@ -103,7 +104,7 @@ def test_npy_is_what_numpy_writes(whole: dict[str, bytes], tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("precision", ["float16", "int8", "uint8", "binary", "ubinary"])
-def test_precisions(precision: str, model: Path, tmp_path: Path) -> None:
+def test_precisions(precision: Precision, model: Path, tmp_path: Path) -> None:
     texts = ["light travels fast", "how do i bake bread"]
     expected = mlx_jina.load(model).encode(texts, precision=precision)
     for suffix in SUFFIXES:

@@ -10,6 +10,7 @@ import pytest
 
 import mlx_jina
 from mlx_jina import CheckpointError
+from mlx_jina.choices import Dtype
 from mlx_jina.models import build
 from mlx_jina.nn import alibi, ragged
 from tests.support import checkpoints, reference
@@ -79,7 +80,7 @@ def test_agrees_at_the_published_shapes(tmp_path: Path, layers: int, heads: int,
 )
 @pytest.mark.parametrize(("dtype", "cosine"), [("float16", 0.99999), ("bfloat16", 0.9999)])
 def test_half_precision_at_the_published_shapes(
-    tmp_path: Path, dtype: str, cosine: float, layers: int, heads: int, layout: str
+    tmp_path: Path, dtype: Dtype, cosine: float, layers: int, heads: int, layout: str
 ) -> None:
     published_shape(tmp_path, layout, layers, heads, std=0.02)
     model = mlx_jina.load(tmp_path, dtype=dtype)

@@ -150,12 +150,9 @@ class TestPrompts:
             one.encode("x", task="qa")
 
     def test_contradictions_are_errors(self, model: mlx_jina.Encoder) -> None:
-        for options in (
-            {"task": "qa", "prompt_name": "nl2code_query"},
-            {"task": "qa.query", "prompt_name": "passage"},
-        ):
+        for task, name in (("qa", "nl2code_query"), ("qa.query", "passage")):
             with pytest.raises(InputError, match="contradict"):
-                model.encode("x", **options)  # type: ignore[arg-type]
+                model.encode("x", task=task, prompt_name=name)
         with pytest.raises(InputError, match="contradict"):
             model.encode_query("x", task="qa.passage")
         with pytest.raises(InputError, match=r"'retrieval' is unknown to this model \(known: nl2code, qa"):

@@ -16,6 +16,7 @@ from mlx.utils import tree_flatten
 
 import mlx_jina
 from mlx_jina import catalog
+from mlx_jina.choices import Dtype
 from mlx_jina.cli import info
 from mlx_jina.errors import CheckpointError, InputError
 from mlx_jina.models.base import EncoderModel
@@ -182,7 +183,7 @@ def test_pieces_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(("dtype", "cosine"), [("float16", 0.99999), ("bfloat16", 0.9995)])
-def test_half_precision_stays_close(original: Path, model: mlx_jina.Encoder, dtype: str, cosine: float) -> None:
+def test_half_precision_stays_close(original: Path, model: mlx_jina.Encoder, dtype: Dtype, cosine: float) -> None:
     for task in ("retrieval.query", "separation"):
         half = mlx_jina.load(original, dtype=dtype, task=task).encode(TEXTS)
         assert (half * model.encode(TEXTS, task=task)).sum(axis=-1).min() >= cosine
@@ -247,9 +248,10 @@ class TestTasks:
         assert len({own for _, own in found} | {model.fingerprint()}) == 6
 
     def test_weights_exist_once(self, model: mlx_jina.Encoder) -> None:
-        views = [model._models[task] for task in TASKS]
+        views = [model.loaded.models[task] for task in TASKS]
         tables = {id(view.embeddings.word_embeddings.embedding.weight) for view in views}
-        assert len(tables | {id(model._model.embeddings.word_embeddings.weight)}) == 1
+        base = model.loaded.models[None]
+        assert len(tables | {id(base.embeddings.word_embeddings.weight)}) == 1
 
     def test_truncation_keeps_both_ends(self, model: mlx_jina.Encoder) -> None:
         text = "light travels fast in vacuum " * 20

@@ -83,10 +83,11 @@ def jina_bert(weights: dict[str, Any], config: dict[str, Any], layout: str, ids:
     return x
 
 
-def unit(x: Array) -> Array:
+def unit(x: npt.NDArray[np.floating[Any]]) -> Array:
     """Rows of unit length, in float64."""
-    x = x.astype(np.float64)
-    return x / np.linalg.norm(x, axis=-1, keepdims=True)
+    exact = x.astype(np.float64)
+    unit: Array = exact / np.linalg.norm(exact, axis=-1, keepdims=True)
+    return unit
 
 
 def rms_norm(x: Array, weight: Array, eps: float) -> Array:

@@ -44,7 +44,7 @@ def _check_equal(found: mlx_jina.Encoder, source: Path) -> None:
     wanted = mlx_jina.load(source)
     assert (found.tasks, found.prompts, found.truncate_dims) == (TASKS, wanted.prompts, wanted.truncate_dims)
     for task in (None, *TASKS):
-        np.testing.assert_array_equal(found.encode(TEXTS, task), wanted.encode(TEXTS, task))
+        np.testing.assert_array_equal(found.encode(TEXTS, task=task), wanted.encode(TEXTS, task=task))
         assert found.fingerprint(task) == wanted.fingerprint(task)
 
 
@@ -108,7 +108,7 @@ def test_transformers_and_peft_take_the_mlx_folder(tmp_path: Path) -> None:
     for task in TASKS:
         theirs.set_adapter(jina_v3.folder_of(task))
         wanted = torch_reference.mean(theirs, ids)
-        np.testing.assert_allclose(ours.encode(TEXTS, task, prompt=""), wanted, atol=5e-6, rtol=0)
+        np.testing.assert_allclose(ours.encode(TEXTS, task=task, prompt=""), wanted, atol=5e-6, rtol=0)
 
 
 def test_a_quantised_mlx_folder_keeps_the_adapters(tmp_path: Path) -> None:
@@ -116,7 +116,7 @@ def test_a_quantised_mlx_folder_keeps_the_adapters(tmp_path: Path) -> None:
     convert.to_mlx(str(source), tmp_path / "mlx", bits=8, group_size=32)
     wanted, found = mlx_jina.load(source), mlx_jina.load(tmp_path / "mlx")
     for task in (None, *TASKS):
-        assert (wanted.encode(TEXTS, task) * found.encode(TEXTS, task)).sum(axis=1).min() > 0.999
+        assert (wanted.encode(TEXTS, task=task) * found.encode(TEXTS, task=task)).sum(axis=1).min() > 0.999
 
 
 def _rewritten(path: Path, tensors: dict[str, npt.NDArray[np.float32]], change: dict[str, Any]) -> None:

@@ -11,11 +11,19 @@ from typing import Any, Literal
 from pydantic import Field
 
 from mlx_jina import vectors
+from mlx_jina.choices import Precision
 from mlx_jina.server.dialects.base import Body, Endpoint, Reply, Texts
 from mlx_jina.server.engine import Engine
 from mlx_jina.server.errors import Refusal
 
-_PRECISIONS = {"float": "float32"}
+Kind = Literal["float", "int8", "uint8", "binary", "ubinary"]
+STORED: dict[Kind, Precision] = {
+    "float": "float32",
+    "int8": "int8",
+    "uint8": "uint8",
+    "binary": "binary",
+    "ubinary": "ubinary",
+}
 
 
 def error_body(refusal: Refusal, request_id: str) -> dict[str, Any]:
@@ -29,7 +37,7 @@ class CohereEmbedRequest(Body):
     model: str = ""
     texts: Texts
     input_type: str
-    embedding_types: list[Literal["float", "int8", "uint8", "binary", "ubinary"]] = Field(["float"], min_length=1)
+    embedding_types: list[Kind] = Field(["float"], min_length=1)
     output_dimension: int | None = None
     truncate: Literal["NONE", "END"] = "END"
 
@@ -43,10 +51,7 @@ async def embed(engine: Engine, body: CohereEmbedRequest) -> Reply:
         dimensions=body.output_dimension,
         truncate=body.truncate == "END",
     )
-    stored = {
-        kind: vectors.quantize(done.vectors, vectors.check_precision(_PRECISIONS.get(kind, kind)))
-        for kind in body.embedding_types
-    }
+    stored = {kind: vectors.quantize(done.vectors, STORED[kind]) for kind in body.embedding_types}
     content = {
         "id": str(uuid.uuid4()),
         "embeddings": stored,

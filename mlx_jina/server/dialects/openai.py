@@ -7,12 +7,21 @@ from typing import Any, Literal
 
 from pydantic import AliasChoices, Field, field_validator
 
+from mlx_jina.choices import Precision
 from mlx_jina.server.dialects.base import Body, Endpoint, Reply, Texts
 from mlx_jina.server.engine import Embedded, Engine
 from mlx_jina.server.errors import Refusal
 from mlx_jina.server.model_store import Model
 
 Encoding = Literal["float", "base64", "binary", "ubinary", "int8", "uint8"]
+STORED: dict[Encoding, Precision] = {
+    "float": "float32",
+    "base64": "float32",
+    "binary": "binary",
+    "ubinary": "ubinary",
+    "int8": "int8",
+    "uint8": "uint8",
+}
 
 
 def error_body(refusal: Refusal, request_id: str) -> dict[str, Any]:
@@ -72,7 +81,7 @@ async def embeddings(engine: Engine, body: EmbeddingsRequest) -> Reply:
         input_type=body.input_type,
         dimensions=body.dimensions,
         normalize=body.normalized,
-        precision="float32" if body.encoding in ("float", "base64") else body.encoding,
+        precision=STORED[body.encoding],
         truncate=body.truncate,
         late_chunking=body.late_chunking,
     )

@@ -126,7 +126,7 @@ def test_packed_weights_run_as_on_a_gpu(tmp_path: Path, monkeypatch: pytest.Monk
         patched.setattr(device, "on_gpu", lambda: True)
         packed = mlx_jina.load(tmp_path / "m.gguf", dtype="float32")
         natural = mlx_jina.load(tmp_path / "m.gguf")
-    model = packed._model
+    model = packed.loaded.model_for(None)
     assert isinstance(model, nn.Module)
     layers = [layer for layer in model.modules() if isinstance(layer, nn.QuantizedLinear)]
     assert len(layers) >= 16

@@ -70,7 +70,7 @@ def test_llama_cpp_takes_adapters_of_the_embedding(tmp_path: Path) -> None:
 def test_llama_cpp_takes_adapters_over_a_quantised_base(tmp_path: Path) -> None:
     _, target = _written(tmp_path, kind="Q8_0")
     ids = [row.tolist() for row in gguf_reader.read(target).tokenizer.encode(TEXTS)]
-    ours = reference.unit(mlx_jina.load(target).encode(TEXTS, "retrieval", prompt=""))
+    ours = reference.unit(mlx_jina.load(target).encode(TEXTS, task="retrieval", prompt=""))
     theirs = llama_cpp.vectors(target, ids, [gguf_lora.name_of("retrieval", target)])
     assert 1 - (ours * theirs).sum(axis=1).min() < 2e-3
 
@@ -87,7 +87,7 @@ def test_the_same_vectors_as_the_folder(tmp_path: Path, model: str) -> None:
         kept = mlx_jina.load(path)
         assert (kept.tasks, kept.truncate_dims) == (wanted.tasks, wanted.truncate_dims)
         for task in V5_TASKS:
-            np.testing.assert_array_equal(kept.encode(TEXTS, task), wanted.encode(TEXTS, task))
+            np.testing.assert_array_equal(kept.encode(TEXTS, task=task), wanted.encode(TEXTS, task=task))
             assert kept.fingerprint(task) == wanted.fingerprint(task)
     fused, first = mlx_jina.load(target, task="clustering"), mlx_jina.load(source, task="clustering")
     np.testing.assert_array_equal(fused.encode(TEXTS), first.encode(TEXTS))
@@ -134,7 +134,7 @@ def test_an_mlx_folder_keeps_the_adapters(tmp_path: Path, options: dict[str, Any
     wanted, found = mlx_jina.load(source), mlx_jina.load(tmp_path / "mlx")
     assert found.tasks == wanted.tasks
     for task in V5_TASKS:
-        cosines = (wanted.encode(TEXTS, task) * found.encode(TEXTS, task)).sum(axis=1)
+        cosines = (wanted.encode(TEXTS, task=task) * found.encode(TEXTS, task=task)).sum(axis=1)
         assert cosines.min() > (0.999 if options else 0.999999)
 
 
@@ -144,8 +144,8 @@ def test_a_packed_base_runs_with_its_adapters(tmp_path: Path, monkeypatch: pytes
     with monkeypatch.context() as patched:
         patched.setattr(device, "on_gpu", lambda: True)
         packed, one = mlx_jina.load(target), mlx_jina.load(target, task="retrieval")
-    wanted = expanded.encode(TEXTS, "retrieval")
-    assert abs(packed.encode(TEXTS, "retrieval") - wanted).max() < 2e-5
+    wanted = expanded.encode(TEXTS, task="retrieval")
+    assert abs(packed.encode(TEXTS, task="retrieval") - wanted).max() < 2e-5
     assert abs(one.encode(TEXTS) - wanted).max() < 2e-5
 
 
@@ -193,7 +193,7 @@ def test_other_people_s_adapters_load_from_a_folder(tmp_path: Path) -> None:
     found = mlx_jina.load(target.parent)
     assert set(found.tasks) == set(V5_TASKS)
     for task in V5_TASKS:
-        np.testing.assert_array_equal(found.encode(TEXTS, task), wanted.encode(TEXTS, task))
+        np.testing.assert_array_equal(found.encode(TEXTS, task=task), wanted.encode(TEXTS, task=task))
     # By its file, the base is alone.
     assert mlx_jina.load(target).tasks == ()
 

@@ -370,7 +370,7 @@ def test_targets_and_options_are_checked_first(tmp_path: Path) -> None:
         (convert.to_mlx, "model", {"force": True}, "also the source"),
         (convert.to_mlx, "x", {"bits": 3}, "bits 3"),
         (convert.to_mlx, "x", {"group_size": 31}, "group size 31"),
-        (convert.to_mlx, "x", {"dtype": "int8"}, "dtype 'int8'"),
+        (convert.to_mlx, "x", {"dtype": "int8"}, "dtype='int8'"),
     ):
         with pytest.raises(InputError, match=reason):
             function(str(source), tmp_path / target, **options)

@@ -1,0 +1,91 @@
+"""What every loaded model has, whatever it computes: facts, tokens and an identity."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mlx.utils import tree_flatten
+
+from mlx_jina.catalog import Entry
+from mlx_jina.engine.pipeline import Pipeline
+from mlx_jina.engine.thread import Worker
+from mlx_jina.text.tokenizer import Token, listed
+from mlx_jina.weights import checkpoint
+from mlx_jina.weights.loading import Loaded
+
+if TYPE_CHECKING:
+    from mlx_jina.options import Texts
+
+
+class LoadedModel:
+    """A model in memory and the thread that it runs on; safe to share between threads."""
+
+    def __init__(self, loaded: Loaded, worker: Worker) -> None:
+        self.loaded = loaded
+        """What was read from the files."""
+        self.pipeline = Pipeline(loaded.files.tokenizer, worker)
+        """What all texts go through; the server feeds it batches of its own."""
+        self._tokenizer = loaded.files.tokenizer
+        self._worker = worker
+        self._fingerprints: dict[str | None, str] = {}
+        model = next(iter(loaded.models.values()))
+        self.entry: Entry | None = loaded.entry
+        """The catalog's row of the model, if it has one."""
+        self.path: Path = loaded.files.path
+        """Where the files are."""
+        self.architecture: str = model.architecture
+        """What kind of model it is, such as "jina_bert"."""
+        self.dtype: str = str(loaded.dtype).removeprefix("mlx.core.")
+        """What the model computes in."""
+        self.dimension: int = model.dimension
+        """Width of an untruncated vector."""
+        self.truncate_dims: tuple[int, ...] = loaded.truncate_dims
+        """Dimensions the model was trained to be cut to; empty if it was not."""
+        self.max_length: int = model.max_length
+        """Tokens of the longest text, special tokens included."""
+        self.pooling: str = model.pooling
+        """How token states become one vector: "mean" or "last"."""
+        self.tasks: tuple[str, ...] = loaded.prompts.tasks
+        """Tasks that can be asked for; empty if the model has one vector space for all."""
+        self.prompts: dict[str, str] = loaded.prompts.by_name
+        """Prefixes by name."""
+        trees = [dict(tree_flatten(each.parameters())) for each in loaded.models.values()]
+        arrays = {id(x): x for tree in trees for x in tree.values()}
+        self.nbytes: int = sum(x.nbytes for x in arrays.values())
+        """Bytes of its weights in memory."""
+
+    def __repr__(self) -> str:
+        name = type(self).__name__
+        return f"{name}({str(self.path)!r}, dimension={self.dimension}, dtype={self.dtype!r})"
+
+    def tokenize(self, texts: str | Texts) -> list[list[int]]:
+        """Token ids of each text, special tokens included, before any truncation. Raises InputError."""
+        return [ids.tolist() for ids in self._tokenizer.encode(listed(texts))]
+
+    def tokens(self, texts: str | Texts, special_tokens: bool = True) -> list[list[Token]]:
+        """Each text's tokens with their places in it, in characters: what a chunker needs. Raises InputError."""
+        return self._tokenizer.tokens(listed(texts), special_tokens)
+
+    def count_tokens(self, texts: str | Texts) -> list[int]:
+        """Tokens of each text, special tokens included; compare with `max_length`. Raises InputError."""
+        return [len(ids) for ids in self.tokenize(texts)]
+
+    def fingerprint(self, task: str | None = None) -> str:
+        """Sixteen hex digits that tell an index which vectors may be mixed: those of equal fingerprints.
+
+        They cover weights (as values, whatever the file format), tokenizer, pooling, prompts and normalisation.
+        A model that keeps several tasks has one for each. Raises InputError for an unknown task.
+        """
+        name, _ = self.loaded.prompts.choose_task(task)
+        # Tasks that differ by a prompt alone share weights, and their vectors a space.
+        name = name if name in self.loaded.models else None
+        if name not in self._fingerprints:
+            model = self.loaded.model_for(name)
+            weights = self._worker.run(checkpoint.digest, model)
+            parts = [weights, self._tokenizer.canonical(), model.pooling, self.prompts, "unit"]
+            canonical = json.dumps(parts, sort_keys=True).encode()
+            self._fingerprints[name] = hashlib.sha256(canonical).hexdigest()[:16]
+        return self._fingerprints[name]

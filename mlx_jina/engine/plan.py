@@ -1,0 +1,75 @@
+"""The options of one call, checked: what each of its texts goes through."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mlx_jina import device, vectors
+from mlx_jina.choices import Precision
+from mlx_jina.errors import InputError
+from mlx_jina.models.base import EncoderModel
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from mlx_jina.weights.loading import Loaded
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a call's texts become vectors."""
+
+    model: EncoderModel
+    prefix: str
+    max_length: int
+    truncate: bool
+    dimension: int
+    normalize: bool
+    precision: Precision
+    ranges: npt.ArrayLike | None
+    batch_tokens: int
+
+
+def make(
+    loaded: Loaded,
+    *,
+    task: str | None = None,
+    prompt_name: str | None = None,
+    prompt: str | None = None,
+    truncate_dim: int | None = None,
+    allow_untrained_dim: bool = False,
+    max_length: int | None = None,
+    truncate: bool = True,
+    normalize_embeddings: bool = True,
+    precision: Precision = "float32",
+    ranges: npt.ArrayLike | None = None,
+    batch_tokens: int | None = None,
+) -> Plan:
+    """The plan of a call with these options, which are those of `Encoder.encode`. Raises InputError."""
+    name, prompt_name = loaded.prompts.choose_task(task, prompt_name)
+    model = loaded.model_for(name)
+    vectors.check_precision(precision)
+    if precision.endswith("int8") and ranges is None and not normalize_embeddings:
+        raise InputError(f"precision={precision!r} without normalisation needs `ranges` (vectors.ranges_of)")
+    special = loaded.files.tokenizer.special_tokens
+    limit = model.max_length if max_length is None else max_length
+    if not special < limit <= model.max_length:
+        raise InputError(
+            f"max_length={max_length} must lie between {special + 1} and this model's {model.max_length}"
+        )
+    if batch_tokens is not None and batch_tokens < 1:
+        raise InputError(f"batch_tokens={batch_tokens} must be at least 1")
+    return Plan(
+        model=model,
+        prefix=loaded.prompts.prefix(name, prompt_name, prompt),
+        max_length=limit,
+        truncate=truncate,
+        dimension=vectors.check_dimension(
+            truncate_dim, model.dimension, loaded.truncate_dims, allow_untrained_dim
+        ),
+        normalize=normalize_embeddings,
+        precision=precision,
+        ranges=ranges,
+        batch_tokens=batch_tokens or device.default_batch_tokens(),
+    )

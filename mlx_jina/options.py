@@ -1,0 +1,91 @@
+"""What `load` and `Encoder`'s methods take by name, for type checkers and for whoever passes options on.
+
+    def encode_notes(notes: list[str], **options: Unpack[EncodeOptions]) -> Vectors:
+        return model.encode(notes, **options)
+
+`Unpack` is in typing since Python 3.11, and in typing_extensions before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Protocol, TypedDict
+
+from mlx_jina.choices import ChunkKind, Dtype, Precision
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+
+class Texts(Protocol):
+    """Any sequence of texts but a str, which is a sequence of texts as well: a list, a tuple, an array."""
+
+    def __len__(self) -> int: ...
+    def __iter__(self) -> Iterator[str]: ...
+    def __getitem__(self, index: int, /) -> str: ...
+    # A str only takes a str here.
+    def __contains__(self, value: object, /) -> bool: ...
+
+
+class LoadOptions(TypedDict, total=False):
+    """Where a model comes from and what it computes in: options of `mlx_jina.load` besides the task."""
+
+    revision: str | None
+    local_files_only: bool
+    dtype: Dtype | None
+    cache_dir: str | Path | None
+
+
+class TextOptions(TypedDict, total=False):
+    """What becomes of texts before the vectors are stored: options of `Encoder.encode` besides the precision."""
+
+    task: str | None
+    prompt_name: str | None
+    prompt: str | None
+    truncate_dim: int | None
+    allow_untrained_dim: bool
+    max_length: int | None
+    truncate: bool
+    normalize_embeddings: bool
+    ranges: npt.ArrayLike | None
+    batch_tokens: int | None
+
+
+class EncodeOptions(TextOptions, total=False):
+    """What every `encode` method takes; `Encoder.encode` says what each option means."""
+
+    precision: Precision
+
+
+class VectorOptions(TextOptions, total=False):
+    """Options of the methods that give one vector for each text, besides the precision."""
+
+    late_chunking: bool
+    output: Literal["vectors"]
+    show_progress_bar: bool | None
+
+
+class TokenOptions(EncodeOptions, total=False):
+    """Options of `Encoder.encode_tokens`."""
+
+    show_progress_bar: bool | None
+
+
+class CutOptions(TypedDict, total=False):
+    """How documents are cut: options of `Encoder.encode_chunks` alone."""
+
+    chunk_tokens: int | None
+    overlap: int
+    late: bool
+    language: str
+
+
+class ChunkingOptions(CutOptions, total=False):
+    """`CutOptions`, and what is cut at."""
+
+    chunk: ChunkKind
+
+
+class ChunkOptions(EncodeOptions, CutOptions, total=False):
+    """What `Encoder.encode_chunks` takes, which says what its own options mean."""
