@@ -206,10 +206,11 @@ def follow(load: Callable[[], StreamEncoder], rank: int, options: EncodeOptions)
     """
     connection = _connect(_hosts()[0], rank)
     _notice_silence(connection)
-    return _serve(connection, load(), options)
+    return answer(connection, load(), options)
 
 
-def _serve(connection: Connection, encoder: StreamEncoder, options: EncodeOptions) -> int:
+def answer(connection: Connection, encoder: StreamEncoder, options: EncodeOptions) -> int:
+    """Encode the texts that come over a connection until it ends; how many they were."""
     count = 0
     try:
         connection.send_bytes(b"ready")
