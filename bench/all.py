@@ -14,6 +14,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import mlx_jina
+
 INSTALL = "pip install -e . --group bench"
 try:
     from bench import machine, models, peers, report
@@ -78,6 +80,7 @@ def main() -> None:
         lengths=sorted(set(given.lengths)),
     )
     here = machine.describe()
+    mlx_jina.limit_cache()
     path = given.results / f"{machine.name(here)}{'-quick' if given.quick else ''}.json"
     # What is missing has to be known now, not hours later.
     try:

@@ -76,6 +76,7 @@ def _measure(
     model: str, vectors: str, count: int, sts: str | None, dtype: Dtype | None, task: str | None
 ) -> dict[str, float]:
     """Load and encode; the vectors of the texts to compare by go to a file."""
+    device.limit_cache()
     encoder = mlx_jina.load(model, dtype=dtype, task=task)
     np.save(vectors, encoder.encode(list(compare.TEXTS)))
     timed = texts(count)

@@ -46,6 +46,7 @@ def run(options: Options) -> Section:
 def _encode(size: int) -> tuple[float, int]:
     """Seconds and peak resident bytes of this process, after a warm-up."""
     model = models.find(MODEL)
+    mlx_jina.limit_cache()
     encoder = mlx_jina.load(model.folder)
     passages = texts.of_lengths(model.tokenizer(), texts.mixed_lengths(DIFFERENT))
     encoder.encode(passages[:100])

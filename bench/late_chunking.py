@@ -9,7 +9,7 @@ its fastest run. Finding boundaries and spans is part of the price.
 
 from __future__ import annotations
 
-import sys
+import argparse
 import time
 from collections.abc import Callable
 from functools import partial
@@ -32,7 +32,10 @@ def seconds(function: Callable[[], object]) -> float:
 
 def main() -> None:
     """Print the table."""
-    model = mlx_jina.load(sys.argv[1] if len(sys.argv) > 1 else "pocket")
+    parser = argparse.ArgumentParser(prog="bench.late_chunking")
+    parser.add_argument("model", nargs="?", default="pocket")
+    mlx_jina.limit_cache()
+    model = mlx_jina.load(parser.parse_args().model)
     prose = " ".join(TEXTS)
     per_text = model.count_tokens(prose)[0]
     print(f"{model!r}, backend {device.backend()}\n")

@@ -92,6 +92,7 @@ def main(sts: Path, model: str, plot: Path | None) -> None:
     """Print the table, and draw it."""
     with sts.open(newline="", encoding="utf-8") as file:
         pairs = list(csv.reader(file))
+    mlx_jina.limit_cache()
     encoder = mlx_jina.load(model)
     a, b = (encoder.encode([pair[side] for pair in pairs], normalize_embeddings=False) for side in (0, 1))
     dims = sorted(encoder.truncate_dims or (encoder.dimension,), reverse=True)

@@ -1,9 +1,19 @@
-"""Jina embeddings on Apple Silicon: `load` a model, `encode` texts, get NumPy vectors."""
+"""Jina embeddings on Apple Silicon: `load` a model, `encode` texts, get NumPy vectors.
+
+    import mlx_jina
+
+    model = mlx_jina.load("pocket")
+    vectors = model.encode(["How do I bake bread?", "Sourdough for beginners"])
+
+The first use of a name imports what it needs: `import mlx_jina` alone takes no time.
+"""
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from mlx_jina import errors
 from mlx_jina.errors import (
     CheckpointError,
     ForkError,
@@ -16,32 +26,58 @@ from mlx_jina.errors import (
 )
 
 if TYPE_CHECKING:
-    from mlx_jina.encoder import Encoder, load
+    from mlx_jina import integrations, ray, vectors
+    from mlx_jina.device import limit_cache
+    from mlx_jina.encoder import Chunk, ChunkedDocument, Encoder, Token, TokenVectors, load
 
 __version__ = "0.1.0"
 
 __all__ = [
     "CheckpointError",
+    "Chunk",
+    "ChunkedDocument",
     "Encoder",
     "ForkError",
     "InputError",
     "MlxJinaError",
     "ModelNotFoundError",
     "NumericalError",
+    "Token",
+    "TokenVectors",
     "TooLongError",
     "TruncationWarning",
     "__version__",
+    "errors",
+    "integrations",
+    "limit_cache",
     "load",
+    "ray",
+    "vectors",
 ]
 
+# What is imported on first use, and where from.
+_MODULES = ("integrations", "ray", "vectors")
+_NAMES = {
+    "mlx_jina.encoder": ("Chunk", "ChunkedDocument", "Encoder", "Token", "TokenVectors", "load"),
+    "mlx_jina.device": ("limit_cache",),
+}
 
-def __getattr__(name: str) -> Any:
-    # MLX is imported on first use: `mlx-jina --help` does without, and the BLAS must be opened before it.
-    if name not in ("Encoder", "load"):
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from mlx_jina import device
 
-    device.use_fast_blas()
-    from mlx_jina import encoder
+# Type checkers know the names above, and no others.
+if not TYPE_CHECKING:
 
-    return getattr(encoder, name)
+    def __getattr__(name: str) -> Any:
+        if name in _MODULES:
+            return import_module(f"mlx_jina.{name}")
+        module = next((module for module, names in _NAMES.items() if name in names), None)
+        if module is None:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        # A fast BLAS has to be opened before MLX is imported.
+        from mlx_jina import device
+
+        device.use_fast_blas()
+        return getattr(import_module(module), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

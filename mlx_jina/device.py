@@ -76,8 +76,6 @@ def use_fast_blas() -> str | None:
                 stacklevel=3,
             )
         return None
-    # OpenBLAS's idle threads spin for 2**26 ticks (20 ms or so), on cores that other threads need.
-    os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "20")
     for path in candidates:
         try:
             _opened = ctypes.CDLL(path, mode=ctypes.RTLD_GLOBAL)
@@ -196,19 +194,43 @@ def default_batch_tokens() -> int:
     return 16_384 if on_gpu() else 4_096
 
 
-def limit_cache() -> None:
-    """Cap the freed memory that is kept, which ragged shapes would otherwise fill without end.
+def tune_process() -> None:
+    """Set up a process that is there to embed: the command line, the server, a benchmark. Before MLX is imported.
 
-    On a GPU that is MLX's pool of buffers: a sixteenth of the memory that the device recommends to use, at most
-    1 GiB. On a CPU that pool reuses a buffer only for one of nearly the same size, glibc's malloc for any smaller.
+    Unlike `mlx_jina.load`, this changes what other code in the process may depend on.
     """
+    let_idle_threads_sleep()
+    use_fast_blas()
+    limit_cache()
+
+
+def let_idle_threads_sleep() -> None:
+    """OpenBLAS's idle threads spin for 2**26 ticks (20 ms or so), on cores that other threads need."""
+    os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "20")
+
+
+def limit_cache(limit: int | None = None) -> None:
+    """Bound the freed memory that MLX keeps, which texts of ever new lengths would otherwise fill without end.
+
+    `limit` is in bytes, and holds for everything that computes with MLX in this process. A program that embeds for
+    long calls this once; `mlx_jina.load` does not, and `mlx-jina` on the command line does. None leaves the choice
+    to what suits the machine: on a GPU a sixteenth of the memory that it recommends to use, at most 1 GiB; on a
+    CPU nothing where glibc's malloc can be told to keep freed memory instead, 256 MiB elsewhere.
+
+    Raises InputError for a negative limit.
+    """
+    if limit is not None and limit < 0:
+        raise InputError(f"limit={limit} must be a number of bytes")
     import mlx.core as mx
 
-    if on_gpu():
+    if limit is not None:
+        mx.set_cache_limit(limit)
+    elif on_gpu():
         info = mx.device_info()
         recommended = info.get("max_recommended_working_set_size") or info.get("memory_size") or 4 << 30
         mx.set_cache_limit(min(int(recommended) // 16, 1 << 30))
     else:
+        # MLX reuses a buffer only for one of nearly the same size, malloc for any smaller one.
         mx.set_cache_limit(0 if _let_malloc_keep() else 256 << 20)
 
 

@@ -1,4 +1,4 @@
-"""Shared set-up: the fast BLAS goes before MLX, and nothing reaches the network."""
+"""Shared set-up: the process is tuned as the command line's, and nothing reaches the network."""
 
 import os
 
@@ -6,7 +6,7 @@ import pytest
 
 from mlx_jina import device
 
-device.use_fast_blas()
+device.tune_process()
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -68,7 +68,8 @@ def test_imports_point_down() -> None:
 
 def test_no_files_import_each_other() -> None:
     try:
-        graph = {module: imported(path) for module, path in MODULES.items()}
+        # The package itself imports on first use whatever it shows.
+        graph = {module: imported(path) for module, path in MODULES.items() if module != "mlx_jina"}
         TopologicalSorter(graph).prepare()
     except CycleError as cycle:
         raise AssertionError(f"a cycle of imports: {' <- '.join(cycle.args[1])}") from None

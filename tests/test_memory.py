@@ -224,6 +224,7 @@ def test_pieces_run_on_streams_of_their_own(monkeypatch: pytest.MonkeyPatch) -> 
 def test_memory_stays_flat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int) -> None:
     """Every length from 1 to 600 meets every neighbour: nothing may pile up per shape."""
     monkeypatch.setattr("mlx_jina.engine.pipeline.WINDOW_TEXTS", 256)
+    mlx_jina.limit_cache()
     model = mlx_jina.load(checkpoints.tiny_jina_bert(tmp_path, heads=2, layers=1))
     used: list[int] = []
     step = pipeline.step
@@ -273,6 +274,7 @@ import mlx_jina
 def peak():
     return 1024 * int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
 
+mlx_jina.limit_cache()
 model = mlx_jina.load("pocket")
 model.encode(["a short text"])
 before, rng = peak(), random.Random(0)

@@ -27,5 +27,6 @@ def load(folder: Path, option: str) -> Callable[[Sequence[str], int], Any]:
     import mlx_jina
     from mlx_jina.choices import Dtype
 
+    mlx_jina.limit_cache()
     model = mlx_jina.load(folder, dtype=cast(Dtype, option))
     return lambda texts, longest: model.encode(texts, prompt="", max_length=max(longest, 8))

@@ -83,7 +83,7 @@ def compare(a: str, b: str, texts: Path | None, task: str | None, threshold: flo
     """Encode the same texts with A and B; exit status 1 if a cosine lies under --threshold."""
     from mlx_jina import device
 
-    device.use_fast_blas()
+    device.tune_process()
     if slow := device.slow_blas():
         click.echo(slow, err=True)
     from mlx_jina import compare as functions

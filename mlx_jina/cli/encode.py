@@ -114,7 +114,10 @@ def _run(
 
 def open_model(model: str | None, loading: LoadOptions) -> Encoder:
     """Load the model asked for, or else `pocket`, saying so."""
-    from mlx_jina import device, load
+    from mlx_jina import device
+
+    device.tune_process()
+    from mlx_jina import load
 
     if slow := device.slow_blas():
         tell(slow)

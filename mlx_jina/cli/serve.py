@@ -80,7 +80,7 @@ def serve(
     from mlx_jina import device
 
     # Before anything imports MLX.
-    device.use_fast_blas()
+    device.tune_process()
     try:
         from mlx_jina.server import access, serve
         from mlx_jina.server.app import Settings

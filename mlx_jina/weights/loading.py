@@ -76,7 +76,6 @@ def _load(path: Path, name: str, task: str | None, dtype: str | None) -> Loaded:
     if not device.on_gpu():
         for view in by_task.values():
             cpu_layers.adapt(view)
-    device.limit_cache()
     return Loaded(
         # The tensors are the model's now; a second reference would keep unconverted copies alive.
         files=replace(files, tensors={}, adapters={}),
