@@ -1,4 +1,4 @@
-"""Adapters to other libraries, which `pip install 'mlx-jina[langchain]'`, by each module's name, brings along."""
+"""Adapters to other libraries, which `pip install 'mlx-jina[langchain]'` brings along, by each module's name."""
 
 from __future__ import annotations
 

@@ -18,6 +18,7 @@ logger = logging.getLogger(__name__)
 FILES = (
     "config.json",
     "config_sentence_transformers.json",
+    "modules.json",
     "tokenizer.json",
     "model.safetensors",
     "model.safetensors.index.json",
