@@ -32,14 +32,16 @@ class RayOptions(LoadOptions, EncodeOptions, total=False):
 class Encoder:
     """A callable for `map_batches` with a model of its own: adds `output` (N, D) to a batch of texts in `column`.
 
-    Takes the options of `mlx_jina.load` and `Encoder.encode`, and raises what they raise.
+    Takes the options of `mlx_jina.load` and `Encoder.encode`, and raises what they raise. A worker is a process of
+    its own, whose memory is bounded as by `mlx_jina.limit_cache`.
     """
 
     def __init__(
         self, model: str, *, column: str = "text", output: str = "embedding", **options: Unpack[RayOptions]
     ) -> None:
-        from mlx_jina import load
+        from mlx_jina import limit_cache, load
 
+        limit_cache()
         task = options.pop("task", None)
         given = cast("dict[str, Any]", options)
         loading = {name: given.pop(name) for name in LoadOptions.__optional_keys__ & given.keys()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import subprocess
 import sys
@@ -10,6 +11,8 @@ from pathlib import Path
 import pytest
 
 import mlx_jina
+from mlx_jina import Encoder, options
+from mlx_jina.engine import plan
 
 pytest.importorskip("mypy")
 
@@ -125,6 +128,19 @@ mlx_jina.limit_cache(1 << 30)
 mlx_jina.ray.Encoder("pocket", task="retrieval", dtype="float16", column="text", truncate_dim=64)
 mlx_jina.InputError("is empty", position=3)
 """
+
+
+def test_options_are_those_of_the_methods() -> None:
+    """A name that one has and the other lacks would be no option, or one that type checkers refuse."""
+    encode = inspect.signature(Encoder.encode).parameters.keys() - {"self", "texts"}
+    chunks = inspect.signature(Encoder.encode_chunks_stream).parameters.keys()
+    load = inspect.signature(mlx_jina.load).parameters.keys() - {"name", "task"}
+    assert options.LoadOptions.__optional_keys__ == load
+    assert options.VectorOptions.__optional_keys__ | {"precision"} == encode
+    own = {"late_chunking", "output", "show_progress_bar"}
+    assert options.EncodeOptions.__optional_keys__ == encode - own
+    assert inspect.signature(plan.make).parameters.keys() - {"loaded"} == encode - own
+    assert options.CutOptions.__optional_keys__ == chunks - {"self", "texts", "chunk", "advance", "options"}
 
 
 @pytest.fixture(scope="module")
