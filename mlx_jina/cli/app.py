@@ -56,7 +56,7 @@ def _prompt_options(command: F) -> F:
 
 def _split(options: dict[str, Any]) -> tuple[LoadOptions, EncodeOptions]:
     """The options of `load`, and those of `encode`."""
-    loading = {name: options.pop(name) for name in LoadOptions.__optional_keys__}
+    loading = {name: options.pop(name) for name in sorted(LoadOptions.__optional_keys__)}
     return cast(LoadOptions, loading), cast(EncodeOptions, options)
 
 
@@ -149,7 +149,7 @@ def encode(
     """
     from mlx_jina.cli.encode import Source, run
 
-    chunking = _chunking(chunk, {name: options.pop(name) for name in CutOptions.__optional_keys__})
+    chunking = _chunking(chunk, {name: options.pop(name) for name in sorted(CutOptions.__optional_keys__)})
     loading, encoding = _split(options)
     run(
         Source(texts, paths, field),

@@ -6,8 +6,6 @@ import functools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from importlib import import_module
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, cast
 
 import numpy as np
@@ -201,7 +199,7 @@ class SentenceTransformer:
         checks.call(batch_size, output_value, precision, device, pool, chunk_size)
         task = kwargs.pop("task", None)
         checks.nothing_else("encode", kwargs)
-        if convert_to_tensor and find_spec("torch") is None:
+        if convert_to_tensor and tensors.torch() is None:
             raise InputError("convert_to_tensor=True needs torch, which is not installed; leave it out for NumPy")
         options: EncodeOptions = {
             "task": task,
@@ -293,7 +291,7 @@ class SentenceTransformer:
     @property
     def device(self) -> Any:
         """Where the tensors are that `encode` gives: a torch.device, or its name where torch is not installed."""
-        return import_module("torch").device("cpu") if find_spec("torch") else "cpu"
+        return torch.device("cpu") if (torch := tensors.torch()) else "cpu"
 
     def to(self, device: str) -> SentenceTransformer:
         """The model itself, if it computes there. Raises InputError."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, Literal
@@ -19,11 +20,16 @@ SimilarityName = Literal["cosine", "dot", "euclidean", "manhattan"]
 Embeddings = Any
 
 
+@cache
+def torch() -> Any:
+    """The library, or None where it is not installed."""
+    return import_module("torch") if find_spec("torch") else None
+
+
 def as_tensor(array: npt.NDArray[Any]) -> Any:
     """The array as a torch.Tensor, where torch is installed."""
-    if find_spec("torch") is None:
-        return array
-    return import_module("torch").from_numpy(np.ascontiguousarray(array))
+    library = torch()
+    return library.from_numpy(np.ascontiguousarray(array)) if library else array
 
 
 def rows_of(embeddings: Embeddings) -> Floats:
