@@ -62,7 +62,7 @@ def _convert(source: str, target: str, kind: str, task: str | None) -> dict[str,
         options: dict[str, Any] = {"bits": int(how)} if how.isdigit() else {"dtype": how}
         convert.to_mlx(source, Path(target), task=task, show_progress=False, **options)
     else:
-        convert.to_gguf(source, Path(target), task=task, kind=kind, show_progress=False)
+        convert.to_gguf(source, Path(target), task=task, kind=gguf_types.check(kind), show_progress=False)
     return {"seconds": time.perf_counter() - start, "memory": resident.peak()}
 
 

@@ -69,8 +69,9 @@ def to_gguf(source: str, target: Path, task: str | None, kind: str, force: bool)
     Of a model with adapters, without --task, the base is written, and each adapter beside it as lora-TASK-TARGET.
     """
     from mlx_jina.weights import convert as functions
+    from mlx_jina.weights.gguf import types
 
-    functions.to_gguf(source, target, task=task, kind=kind, force=force)
+    functions.to_gguf(source, target, task=task, kind=types.check(kind), force=force)
 
 
 @convert.command("compare")

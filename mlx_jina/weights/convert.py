@@ -12,7 +12,7 @@ import mlx.core as mx
 from tqdm import tqdm
 
 from mlx_jina import device
-from mlx_jina.choices import BITS, GROUP_SIZES, Bits, Dtype, GroupSize
+from mlx_jina.choices import BITS, GROUP_SIZES, Bits, Dtype, GGUFType, GroupSize
 from mlx_jina.errors import InputError
 from mlx_jina.weights import folder, lora, quantize, replace, safetensors_file
 from mlx_jina.weights.gguf import architectures, writer
@@ -41,7 +41,7 @@ def to_gguf(
     target: Path,
     *,
     task: str | None = None,
-    kind: str = "F16",
+    kind: GGUFType = "F16",
     force: bool = False,
     show_progress: bool | None = None,
 ) -> None:

@@ -11,6 +11,7 @@ import pytest
 import mlx_jina
 from bench import convert as bench
 from bench import models
+from mlx_jina.choices import GGUFType
 from mlx_jina.weights import convert, folder
 from mlx_jina.weights.gguf import tokenizer as gguf_tokenizer
 from mlx_jina.weights.gguf.file import GGUF
@@ -45,7 +46,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("kind", COUNTS)
-def test_v5_small(source: Path, tmp_path: Path, kind: str) -> None:
+def test_v5_small(source: Path, tmp_path: Path, kind: GGUFType) -> None:
     path = tmp_path / "m.gguf"
     seconds, memory = bench.converted(str(source), path, kind)
     # Of the processor's time, and the least of three, so that what else runs here matters little.
@@ -96,7 +97,7 @@ def others(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, st
 @pytest.mark.parametrize("kind", ["F32", "F16", "Q8_0", "Q4_0"])
 @pytest.mark.parametrize("model", ["v2-base-en", "v5-nano", "code-0.5b"])
 def test_other_architectures(
-    others: dict[str, tuple[Path, str | None]], tmp_path: Path, model: str, kind: str
+    others: dict[str, tuple[Path, str | None]], tmp_path: Path, model: str, kind: GGUFType
 ) -> None:
     source, task = others[model]
     convert.to_gguf(str(source), tmp_path / "m.gguf", task=task, kind=kind)

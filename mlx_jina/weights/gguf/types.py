@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from typing import cast
 
 from gguf import GGMLQuantizationType as Type
 from gguf import LlamaFileType
 
-from mlx_jina.choices import GGUF_TYPES, GGUFType
+from mlx_jina.choices import GGUFType
 from mlx_jina.errors import InputError
 from mlx_jina.weights.gguf.file import nbytes
 
@@ -52,14 +53,14 @@ _INSTEAD = {
 def check(file_type: str) -> GGUFType:
     """The name of a type in capitals. Raises InputError for a name that is not a type to write."""
     kind = file_type.upper()
-    if (found := next((name for name in GGUF_TYPES if name == kind), None)) is not None:
-        return found
+    if kind in FILE_TYPES:
+        return cast(GGUFType, kind)
     if _CALIBRATED.fullmatch(kind):
         raise InputError(
             f"type {kind} needs an importance matrix, which llama.cpp's llama-imatrix measures on texts; write "
             "F16 and quantise it with llama-quantize --imatrix"
         )
-    raise InputError(f"type {kind!r} is not one of {', '.join(GGUF_TYPES)}")
+    raise InputError(f"type {kind!r} is not one of {', '.join(FILE_TYPES)}")
 
 
 def number(file_type: str) -> int:

@@ -13,6 +13,7 @@ from gguf import GGMLQuantizationType as Type
 
 import mlx_jina
 from mlx_jina import device
+from mlx_jina.choices import GGUFType
 from mlx_jina.weights import checkpoint, convert
 from mlx_jina.weights.gguf import blocks as gguf_blocks
 from mlx_jina.weights.gguf import iquants as gguf_iquants
@@ -117,7 +118,7 @@ def test_blocks_of_odd_weights(kind: Type) -> None:
 
 
 @pytest.mark.parametrize("kind", ["Q8_0", "Q5_K_M", "Q4_0"])
-def test_packed_weights_run_as_on_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+def test_packed_weights_run_as_on_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: GGUFType) -> None:
     source = checkpoints.tiny_jina_bert(tmp_path / "model", heads=16, layers=4)
     convert.to_gguf(str(source), tmp_path / "m.gguf", kind=kind)
     texts = ["how do i bake bread", "the quick brown fox " * 30]

@@ -13,6 +13,7 @@ from gguf import GGMLQuantizationType as Type
 
 import mlx_jina
 from mlx_jina import device
+from mlx_jina.choices import GGUFType
 from mlx_jina.errors import CheckpointError, InputError
 from mlx_jina.weights import convert, folder, lora
 from mlx_jina.weights.gguf import file as gguf_file
@@ -27,7 +28,7 @@ MAKERS = {"small": checkpoints.v5_small, "nano": decoder_checkpoints.v5_nano}
 models = pytest.mark.parametrize("model", MAKERS)
 
 
-def _written(tmp_path: Path, model: str = "small", kind: str = "F32") -> tuple[Path, Path]:
+def _written(tmp_path: Path, model: str = "small", kind: GGUFType = "F32") -> tuple[Path, Path]:
     """A folder with adapters, and the base .gguf that was made of it."""
     make: Callable[[Path], Path] = MAKERS[model]
     source, target = make(tmp_path / "source"), tmp_path / "out" / f"{model}.gguf"

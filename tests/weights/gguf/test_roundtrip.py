@@ -14,6 +14,7 @@ from gguf import GGMLQuantizationType as Type
 from gguf import GGUFReader
 
 import mlx_jina
+from mlx_jina.choices import GGUFType
 from mlx_jina.errors import CheckpointError, InputError
 from mlx_jina.weights import convert, folder
 from mlx_jina.weights.gguf import file as gguf_file
@@ -40,7 +41,7 @@ def _same(source: Path, target: Path) -> None:
 
 @pytest.mark.parametrize("layout", checkpoints.LAYOUTS)
 @pytest.mark.parametrize(("kind", "dtype"), [("F32", mx.float32), ("F16", mx.float16), ("BF16", mx.bfloat16)])
-def test_plain_types_come_back_exactly(tmp_path: Path, layout: str, kind: str, dtype: mx.Dtype) -> None:
+def test_plain_types_come_back_exactly(tmp_path: Path, layout: str, kind: GGUFType, dtype: mx.Dtype) -> None:
     source = checkpoints.tiny_jina_bert(tmp_path / "model", layout, dtype=dtype)
     convert.to_gguf(str(source), tmp_path / "m.gguf", kind=kind)
     _same(source, tmp_path / "m.gguf")
@@ -72,21 +73,23 @@ def _check_against_llama(path: Path, bound: float) -> None:
 # llama.cpp's GELU is the tanh form from a table in float16, and its quantised products round activations.
 @pytest.mark.parametrize("layout", checkpoints.LAYOUTS)
 @pytest.mark.parametrize(("kind", "bound"), [("F32", 1e-6), ("F16", 1e-5), ("Q8_0", 2e-3), ("Q4_0", 3e-3)])
-def test_llama_cpp_gives_the_same_vectors_for_v2(tmp_path: Path, layout: str, kind: str, bound: float) -> None:
+def test_llama_cpp_gives_the_same_vectors_for_v2(
+    tmp_path: Path, layout: str, kind: GGUFType, bound: float
+) -> None:
     source = checkpoints.tiny_jina_bert(tmp_path / "model", layout)
     convert.to_gguf(str(source), tmp_path / "m.gguf", kind=kind)
     _check_against_llama(tmp_path / "m.gguf", bound)
 
 
 @pytest.mark.parametrize(("kind", "bound"), [("F32", 1e-9), ("F16", 1e-5), ("Q8_0", 2e-3), ("Q4_0", 3e-3)])
-def test_llama_cpp_gives_the_same_vectors_for_v5_small(tmp_path: Path, kind: str, bound: float) -> None:
+def test_llama_cpp_gives_the_same_vectors_for_v5_small(tmp_path: Path, kind: GGUFType, bound: float) -> None:
     source = checkpoints.v5_small(tmp_path / "model")
     convert.to_gguf(str(source), tmp_path / "m.gguf", task="retrieval", kind=kind)
     _check_against_llama(tmp_path / "m.gguf", bound)
 
 
 @pytest.mark.parametrize(("kind", "bound"), [("F32", 1e-9), ("F16", 1e-5), ("Q8_0", 2e-3), ("Q4_0", 3e-3)])
-def test_llama_cpp_gives_the_same_vectors_for_v5_nano(tmp_path: Path, kind: str, bound: float) -> None:
+def test_llama_cpp_gives_the_same_vectors_for_v5_nano(tmp_path: Path, kind: GGUFType, bound: float) -> None:
     source = decoder_checkpoints.v5_nano(tmp_path / "model")
     convert.to_gguf(str(source), tmp_path / "m.gguf", task="retrieval", kind=kind)
     _check_against_llama(tmp_path / "m.gguf", bound)
@@ -96,7 +99,9 @@ def test_llama_cpp_gives_the_same_vectors_for_v5_nano(tmp_path: Path, kind: str,
 
 @pytest.mark.parametrize("layout", ["original", "native"])
 @pytest.mark.parametrize(("kind", "bound"), [("F32", 1e-6), ("F16", 1e-5), ("Q8_0", 2e-3), ("Q4_0", 3e-3)])
-def test_llama_cpp_gives_the_same_vectors_for_v3(tmp_path: Path, layout: str, kind: str, bound: float) -> None:
+def test_llama_cpp_gives_the_same_vectors_for_v3(
+    tmp_path: Path, layout: str, kind: GGUFType, bound: float
+) -> None:
     source = getattr(v3_checkpoints, layout)(tmp_path / "model")
     task = "retrieval.query"
     convert.to_gguf(str(source), tmp_path / "m.gguf", task=task, kind=kind)
@@ -114,7 +119,7 @@ def test_llama_cpp_gives_the_same_vectors_for_v3(tmp_path: Path, layout: str, ki
 
 
 @pytest.mark.parametrize(("kind", "bound"), [("F32", 1e-9), ("F16", 1e-5), ("Q8_0", 2e-3), ("Q4_0", 3e-3)])
-def test_llama_cpp_gives_the_same_vectors_for_code(tmp_path: Path, kind: str, bound: float) -> None:
+def test_llama_cpp_gives_the_same_vectors_for_code(tmp_path: Path, kind: GGUFType, bound: float) -> None:
     source = decoder_checkpoints.code(tmp_path / "model")
     convert.to_gguf(str(source), tmp_path / "m.gguf", kind=kind)
     ids = gguf_reader.read(tmp_path / "m.gguf").tokenizer.encode(TEXTS)
@@ -149,7 +154,7 @@ def test_one_fingerprint_for_a_task_with_its_prompts(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", QUANTIZED)
-def test_quantised_files_expand_to_what_the_gguf_package_reads(tmp_path: Path, kind: str) -> None:
+def test_quantised_files_expand_to_what_the_gguf_package_reads(tmp_path: Path, kind: GGUFType) -> None:
     source = checkpoints.tiny_jina_bert(tmp_path / "model", heads=16)
     convert.to_gguf(str(source), tmp_path / "m.gguf", kind=kind)
     convert.to_mlx(str(tmp_path / "m.gguf"), tmp_path / "packed")
@@ -170,7 +175,7 @@ def test_mlx_lm_loads_our_folders(tmp_path: Path, options: dict[str, Any], model
         source, task = checkpoints.v5_small(tmp_path / "model", shape), "retrieval"
     if model == "Q4_K_S":
         # Of a .gguf, blocks of different widths stay as they are.
-        convert.to_gguf(str(source), tmp_path / "m.gguf", task=task, kind=model)
+        convert.to_gguf(str(source), tmp_path / "m.gguf", task=task, kind="Q4_K_S")
         source, task = tmp_path / "m.gguf", None
     convert.to_mlx(str(source), tmp_path / "mlx", task=task, **options)
     theirs, _ = utils.load_model(tmp_path / "mlx")
@@ -192,7 +197,7 @@ MODELS: dict[str, tuple[Callable[[Path], Path], str | None]] = {
 
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("kind", ["F16", "Q8_0"])
-def test_metadata_survives_a_folder(tmp_path: Path, model: str, kind: str) -> None:
+def test_metadata_survives_a_folder(tmp_path: Path, model: str, kind: GGUFType) -> None:
     make, task = MODELS[model]
     convert.to_gguf(str(make(tmp_path / model)), tmp_path / "made.gguf", task=task, kind=kind)
     # What other people add has to survive as well.

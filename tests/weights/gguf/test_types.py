@@ -13,6 +13,7 @@ from gguf import GGMLQuantizationType as Type
 from gguf import GGUFReader, quants
 
 import mlx_jina
+from mlx_jina.choices import GGUFType
 from mlx_jina.errors import InputError
 from mlx_jina.weights import convert
 from mlx_jina.weights.gguf import architectures, names
@@ -77,7 +78,9 @@ OTHERS = [(model, kind) for model in ("eurobert", *checkpoints.LAYOUTS) for kind
 
 
 @pytest.mark.parametrize(("model", "kind"), EVERY + OTHERS)
-def test_our_vectors_are_those_of_the_decoded_weights(tmp_path: Path, shelf: Path, model: str, kind: str) -> None:
+def test_our_vectors_are_those_of_the_decoded_weights(
+    tmp_path: Path, shelf: Path, model: str, kind: GGUFType
+) -> None:
     source, task = _source(shelf, model)
     convert.to_gguf(str(source), tmp_path / "m.gguf", task=task, kind=kind)
     assert gguf_types.FILE_TYPES[kind] in {entry.type for entry in GGUF(tmp_path / "m.gguf").entries.values()}
@@ -92,7 +95,8 @@ def test_types_for_ternary_weights_are_only_read(
     with pytest.raises(InputError, match=f"type '{kind.name}' is not one of"):
         gguf_types.check(kind.name)
     monkeypatch.setitem(gguf_types.FILE_TYPES, kind.name, kind)
-    test_our_vectors_are_those_of_the_decoded_weights(tmp_path, shelf, "qwen3", kind.name)
+    name: Any = kind.name
+    test_our_vectors_are_those_of_the_decoded_weights(tmp_path, shelf, "qwen3", name)
 
 
 # llama.cpp rounds activations as well, the more so the fewer bits its kernels expect.
@@ -100,7 +104,7 @@ LLAMA = {"Q4_K_M": 3e-3, "IQ4_XS": 5e-3, "Q3_K_M": 5e-3, "IQ3_S": 5e-3, "Q2_K": 
 
 
 @pytest.mark.parametrize("kind", LLAMA)
-def test_llama_cpp_reads_our_blocks(tmp_path: Path, shelf: Path, kind: str) -> None:
+def test_llama_cpp_reads_our_blocks(tmp_path: Path, shelf: Path, kind: GGUFType) -> None:
     source, task = _source(shelf, "qwen3")
     convert.to_gguf(str(source), tmp_path / "m.gguf", task=task, kind=kind)
     ids = [row.tolist() for row in gguf_reader.read(tmp_path / "m.gguf").tokenizer.encode(TEXTS)]
