@@ -1,5 +1,5 @@
 """Measurements. What is measured beside mlx-jina gets the same settings of the BLAS as the command line."""
 
-from mlx_jina import device
+from mlx_jina.cpu import blas
 
-device.let_idle_threads_sleep()
+blas.let_idle_threads_sleep()

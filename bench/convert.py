@@ -22,10 +22,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from mlx_jina import device
+from mlx_jina import device, process
 from mlx_jina.choices import Dtype
+from mlx_jina.cpu import blas
 
-device.use_fast_blas()
+blas.open_fast()
 import mlx.core as mx  # noqa: E402
 import numpy as np  # noqa: E402
 
@@ -76,7 +77,7 @@ def _measure(
     model: str, vectors: str, count: int, sts: str | None, dtype: Dtype | None, task: str | None
 ) -> dict[str, float]:
     """Load and encode; the vectors of the texts to compare by go to a file."""
-    device.limit_cache()
+    process.limit_cache()
     encoder = mlx_jina.load(model, dtype=dtype, task=task)
     np.save(vectors, encoder.encode(list(compare.TEXTS)))
     timed = texts(count)
@@ -132,7 +133,7 @@ def _cells(found: dict[str, float], cosines: Any) -> list[str]:
 
 def _table(source: str, kinds: list[str], options: argparse.Namespace) -> None:
     columns = COLUMNS if options.sts else COLUMNS[:-1]
-    print(f"Backend {device.backend()}, {device.blas()}\n")
+    print(f"Backend {device.backend()}, {blas.name()}\n")
     _print(*columns)
     print("|---" * len(columns) + "|")
     found, wanted = _measured(source, "float32", options)

@@ -16,6 +16,7 @@ from typing import Any
 import psutil
 
 from mlx_jina import device
+from mlx_jina.cpu import blas
 
 PACKAGES = (
     "mlx",
@@ -50,7 +51,7 @@ def processor() -> str:
 
 def describe() -> dict[str, Any]:
     """The machine and what is installed on it."""
-    device.use_fast_blas()
+    blas.open_fast()
     import mlx.core as mx
 
     accelerator = str(mx.device_info().get("device_name", "")) if device.on_gpu() else ""
@@ -62,15 +63,15 @@ def describe() -> dict[str, Any]:
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "python": platform.python_version(),
         "MLX backend": device.backend(),
-        "BLAS of MLX": blas() if device.backend() == "cpu" else "not used",
+        "BLAS of MLX": blas_name() if device.backend() == "cpu" else "not used",
         "environment": {k: v for k, v in sorted(os.environ.items()) if k.startswith(SETTINGS)},
         "versions": versions(),
     }
 
 
-def blas() -> str:
+def blas_name() -> str:
     """The BLAS's name; OpenBLAS also says its version and which processor it takes this one for."""
-    found = device.blas()
+    found = blas.name()
     if not found.startswith("libopenblas"):
         return found
     tell = ctypes.CDLL(None).openblas_get_config

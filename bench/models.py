@@ -20,10 +20,11 @@ import numpy as np
 
 from mlx_jina import device
 from mlx_jina.choices import Dtype
+from mlx_jina.cpu import blas
 from mlx_jina.text.tokenizer import Tokenizer
 from mlx_jina.weights import hub
 
-device.use_fast_blas()
+blas.open_fast()
 import mlx.core as mx  # noqa: E402
 from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, trainers  # noqa: E402
 from tokenizers import Tokenizer as FastTokenizer  # noqa: E402

@@ -19,6 +19,7 @@ from bench.harness import Options, Section
 from bench.machine import threads
 from bench.models import Model
 from mlx_jina import device
+from mlx_jina.cpu import blas
 
 TEXTS, QUICK_TEXTS, LENGTH = 32, 4, 128
 ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
@@ -110,7 +111,7 @@ def _together(children: list[_Products]) -> float:
 
 
 def _main(work: list[Product]) -> None:
-    device.use_fast_blas()
+    blas.open_fast()
     import mlx.core as mx
 
     dtype = mx.bfloat16 if device.on_gpu() else mx.float32

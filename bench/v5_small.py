@@ -20,10 +20,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mlx_jina import device
+from mlx_jina import device, process
+from mlx_jina.cpu import blas
 from mlx_jina.nn import ragged
 
-device.use_fast_blas()
+blas.open_fast()
 import mlx.core as mx  # noqa: E402
 import mlx.nn as nn  # noqa: E402
 from mlx.utils import tree_flatten  # noqa: E402
@@ -181,7 +182,7 @@ def compare(c: Config, rounds: int) -> None:
     ours = Qwen3(c)
     mx.eval(ours.parameters())
     name, other, masked = _other_model(c, list(dict(tree_flatten(ours.parameters())).items()))
-    print(f"Backend {device.backend()}, {device.blas()}, {c.num_hidden_layers} layers, against {name}\n")
+    print(f"Backend {device.backend()}, {blas.name()}, {c.num_hidden_layers} layers, against {name}\n")
     print("| texts | tokens | batches of the other side | same depth | as it runs | matmul share |")
     print("|---|---|---|---|---|---|")
     for corpus, texts in corpora().items():
@@ -210,7 +211,7 @@ def long_text(c: Config, length: int) -> None:
     """Print what one text takes above the weights."""
     model = Qwen3(c)
     mx.eval(model.parameters())
-    device.limit_cache()
+    process.limit_cache()
     ids = np.random.default_rng(0).integers(0, VOCAB, length).astype(np.int32)
     batch = ragged.flatten([ids], np.zeros(1, dtype=np.intp))
     mx.clear_cache()

@@ -27,8 +27,8 @@ from mlx_jina.errors import (
 
 if TYPE_CHECKING:
     from mlx_jina import integrations, ray, vectors
-    from mlx_jina.device import limit_cache
     from mlx_jina.encoder import Chunk, ChunkedDocument, Encoder, Token, TokenVectors, load
+    from mlx_jina.process import limit_cache
 
 __version__ = "0.1.0"
 
@@ -59,7 +59,7 @@ __all__ = [
 _MODULES = ("integrations", "ray", "vectors")
 _NAMES = {
     "mlx_jina.encoder": ("Chunk", "ChunkedDocument", "Encoder", "Token", "TokenVectors", "load"),
-    "mlx_jina.device": ("limit_cache",),
+    "mlx_jina.process": ("limit_cache",),
 }
 
 
@@ -73,9 +73,9 @@ if not TYPE_CHECKING:
         if module is None:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         # A fast BLAS has to be opened before MLX is imported.
-        from mlx_jina import device
+        from mlx_jina.cpu import blas
 
-        device.use_fast_blas()
+        blas.open_fast()
         return getattr(import_module(module), name)
 
 

@@ -16,7 +16,7 @@ from mlx_jina.engine.late_chunking import ChunkedDocument, check_pooling, docume
 from mlx_jina.engine.loaded_model import LoadedModel
 from mlx_jina.engine.pipeline import longest_first, progress
 from mlx_jina.engine.plan import Plan
-from mlx_jina.engine.thread import Worker
+from mlx_jina.engine.thread import ModelThread
 from mlx_jina.engine.token_vectors import TokenVectors, token_vectors
 from mlx_jina.errors import InputError
 from mlx_jina.text.chunking import Chunk, Chunking
@@ -64,8 +64,8 @@ def load(
     """
     device.check_dtype(dtype)
     path = hub.resolve(str(name), revision, local_files_only, cache_dir, task)
-    worker = Worker()
-    return Encoder(worker.run(loading.load, path, str(name), task, dtype), worker)
+    thread = ModelThread()
+    return Encoder(thread.run(loading.load, path, str(name), task, dtype), thread)
 
 
 class Encoder(LoadedModel):

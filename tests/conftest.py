@@ -4,9 +4,9 @@ import os
 
 import pytest
 
-from mlx_jina import device
+from mlx_jina import process
 
-device.tune_process()
+process.tune()
 
 
 def pytest_configure(config: pytest.Config) -> None:

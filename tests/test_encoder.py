@@ -224,7 +224,7 @@ class TestNumbers:
         half = mlx_jina.load(tmp_path, dtype="float16")
         batch = ragged.flatten(half._tokenizer.encode(TEXTS), np.arange(3))
         run = half.loaded.model_for(None)
-        broken = half._worker.run(lambda: np.array(run(mx.array(batch.ids), batch.ragged)))
+        broken = half._thread.run(lambda: np.array(run(mx.array(batch.ids), batch.ragged)))
         assert not np.isfinite(broken).all()
         whole = mlx_jina.load(tmp_path, dtype="float32").encode(TEXTS)
         for _ in range(2):

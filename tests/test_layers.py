@@ -17,6 +17,7 @@ ROOMS = (
     ("errors", "catalog", "choices"),
     ("device", "options"),
     ("cpu",),
+    ("process",),
     ("text", "vectors"),
     ("nn",),
     ("models",),

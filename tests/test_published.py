@@ -65,7 +65,7 @@ def test_hidden_states_of_small_en_by_ids() -> None:
     model = mlx_jina.load("v2-small-en", dtype="float32")
     batch = ragged.flatten([np.arange(10, 90, 10, dtype=np.int32)], np.zeros(1, dtype=np.intp))
     run = model.loaded.model_for(None)
-    states = model._worker.run(lambda: np.array(run.hidden(mx.array(batch.ids), batch.ragged)))
+    states = model._thread.run(lambda: np.array(run.hidden(mx.array(batch.ids), batch.ragged)))
     expected = [[-0.1346, 0.1457, 0.5572], [-0.1383, 0.1412, 0.5643], [-0.1125, 0.1354, 0.5599]]
     np.testing.assert_allclose(states[1:4, 1:4], expected, rtol=0, atol=1e-4)
 

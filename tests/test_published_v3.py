@@ -51,5 +51,5 @@ def test_unit_vectors(model: mlx_jina.Encoder, task: str) -> None:
 def test_hidden_states_by_ids(model: mlx_jina.Encoder, task: str | None) -> None:
     batch = ragged.flatten([np.array(IDS, dtype=np.int32)], np.zeros(1, dtype=np.intp))
     run = model.loaded.model_for(task)
-    states = model._worker.run(lambda: np.array(run.hidden(mx.array(batch.ids), batch.ragged)))
+    states = model._thread.run(lambda: np.array(run.hidden(mx.array(batch.ids), batch.ragged)))
     np.testing.assert_allclose(states[:3, 1:4], STATES[task], rtol=1e-4, atol=1e-4)

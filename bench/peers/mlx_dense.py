@@ -28,9 +28,9 @@ def load(folder: Path, option: str) -> Callable[[Sequence[str], int], Any]:
     """Texts to vectors."""
     import json
 
-    from mlx_jina import device
+    from mlx_jina.cpu import blas
 
-    device.use_fast_blas()
+    blas.open_fast()
     import mlx.core as mx
     import mlx.nn as nn
     import numpy as np

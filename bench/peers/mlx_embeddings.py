@@ -23,9 +23,9 @@ def options(model: Model) -> tuple[str, ...]:
 
 def load(folder: Path, option: str) -> Callable[[Sequence[str], int], Any]:
     """Texts to vectors."""
-    from mlx_jina import device
+    from mlx_jina.cpu import blas
 
-    device.use_fast_blas()
+    blas.open_fast()
     import mlx.core as mx
     import numpy as np
     from mlx_embeddings import generate

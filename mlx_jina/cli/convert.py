@@ -82,10 +82,11 @@ def to_gguf(source: str, target: Path, task: str | None, kind: str, force: bool)
 @click.option("--threshold", type=float, default=THRESHOLD, show_default=True, help="Lowest cosine that is well.")
 def compare(a: str, b: str, texts: Path | None, task: str | None, threshold: float) -> None:
     """Encode the same texts with A and B; exit status 1 if a cosine lies under --threshold."""
-    from mlx_jina import device
+    from mlx_jina import process
+    from mlx_jina.cpu import blas
 
-    device.tune_process()
-    if slow := device.slow_blas():
+    process.tune()
+    if slow := blas.slow():
         click.echo(slow, err=True)
     from mlx_jina import compare as functions
 

@@ -114,12 +114,13 @@ def _run(
 
 def open_model(model: str | None, loading: LoadOptions) -> Encoder:
     """Load the model asked for, or else `pocket`, saying so."""
-    from mlx_jina import device
+    from mlx_jina import process
+    from mlx_jina.cpu import blas
 
-    device.tune_process()
+    process.tune()
     from mlx_jina import load
 
-    if slow := device.slow_blas():
+    if slow := blas.slow():
         tell(slow)
     if model is None:
         tell(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlx_jina import __version__, catalog, device
+from mlx_jina.cpu import blas
 from mlx_jina.errors import InputError, ModelNotFoundError
 from mlx_jina.weights import hub
 
@@ -91,7 +92,7 @@ def _versions() -> Iterator[Row]:
 
 
 def _backend() -> Iterator[Row]:
-    device.use_fast_blas()
+    blas.open_fast()
     import mlx.core as mx
 
     details = mx.device_info()
@@ -99,7 +100,7 @@ def _backend() -> Iterator[Row]:
     yield "backend", backend
     yield "device", str(details.get("device_name") or platform.processor() or platform.machine())
     if backend == "cpu":
-        yield "BLAS", device.blas()
+        yield "BLAS", blas.name()
     yield "dtype", "float32" if backend == "cpu" else "the checkpoint's own"
     yield "tokens per pass", str(device.default_batch_tokens())
 

@@ -77,10 +77,10 @@ def serve(
 
     Only this machine is let in. Any other --host needs an API key.
     """
-    from mlx_jina import device
+    from mlx_jina import process
 
     # Before anything imports MLX.
-    device.tune_process()
+    process.tune()
     try:
         from mlx_jina.server import access, serve
         from mlx_jina.server.app import Settings

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import mlx.core as mx
 
-from mlx_jina import device
+from mlx_jina.cpu import blas
 
 T = TypeVar("T")
 
@@ -71,7 +71,7 @@ def side_by_side(pieces: Sequence[Callable[[], T]]) -> Iterator[list[T]]:
     """The evaluated arrays of as many pieces at a time as there are cores. Their inputs must be evaluated."""
     for first in range(0, len(pieces), _here.cores):
         done: list[T] = []
-        with device.single_threaded_blas():
+        with blas.single_threaded():
             for piece, stream in zip(pieces[first : first + _here.cores], streams(), strict=False):
                 with mx.stream(stream):
                     done.append(piece())

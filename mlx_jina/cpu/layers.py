@@ -7,8 +7,7 @@ from functools import cache
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_jina import device
-from mlx_jina.cpu import cores
+from mlx_jina.cpu import blas, cores
 
 # Rows of the input, and numbers in the weights, for which the cut below is faster.
 FEW_ROWS = 32
@@ -35,7 +34,7 @@ class Linear(nn.Linear):
     """
 
     def __call__(self, x: mx.array) -> mx.array:
-        outputs = _together(x, self["weight"]) if device.multiplies_small() else 0
+        outputs = _together(x, self["weight"]) if blas.multiplies_small() else 0
         if not outputs:
             return super().__call__(x)
         total = self.weight.shape[0]

@@ -14,9 +14,8 @@ from typing import TypeVar
 
 import numpy as np
 
-from mlx_jina import device
-from mlx_jina.cpu import cores
-from mlx_jina.engine.thread import Worker
+from mlx_jina.cpu import blas, cores
+from mlx_jina.engine.thread import ModelThread
 from mlx_jina.nn.ragged import Batch, flatten
 
 T = TypeVar("T")
@@ -26,18 +25,18 @@ CORE_TOKENS = 64
 UNEVEN = 1.25
 
 # Beside the caller's own thread; for all models, which take turns: the cores are the same.
-_helpers: list[Worker] = []
+_helpers: list[ModelThread] = []
 _turn = threading.Lock()
 
 
 def run(function: Callable[[Batch], T], batch: Batch) -> list[tuple[Batch, T]]:
     """A function of batches applied to the shares of one, and the shares; it must evaluate what it returns."""
-    if len(shares := split(batch, device.lanes())) == 1:
-        with cores.using(device.lanes()):
+    if len(shares := split(batch, blas.cores())) == 1:
+        with cores.using(blas.cores()):
             return [(batch, function(batch))]
-    with cores.using(1), _turn, device.single_threaded_blas():
+    with cores.using(1), _turn, blas.single_threaded():
         while len(_helpers) < len(shares) - 1:
-            _helpers.append(Worker())
+            _helpers.append(ModelThread())
         started = [helper.submit(function, share) for helper, share in zip(_helpers, shares[1:], strict=False)]
         try:
             results = [function(shares[0])]

@@ -261,7 +261,7 @@ def _late(
 
 
 def _means(spans: Sequence[Sequence[Span]], model: EncoderModel, batch: Batch) -> mx.array:
-    """On the worker: the mean of each span of each text."""
+    """On the model's thread: the mean of each span of each text."""
     hidden = model.hidden(mx.array(batch.ids), batch.ragged)
     starts = batch.ragged.starts.tolist()
     return pooling.span_means(

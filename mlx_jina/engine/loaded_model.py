@@ -11,7 +11,7 @@ from mlx.utils import tree_flatten
 
 from mlx_jina.catalog import Entry
 from mlx_jina.engine.pipeline import Pipeline
-from mlx_jina.engine.thread import Worker
+from mlx_jina.engine.thread import ModelThread
 from mlx_jina.text.tokenizer import Token, listed
 from mlx_jina.weights import checkpoint
 from mlx_jina.weights.loading import Loaded
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 class LoadedModel:
     """A model in memory and the thread that it runs on; safe to share between threads."""
 
-    def __init__(self, loaded: Loaded, worker: Worker) -> None:
+    def __init__(self, loaded: Loaded, thread: ModelThread) -> None:
         self.loaded = loaded
         """What was read from the files."""
-        self.pipeline = Pipeline(loaded.files.tokenizer, worker)
+        self.pipeline = Pipeline(loaded.files.tokenizer, thread)
         """What all texts go through; the server feeds it batches of its own."""
         self._tokenizer = loaded.files.tokenizer
-        self._worker = worker
+        self._thread = thread
         self._fingerprints: dict[str | None, str] = {}
         model = next(iter(loaded.models.values()))
         self.entry: Entry | None = loaded.entry
@@ -84,7 +84,7 @@ class LoadedModel:
         name = name if name in self.loaded.models else None
         if name not in self._fingerprints:
             model = self.loaded.model_for(name)
-            weights = self._worker.run(checkpoint.digest, model)
+            weights = self._thread.run(checkpoint.digest, model)
             parts = [weights, self._tokenizer.canonical(), model.pooling, self.prompts, "unit"]
             canonical = json.dumps(parts, sort_keys=True).encode()
             self._fingerprints[name] = hashlib.sha256(canonical).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""Texts to vectors, window by window: tokenised ahead, batched, run on the worker, checked, finished."""
+"""Texts to vectors, window by window: tokenised ahead, batched, run on the model's thread, checked, finished."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tqdm import tqdm
 from mlx_jina import device, vectors
 from mlx_jina.engine import cores
 from mlx_jina.engine.plan import Plan
-from mlx_jina.engine.thread import Worker
+from mlx_jina.engine.thread import ModelThread
 from mlx_jina.errors import CheckpointError, InputError, NumericalError, TooLongError, TruncationWarning
 from mlx_jina.models.base import EncoderModel
 from mlx_jina.nn import ragged
@@ -29,12 +29,12 @@ from mlx_jina.vectors import Floats, Vectors
 WINDOW_TEXTS = 4096
 # A window also closes at this many characters: a block of long documents should not take minutes.
 WINDOW_CHARACTERS = 1 << 20
-# Forward passes queued on the worker: one runs, one waits.
+# Forward passes queued on the model's thread: one runs, one waits.
 QUEUED = 2
 
 Item = tuple[int, str]
 T = TypeVar("T")
-# What becomes of a batch's tokens, on the worker: rows for each text, in the batch's order.
+# What becomes of a batch's tokens, on the thread: rows for each text, in the batch's order.
 Pool = Callable[[EncoderModel, Batch], mx.array]
 
 
@@ -44,11 +44,11 @@ def whole(model: EncoderModel, batch: Batch) -> mx.array:
 
 
 class Pipeline:
-    """The road that every text goes down, for one tokenizer and the worker that its models run on."""
+    """The road that every text goes down, for one tokenizer and the thread of its models."""
 
-    def __init__(self, tokenizer: Tokenizer, worker: Worker) -> None:
+    def __init__(self, tokenizer: Tokenizer, thread: ModelThread) -> None:
         self.tokenizer = tokenizer
-        self.worker = worker
+        self.thread = thread
 
     def windows(
         self, items: Iterable[Item], plan: Plan, advance: Callable[[int], object]
@@ -108,7 +108,7 @@ class Pipeline:
         try:
             for batch in (*ragged.batches(ids, plan.batch_tokens), None):
                 check_ids(batch, plan.model)
-                queue.append(self.worker.submit(step, plan.model, pool, started, batch))
+                queue.append(self.thread.submit(step, plan.model, pool, started, batch))
                 if len(queue) == QUEUED:
                     collect()
             while queue:
@@ -118,7 +118,7 @@ class Pipeline:
                 future.cancel()
         unusable = np.flatnonzero(~usable(pooled, plan))
         for index in np.unique(np.searchsorted(starts, unusable, side="right") - 1).tolist():
-            pooled[rows_of([index])] = self.worker.run(retry, plan, pool, ids, index, positions[index])
+            pooled[rows_of([index])] = self.thread.run(retry, plan, pool, ids, index, positions[index])
         return pooled
 
 
@@ -191,7 +191,7 @@ def warn_of_cut(texts: int, plan: Plan) -> None:
 def step(
     model: EncoderModel, pool: Pool, started: list[tuple[Batch, mx.array]], batch: Batch | None
 ) -> list[tuple[Batch, Floats]]:
-    """On the worker: run a batch on a CPU's cores; start it on a GPU, and return the one before.
+    """On the model's thread: run a batch on a CPU's cores; start it on a GPU, and return the one before.
 
     None stands for the end. Returns batches, which may be shares of the one given, and what `pool` made of them.
     """
@@ -211,7 +211,7 @@ def evaluated(rows: mx.array) -> Floats:
 
 
 def retry(plan: Plan, pool: Pool, ids: Sequence[Ids], index: int, position: int) -> Floats:
-    """On the worker: one text alone in float32, for a vector that came out unusable.
+    """On the model's thread: one text alone in float32, for a vector that came out unusable.
 
     Perhaps only for a neighbour's sake: texts that a CPU attends to as one (nn/attention.py) share their NaN.
     """

@@ -1,7 +1,7 @@
 """One thread for all of a model's MLX work.
 
 MLX arrays and streams belong to the thread that made them: weights that another thread loaded lazily, or a
-graph it left pending, cannot be evaluated here. So a model's every job runs on its one worker.
+graph it left pending, cannot be evaluated here. So a model's every job runs on one thread of its own.
 
 A forked process has none of its parent's threads, MLX's own included, and would wait for them for ever: it is
 told so instead.
@@ -31,8 +31,8 @@ _parked: list[_Jobs] = []
 _forked = False
 
 
-class Worker:
-    """Runs jobs in order on one thread, which it hands on to the next worker when it is garbage-collected.
+class ModelThread:
+    """Runs jobs in order on one thread, which it hands on to the next model when it is garbage-collected.
 
     No thread ever ends: MLX (0.32) drops Python objects as a thread that used it ends, and aborts the process
     if the interpreter is being torn down by then, which nothing in Python before 3.13 can wait for.

@@ -67,5 +67,5 @@ def token_vectors(
 
 
 def _every_token(model: EncoderModel, batch: Batch) -> mx.array:
-    """On the worker: the state of each token."""
+    """On the model's thread: the state of each token."""
     return model.hidden(mx.array(batch.ids), batch.ragged).astype(mx.float32)

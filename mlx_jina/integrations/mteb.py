@@ -11,7 +11,7 @@ from mteb.models.model_implementations import MODEL_REGISTRY
 from mteb.models.model_meta import ScoringFunction
 
 import mlx_jina
-from mlx_jina import catalog, device
+from mlx_jina import catalog, process
 from mlx_jina.choices import Precision
 from mlx_jina.vectors import Vectors
 
@@ -51,7 +51,7 @@ class MLXJinaEncoder(AbsEncoder):
 
 
 if __name__ == "__main__":
-    device.tune_process()
+    process.tune()
     for entry in catalog.ENTRIES:
         name = entry.repo if "/" in entry.repo else f"mlx-jina/{entry.repo}"
         meta = MODEL_REGISTRY.get(name, UNKNOWN.model_copy(update={"name": name}))

@@ -1,6 +1,6 @@
 """`mlx-jina serve`: the encoder over HTTP, in the dialects that existing clients speak.
 
-    request -> access -> app -> dialect -> engine -> scheduler -> worker
+    request -> access -> app -> dialect -> engine -> scheduler -> model
                                        <- vectors
 
 - `access.py` refuses foreign hosts and origins, `app.py` reads and checks bodies, watches for clients that

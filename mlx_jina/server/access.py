@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Sequence
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from mlx_jina.server.errors import Refusal
+from mlx_jina.server.errors import ApiError
 
 _LOCAL = ("localhost", "127.0.0.1", "[::1]")
 # Obsidian on a desktop and on a phone; pages and apps of this machine.
@@ -42,7 +42,7 @@ class Guard:
     def __init__(
         self,
         app: ASGIApp,
-        refuse: Callable[[Refusal, str], ASGIApp],
+        refuse: Callable[[ApiError, str], ASGIApp],
         hosts: Collection[str],
         origins: Sequence[str],
         anywhere: bool,
@@ -59,15 +59,15 @@ class Guard:
         else:
             await self._app(scope, receive, send)
 
-    def _judge(self, headers: Headers) -> Refusal | None:
+    def _judge(self, headers: Headers) -> ApiError | None:
         host = _HOST.fullmatch(headers.get("host", ""))
         if host is None or not (host[1].lower() in self._hosts or (self._anywhere and _is_address(host[1]))):
-            return Refusal(
+            return ApiError(
                 403, "this server does not answer to that Host; --allow-host adds one", "forbidden_host"
             )
         origin = headers.get("origin")
         if origin is not None and self._origin.fullmatch(origin) is None:
-            return Refusal(
+            return ApiError(
                 403, "pages of that Origin may not use this server; --allow-origin adds one", "forbidden_origin"
             )
         return None
@@ -82,12 +82,12 @@ def _is_address(host: str) -> bool:
 
 
 def check_key(headers: Headers, key: str | None) -> None:
-    """Raise Refusal 401 unless the request brings the key, if there is one. Takes as long for any wrong one."""
+    """Raise ApiError 401 unless the request brings the key, if there is one. Takes as long for any wrong one."""
     if key is None:
         return
     scheme, _, given = headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode("latin-1"), key.encode()):
-        raise Refusal(
+        raise ApiError(
             401,
             "this server needs its API key: Authorization: Bearer KEY",
             "invalid_api_key",

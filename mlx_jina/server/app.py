@@ -25,11 +25,11 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from mlx_jina.server import access, monitoring
-from mlx_jina.server.capacity import Place, Places
+from mlx_jina.server.capacity import Capacity, Slot
 from mlx_jina.server.dialects import cohere, lm_studio, ollama, openai, tei
 from mlx_jina.server.dialects.base import Body, Endpoint, Reply
 from mlx_jina.server.engine import Engine
-from mlx_jina.server.errors import Refusal
+from mlx_jina.server.errors import ApiError
 from mlx_jina.server.metrics import Metrics
 from mlx_jina.server.openapi import document
 
@@ -68,13 +68,13 @@ class Settings:
 
 def create_app(engine: Engine, metrics: Metrics, settings: Settings) -> Starlette:
     """The application of all dialects."""
-    places = Places(settings.max_requests, BODIES * settings.max_body, engine.library.seconds_ahead)
-    metrics.gauge("requests_under_way", "Requests that have no answer yet", lambda: places.requests)
+    capacity = Capacity(settings.max_requests, BODIES * settings.max_body, engine.store.seconds_ahead)
+    metrics.gauge("requests_under_way", "Requests that have no answer yet", lambda: capacity.requests)
     endpoints = [endpoint for dialect in DIALECTS for endpoint in dialect.ENDPOINTS]
     endpoints += monitoring.endpoints(metrics, document(endpoints))
     return Starlette(
         routes=[
-            Route(each.path, _Caller(engine, each, places, metrics, settings), methods=[each.method])
+            Route(each.path, _Caller(engine, each, capacity, metrics, settings), methods=[each.method])
             for each in endpoints
         ],
         middleware=[
@@ -98,7 +98,7 @@ def create_app(engine: Engine, metrics: Metrics, settings: Settings) -> Starlett
     )
 
 
-def _refusal(refusal: Refusal, path: str) -> Response:
+def _refusal(refusal: ApiError, path: str) -> Response:
     """For requests that reach no endpoint."""
     dialect = ollama if path.startswith("/api/") and not path.startswith("/api/v0/") else openai
     return _json(dialect.error_body(refusal, uuid.uuid4().hex), refusal.status, refusal.headers)
@@ -111,18 +111,18 @@ async def _unrouted(request: Request, error: Exception) -> Response:
         words = f"this server has no {path}; /openapi.json lists what it has"
     else:
         words = f"{path} does not take {request.method}"
-    return _refusal(Refusal(error.status_code, words, headers=error.headers), path)
+    return _refusal(ApiError(error.status_code, words, headers=error.headers), path)
 
 
 class _Caller:
     """One endpoint as an ASGI application."""
 
     def __init__(
-        self, engine: Engine, endpoint: Endpoint, places: Places, metrics: Metrics, settings: Settings
+        self, engine: Engine, endpoint: Endpoint, capacity: Capacity, metrics: Metrics, settings: Settings
     ) -> None:
         self._engine = engine
         self._endpoint = endpoint
-        self._places = places
+        self._capacity = capacity
         self._metrics = metrics
         self._settings = settings
 
@@ -142,7 +142,7 @@ class _Caller:
             return await self._answer(headers, receive)
         except ClientDisconnect:
             raise
-        except Refusal as error:
+        except ApiError as error:
             refusal, request_id = error, uuid.uuid4().hex
         except Exception as error:
             request_id = uuid.uuid4().hex
@@ -150,7 +150,7 @@ class _Caller:
             where = "".join(traceback.format_tb(error.__traceback__))
             logger.error("%s %s failed with %s\n%s", request_id, endpoint.path, type(error).__name__, where)
             words = f"internal error; the server's log has more under {request_id}"
-            refusal = Refusal(500, words, "internal_error")
+            refusal = ApiError(500, words, "internal_error")
         return _json(endpoint.error_body(refusal, request_id), refusal.status, refusal.headers)
 
     async def _answer(self, headers: Headers, receive: Receive) -> Response:
@@ -159,8 +159,8 @@ class _Caller:
             access.check_key(headers, self._settings.api_key)
         if endpoint.body is None:
             return _written(await endpoint.handler(self._engine, None))
-        with self._places.one() as place:
-            content = await _read(headers, receive, self._settings.max_body, place)
+        with self._capacity.one() as slot:
+            content = await _read(headers, receive, self._settings.max_body, slot)
             large = len(content) >= LARGE
             if large:
                 parsed = await asyncio.to_thread(_parsed, endpoint.body, content)
@@ -173,9 +173,9 @@ class _Caller:
             return await asyncio.to_thread(_written, reply) if large else _written(reply)
 
 
-async def _read(headers: Headers, receive: Receive, limit: int, place: Place) -> bytes:
+async def _read(headers: Headers, receive: Receive, limit: int, slot: Slot) -> bytes:
     """The body, if it is not too large."""
-    too_large = Refusal(
+    too_large = ApiError(
         413, f"the body is larger than {limit} bytes; send fewer texts at a time", "body_too_large"
     )
     said = headers.get("content-length", "")
@@ -191,7 +191,7 @@ async def _read(headers: Headers, receive: Receive, limit: int, place: Place) ->
         size += len(piece)
         if size > limit:
             raise too_large
-        place.grow(len(piece))
+        slot.grow(len(piece))
         pieces.append(piece)
         if not message.get("more_body", False):
             return b"".join(pieces)
@@ -226,7 +226,7 @@ def _parsed(schema: type[Body], content: bytes) -> Body:
     first = details[0]
     words = "; ".join(f"{detail['field']}: {detail['message']}" for detail in details)
     status = 400 if first["type"] in ("json_invalid", "token_ids", "too_many_texts") else 422
-    raise Refusal(status, words, first["type"], first["field"], details=details)
+    raise ApiError(status, words, first["type"], first["field"], details=details)
 
 
 def _whole(escape: re.Match[bytes]) -> bytes:

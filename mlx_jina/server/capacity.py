@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from mlx_jina.server.errors import Refusal
+from mlx_jina.server.errors import ApiError
 
 
-class Places:
+class Capacity:
     """Room for a number of requests, from their first byte to their vectors, and for the bytes of their bodies."""
 
     def __init__(self, requests: int, size: int, seconds_ahead: Callable[[], float]) -> None:
@@ -20,27 +20,27 @@ class Places:
         self.size = 0
 
     @contextmanager
-    def one(self) -> Iterator[Place]:
-        """A request's place, to be left by the end of the block. Raises Refusal 503 when all are taken."""
+    def one(self) -> Iterator[Slot]:
+        """A request's slot, to be left by the end of the block. Raises ApiError 503 when all are taken."""
         if self.requests >= self._requests:
             raise self._full()
         self.requests += 1
-        place = Place(self)
+        slot = Slot(self)
         try:
-            yield place
+            yield slot
         finally:
             self.requests -= 1
-            self.size -= place.size
+            self.size -= slot.size
 
     def take(self, size: int) -> None:
-        """Bytes of a body. Raises Refusal 503 when there is no room for them; a lone request always has room."""
+        """Bytes of a body. Raises ApiError 503 when there is no room for them; a lone request always has room."""
         if self.size + size > self._size and self.requests > 1:
             raise self._full()
         self.size += size
 
-    def _full(self) -> Refusal:
+    def _full(self) -> ApiError:
         seconds = min(max(round(self._seconds_ahead()), 1), 60)
-        return Refusal(
+        return ApiError(
             503,
             f"the server has {self.requests} requests under way; try again in {seconds} s",
             "overloaded",
@@ -48,14 +48,14 @@ class Places:
         )
 
 
-class Place:
+class Slot:
     """One request's share."""
 
-    def __init__(self, places: Places) -> None:
-        self._places = places
+    def __init__(self, capacity: Capacity) -> None:
+        self._capacity = capacity
         self.size = 0
 
     def grow(self, size: int) -> None:
         """Count more bytes of its body."""
-        self._places.take(size)
+        self._capacity.take(size)
         self.size += size

@@ -11,8 +11,8 @@ from mlx_jina.encoder import Encoder
 from mlx_jina.engine import late_chunking
 from mlx_jina.errors import InputError, NumericalError, TooLongError
 from mlx_jina.models.base import EncoderModel
-from mlx_jina.server.errors import Refusal
-from mlx_jina.server.model_store import Library, Model
+from mlx_jina.server.errors import ApiError
+from mlx_jina.server.model_store import Model, ModelStore
 from mlx_jina.server.scheduler import BatchError
 from mlx_jina.text import prompts
 from mlx_jina.vectors import Vectors
@@ -43,8 +43,8 @@ class Embedded:
 class Engine:
     """Texts to vectors for all requests of a server; use it from its event loop only."""
 
-    def __init__(self, library: Library) -> None:
-        self.library = library
+    def __init__(self, store: ModelStore) -> None:
+        self.store = store
 
     async def embed(
         self,
@@ -69,12 +69,12 @@ class Engine:
         - `late_chunking`: the texts are one document's chunks, in order, each embedded in its context. The
           document may be longer than the model's limit.
 
-        Raises Refusal: 404 for a model that is not here, 400 for texts and options that cannot be used, 503 if
+        Raises ApiError: 404 for a model that is not here, 400 for texts and options that cannot be used, 503 if
         the server has no room or the model does not load. Cancelling the call gives its place to others.
         """
         started = time.perf_counter()
-        chosen, suffix = await self.library.find(model)
-        async with self.library.using(chosen) as loaded:
+        chosen, suffix = await self.store.find(model)
+        async with self.store.using(chosen) as loaded:
             ready = time.perf_counter()
             encoder = loaded.encoder
             try:
@@ -92,11 +92,11 @@ class Engine:
                     _check_late_chunking(plan.model)
                 encoded = await loaded.scheduler.run(texts, plan, late_chunking=late_chunking)
             except TooLongError as error:
-                raise Refusal(400, str(error), "INPUT_TOKEN_LIMIT_EXCEEDED", "input") from None
+                raise ApiError(400, str(error), "INPUT_TOKEN_LIMIT_EXCEEDED", "input") from None
             except InputError as error:
-                raise Refusal(400, str(error), "invalid_input") from None
+                raise ApiError(400, str(error), "invalid_input") from None
             except (NumericalError, BatchError) as error:
-                raise Refusal(500, str(error), "computation_failed") from None
+                raise ApiError(500, str(error), "computation_failed") from None
             fingerprint = await loaded.fingerprint(task)
         return Embedded(
             model=chosen,
@@ -131,7 +131,7 @@ def _task_and_prompt(
             sides[prompts.SIDE_OF[side]] = place
     for named in (tasks, sides):
         if len(named) > 1:
-            raise Refusal(400, f"{' and '.join(f'{place} ({name})' for name, place in named.items())} contradict")
+            raise ApiError(400, f"{' and '.join(f'{place} ({name})' for name, place in named.items())} contradict")
     name = next(iter(tasks), None)
     side = next(iter(sides), None)
     if side is None:
@@ -154,14 +154,14 @@ def _check_late_chunking(model: EncoderModel) -> None:
     try:
         late_chunking.check_pooling(model)
     except InputError as error:
-        raise Refusal(400, str(error), None, "late_chunking") from None
+        raise ApiError(400, str(error), None, "late_chunking") from None
 
 
 def _check_dimensions(encoder: Encoder, dimensions: int | None) -> None:
     trained = encoder.truncate_dims or (encoder.dimension,)
     if dimensions is not None and dimensions not in (*trained, encoder.dimension):
         sizes = ", ".join(map(str, trained))
-        raise Refusal(
+        raise ApiError(
             400,
             f"dimensions={dimensions} is not one that this model was trained for ({sizes})",
             None,

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 
-class Refusal(Exception):
+class ApiError(Exception):
     """In words that every dialect's error body can carry.
 
     `code` is for programs, `param` the field at fault, `details` say more of a body that broke its schema.

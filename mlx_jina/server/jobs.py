@@ -28,7 +28,7 @@ class Encoded:
 
 
 class Job:
-    """One request's texts, on their way through three threads: event loop, tokenising, worker."""
+    """One request's texts, on their way through three threads: event loop, tokenising, the model's own."""
 
     def __init__(
         self, texts: Sequence[str], plan: Plan, late_chunking: bool, answer: asyncio.Future[Encoded]
@@ -72,7 +72,7 @@ class Job:
         return self.windows.chunks(pooled) if self.windows else pooled
 
     def repair(self) -> None:
-        """On the worker: compute again what came out unusable. Raises NumericalError."""
+        """On the model's thread: compute again what came out unusable. Raises NumericalError."""
         positions = self.windows.first_chunks if self.windows else range(len(self.ids))
         for index, rows in self.rows.items():
             if not pipeline.usable(rows, self.plan).all():
@@ -89,7 +89,7 @@ Result = tuple[Job, Encoded | Exception]
 
 
 def finished(jobs: Sequence[Job]) -> list[Result]:
-    """On the worker: answers to requests whose rows are there. NumPy is called once for all of a kind."""
+    """On the model's thread: answers to requests whose rows are there. NumPy is called once for all of a kind."""
     kinds: dict[object, list[Job]] = {}
     for job in jobs:
         plan = job.plan

@@ -20,7 +20,7 @@ from mlx_jina.catalog import Entry
 from mlx_jina.encoder import Encoder, load
 from mlx_jina.errors import InputError, MlxJinaError, ModelNotFoundError
 from mlx_jina.options import LoadOptions
-from mlx_jina.server.errors import Refusal
+from mlx_jina.server.errors import ApiError
 from mlx_jina.server.scheduler import Scheduler
 from mlx_jina.weights import hub
 
@@ -32,8 +32,8 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-class LibraryOptions(LoadOptions, total=False):
-    """What a `Library` takes, which says what its own options mean."""
+class StoreOptions(LoadOptions, total=False):
+    """What a `ModelStore` takes, which says what its own options mean."""
 
     allow_download: bool
     max_memory: int | None
@@ -67,7 +67,7 @@ class Loaded:
 
 
 class Model:
-    """One model of a library, in memory or not."""
+    """One model of a store, in memory or not."""
 
     def __init__(self, name: str, source: str) -> None:
         self.name = name
@@ -84,7 +84,7 @@ class Model:
         self.loading: asyncio.Task[Loaded] | None = None
 
 
-class Library:
+class ModelStore:
     """Finds models by name and keeps them in memory while they are used.
 
     - `names`: the models of the command line, as NAME or ALIAS=NAME, the first being the default. Besides
@@ -130,7 +130,7 @@ class Library:
     # ---- by name
 
     async def find(self, name: str) -> tuple[Model, str | None]:
-        """The model of a client's name, not loaded, and the name's suffix. Raises Refusal 404."""
+        """The model of a client's name, not loaded, and the name's suffix. Raises ApiError 404."""
         if not name:
             return self.default, None
         if (found := await self._find(name)) is not None:
@@ -141,7 +141,7 @@ class Library:
             return found, None if suffix == "latest" else suffix
         known = ", ".join(sorted(own.name for own in self._models.values()))
         words = f"model {name!r} is not on this server, which has: {known}; mlx-jina serve takes more of them"
-        raise Refusal(404, words, "model_not_found", "model")
+        raise ApiError(404, words, "model_not_found", "model")
 
     async def _find(self, name: str) -> Model | None:
         if (own := self._models.get(name.lower())) is not None:
@@ -210,7 +210,7 @@ class Library:
 
     @asynccontextmanager
     async def using(self, model: Model) -> AsyncIterator[Loaded]:
-        """The model, loaded, and kept in memory until the end of the block. Raises Refusal 503."""
+        """The model, loaded, and kept in memory until the end of the block. Raises ApiError 503."""
         model.requests += 1
         try:
             loaded = model.loaded
@@ -244,7 +244,7 @@ class Library:
             words = f"model {model.name!r} cannot be loaded: {error}"
             if isinstance(error, ModelNotFoundError) and model.entry is not None and not self._allow_download:
                 words += "; mlx-jina serve --allow-download fetches it"
-            raise Refusal(503, words, "model_not_loaded") from None
+            raise ApiError(503, words, "model_not_loaded") from None
         logger.info("loaded %s in %.1f s", model.name, time.perf_counter() - started)
         return loaded
 
@@ -261,7 +261,7 @@ class Library:
         if self._max_memory is None:
             return
         if size > self._max_memory:
-            raise Refusal(
+            raise ApiError(
                 503,
                 f"model {wanted.name!r} takes {size / 1e6:.0f} MB, and this server may use "
                 f"{self._max_memory / 1e6:.0f} MB (--max-memory)",
@@ -273,7 +273,7 @@ class Library:
                 return
             await self._unload(model)
         if size + self.bytes_in_memory() > self._max_memory:
-            raise Refusal(
+            raise ApiError(
                 503,
                 f"there is no room for model {wanted.name!r} while others are in use",
                 "model_not_loaded",

@@ -8,6 +8,7 @@ from typing import Any
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from mlx_jina import __version__, device
+from mlx_jina.cpu import blas
 from mlx_jina.server.dialects.base import Endpoint, Reply
 from mlx_jina.server.dialects.openai import error_body
 from mlx_jina.server.engine import Engine
@@ -19,16 +20,16 @@ def endpoints(metrics: Metrics, document: Mapping[str, Any]) -> tuple[Endpoint, 
 
     async def health(engine: Engine, body: None) -> Reply:
         """Whether the server is alive, and which models are in memory."""
-        library = engine.library
+        store = engine.store
         return Reply(
             {
                 "status": "ok",
                 "version": __version__,
                 "backend": device.backend(),
-                "blas": None if device.on_gpu() else device.blas(),
-                "models": [model.name for model in library.in_memory()],
-                "bytes_in_memory": library.bytes_in_memory(),
-                "waiting_tokens": library.waiting_tokens(),
+                "blas": None if device.on_gpu() else blas.name(),
+                "models": [model.name for model in store.in_memory()],
+                "bytes_in_memory": store.bytes_in_memory(),
+                "waiting_tokens": store.waiting_tokens(),
             }
         )
 

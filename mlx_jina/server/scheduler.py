@@ -1,6 +1,6 @@
-"""Texts of many requests to batches for one model's worker, and each vector back to its own request.
+"""Texts of many requests to batches for one model's thread, and each vector back to its own request.
 
-A batch is whatever waits when the worker is free, soonest due first. A text is due at its request's arrival
+A batch is whatever waits when the thread is free, soonest due first. A text is due at its request's arrival
 plus a millisecond for each token of its own and of the request's shorter texts: a query overtakes long texts
 and the rest of a bulk, and nothing waits for ever. While a long text computes, short ones that arrive get a
 turn at every point where it evaluates a piece (nn/pieces.py).
@@ -75,7 +75,7 @@ class _Queue:
 
 
 class Scheduler:
-    """Feeds one encoder's worker. `run` belongs to the event loop, everything else to any thread."""
+    """Feeds one encoder's thread. `run` belongs to the event loop, everything else to any thread."""
 
     def __init__(
         self, road: Pipeline, tokenizing: tuple[Executor, Executor], observe: Callable[[int, int, float], None]
@@ -220,10 +220,10 @@ class Scheduler:
                         heapq.heapify(texts)
 
     def _pump_later(self) -> None:
-        """With the lock held: have the worker take the next batch, if it is not about to."""
+        """With the lock held: have the thread take the next batch, if it is not about to."""
         if not self._pumping and any(queue.short or queue.alone for queue in self._queues.values()):
             self._pumping = True
-            self._pipeline.worker.submit(self._pump)
+            self._pipeline.thread.submit(self._pump)
 
     def _next(self, budget: int, short_only: bool) -> list[_Text]:
         """With the lock held: the texts due soonest, all for one task, within a budget of tokens."""
@@ -253,10 +253,10 @@ class Scheduler:
         """
         return self.waiting_tokens >= ENOUGH or not (self._arriving or self._returning)
 
-    # ---- on the worker
+    # ---- on the model's thread
 
     def _pump(self) -> None:
-        """Run one batch, then queue up again, so that the worker's other jobs get their turn."""
+        """Run one batch, then queue up again, so that the thread's other jobs get their turn."""
         with self._changed:
             started = time.monotonic()
             while not self._gathered():

@@ -19,15 +19,15 @@ from typing import TYPE_CHECKING
 import orjson
 import uvicorn
 
-from mlx_jina import device
+from mlx_jina.cpu import blas
 from mlx_jina.errors import InputError, ModelNotFoundError
 from mlx_jina.server import timeouts
 from mlx_jina.server.app import Settings, create_app
 from mlx_jina.server.dialects import openai
 from mlx_jina.server.engine import Engine
-from mlx_jina.server.errors import Refusal
+from mlx_jina.server.errors import ApiError
 from mlx_jina.server.metrics import Metrics
-from mlx_jina.server.model_store import Library, LibraryOptions
+from mlx_jina.server.model_store import ModelStore, StoreOptions
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -50,11 +50,11 @@ def run(
     *,
     preload: bool,
     api_key_file: Path | None,
-    **library: Unpack[LibraryOptions],
+    **store: Unpack[StoreOptions],
 ) -> None:
     """Serve until SIGTERM or Ctrl-C, which both end it well: what is in flight is answered first.
 
-    `library` are options of `Library`. Raises InputError for an address beyond this machine without a key.
+    `store` are options of `ModelStore`. Raises InputError for an address beyond this machine without a key.
     """
     settings = _with_key(settings, api_key_file)
     if settings.anywhere and not settings.api_key:
@@ -62,11 +62,11 @@ def run(
             f"--host {host} lets other machines in, which needs a key: --api-key-file, or MLX_JINA_API_KEY"
         )
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    if slow := device.slow_blas():
+    if slow := blas.slow():
         logger.warning("%s", slow)
     _allow_many_connections()
     metrics = Metrics()
-    asyncio.run(_serve(models, host, port, settings, metrics, preload, library))
+    asyncio.run(_serve(models, host, port, settings, metrics, preload, store))
 
 
 async def _serve(
@@ -76,14 +76,14 @@ async def _serve(
     settings: Settings,
     metrics: Metrics,
     preload: bool,
-    options: LibraryOptions,
+    options: StoreOptions,
 ) -> None:
-    library = Library(models, observe=metrics.batch, **options)
-    metrics.gauge("bytes_in_memory", "Bytes of all loaded models' weights", library.bytes_in_memory)
-    metrics.gauge("waiting_tokens", "Tokens of texts whose batch has not started", library.waiting_tokens)
+    store = ModelStore(models, observe=metrics.batch, **options)
+    metrics.gauge("bytes_in_memory", "Bytes of all loaded models' weights", store.bytes_in_memory)
+    metrics.gauge("waiting_tokens", "Tokens of texts whose batch has not started", store.waiting_tokens)
     with listening(host, port) as listener:
         if preload:
-            await _preload(library)
+            await _preload(store)
         # What is there by now is there to stay: no need to look through it for garbage again and again. Nor at
         # every 700th new object (Python's default), since requests leave few cycles behind.
         gc.freeze()
@@ -92,7 +92,7 @@ async def _serve(
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, _ignore)
         config = uvicorn.Config(
-            create_app(Engine(library), metrics, settings),
+            create_app(Engine(store), metrics, settings),
             http=timeouts.protocol(CLIENT_SECONDS, _too_late(), metrics.hung_up),
             access_log=False,
             log_config=None,
@@ -107,7 +107,7 @@ async def _serve(
         )
         shown = f"[{host}]" if ":" in host else host
         logger.info("listening on http://%s:%d", shown, listener.getsockname()[1])
-        idle = asyncio.create_task(library.unload_idle())
+        idle = asyncio.create_task(store.unload_idle())
         try:
             await uvicorn.Server(config).serve(sockets=[listener])
         finally:
@@ -117,15 +117,15 @@ async def _serve(
 
 def _too_late() -> bytes:
     words = f"the request did not arrive within {CLIENT_SECONDS} s"
-    return orjson.dumps(openai.error_body(Refusal(408, words, "timeout"), uuid.uuid4().hex))
+    return orjson.dumps(openai.error_body(ApiError(408, words, "timeout"), uuid.uuid4().hex))
 
 
-async def _preload(library: Library) -> None:
-    for model in library.configured():
+async def _preload(store: ModelStore) -> None:
+    for model in store.configured():
         try:
-            async with library.using(model) as loaded:
+            async with store.using(model) as loaded:
                 await loaded.warm_up()
-        except Refusal as refusal:
+        except ApiError as refusal:
             raise ModelNotFoundError(refusal.message) from None
 
 

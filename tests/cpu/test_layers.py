@@ -11,13 +11,13 @@ import pytest
 
 import mlx_jina
 from mlx_jina import device
-from mlx_jina.cpu import cores, layers
+from mlx_jina.cpu import blas, cores, layers
 from tests.support import checkpoints
 
 
 @pytest.fixture(autouse=True)
 def always(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(device, "multiplies_small", lambda: True)
+    monkeypatch.setattr(blas, "multiplies_small", lambda: True)
 
 
 @pytest.mark.parametrize("bias", [True, False])

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import mlx_jina
-from mlx_jina import device
+from mlx_jina.cpu import blas
 from mlx_jina.engine import cores
 from mlx_jina.engine.pipeline import evaluated
 from mlx_jina.nn import ragged
@@ -52,17 +52,17 @@ def test_one_text_takes_all_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     text = "many words in one long text " * 130
     found = []
     for count in (1, 2, 3):
-        monkeypatch.setattr(device, "lanes", lambda count=count: count)
+        monkeypatch.setattr(blas, "cores", lambda count=count: count)
         found.append(model.encode(text))
     np.testing.assert_allclose(found[1], found[0], atol=2e-6)
     np.testing.assert_allclose(found[2], found[0], atol=2e-6)
 
 
 def test_blas_has_its_threads_back_when_nobody_wants_one_any_more() -> None:
-    if (threads := device._blas_threads()) is None:
+    if (threads := blas._threads()) is None:
         pytest.skip("this BLAS cannot be told")
     before = threads[0]()
-    first, second = device.single_threaded_blas(), device.single_threaded_blas()
+    first, second = blas.single_threaded(), blas.single_threaded()
     first.__enter__()
     second.__enter__()
     first.__exit__(None, None, None)
@@ -73,7 +73,7 @@ def test_blas_has_its_threads_back_when_nobody_wants_one_any_more() -> None:
 
 @pytest.fixture
 def three(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(device, "lanes", lambda: 3)
+    monkeypatch.setattr(blas, "cores", lambda: 3)
 
 
 def test_vectors_do_not_depend_on_lanes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,7 +82,7 @@ def test_vectors_do_not_depend_on_lanes(monkeypatch: pytest.MonkeyPatch) -> None
     texts = [" ".join(["word", "tree", "42"] * int(n)) for n in rng.integers(1, 60, 70)]
     found = []
     for count in (1, 2, 7):
-        monkeypatch.setattr(device, "lanes", lambda count=count: count)
+        monkeypatch.setattr(blas, "cores", lambda count=count: count)
         found.append(model.encode(texts, batch_tokens=1000))
     np.testing.assert_allclose(found[1], found[0], atol=1e-6)
     np.testing.assert_allclose(found[2], found[0], atol=1e-6)
@@ -121,7 +121,7 @@ def test_evaluation_lets_the_other_lanes_run() -> None:
 
 def test_an_error_in_any_share_comes_after_all_have_ended(three: None) -> None:
     running: list[int] = []
-    threads = device.lanes() and device._blas_threads()
+    threads = blas.cores() and blas._threads()
     before = threads[0]() if threads else 0
     for bad in range(3):
 

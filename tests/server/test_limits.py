@@ -21,8 +21,8 @@ from starlette.types import Message
 from mlx_jina import Encoder, InputError, catalog
 from mlx_jina.server import app, serve
 from mlx_jina.server.engine import Engine
-from mlx_jina.server.errors import Refusal
-from mlx_jina.server.model_store import Library
+from mlx_jina.server.errors import ApiError
+from mlx_jina.server.model_store import ModelStore
 from tests.support.process import Server
 
 # Some work in many pieces, and some in one.
@@ -112,35 +112,35 @@ def test_the_log_never_holds_texts(server: Server) -> None:
 class TestLibrary:
     def test_the_least_recently_used_makes_room(self, folder: Path, pocket: Encoder, tiny: Encoder) -> None:
         async def work() -> list[list[str]]:
-            library = Library(["pocket", f"a={folder}", f"b={folder}"], max_memory=pocket.nbytes + tiny.nbytes)
+            store = ModelStore(["pocket", f"a={folder}", f"b={folder}"], max_memory=pocket.nbytes + tiny.nbytes)
             seen = []
             for name in ("a", "pocket", "a", "b", "pocket"):
-                model, _ = await library.find(name)
-                async with library.using(model):
-                    seen.append([model.name for model in library.in_memory()])
+                model, _ = await store.find(name)
+                async with store.using(model):
+                    seen.append([model.name for model in store.in_memory()])
             return seen
 
         assert asyncio.run(work()) == [["a"], ["pocket", "a"], ["pocket", "a"], ["a", "b"], ["pocket", "b"]]
 
     def test_what_is_in_use_stays(self, folder: Path, pocket: Encoder) -> None:
         async def work() -> None:
-            library = Library(["pocket", f"tiny={folder}"], max_memory=pocket.nbytes)
-            async with library.using(library.default):
-                tiny, _ = await library.find("tiny")
-                with pytest.raises(Refusal, match="no room for model 'tiny' while others are in use"):
-                    async with library.using(tiny):
+            store = ModelStore(["pocket", f"tiny={folder}"], max_memory=pocket.nbytes)
+            async with store.using(store.default):
+                tiny, _ = await store.find("tiny")
+                with pytest.raises(ApiError, match="no room for model 'tiny' while others are in use"):
+                    async with store.using(tiny):
                         pass
-                assert library.default.loaded
+                assert store.default.loaded
 
         asyncio.run(work())
 
     def test_what_never_fits_is_refused(self) -> None:
         async def work() -> None:
-            library = Library(["pocket"], max_memory=1000)
-            async with library.using(library.default):
+            store = ModelStore(["pocket"], max_memory=1000)
+            async with store.using(store.default):
                 pass
 
-        with pytest.raises(Refusal, match=r"'pocket' takes \d+ MB, and this server may use 0 MB"):
+        with pytest.raises(ApiError, match=r"'pocket' takes \d+ MB, and this server may use 0 MB"):
             asyncio.run(work())
 
     def test_idle_models_are_unloaded(self) -> None:
@@ -148,19 +148,19 @@ class TestLibrary:
             return await asyncio.get_running_loop().create_future()
 
         async def work() -> None:
-            library = Library(["pocket"], keep_alive=0.01)
-            async with library.using(library.default) as loaded:
+            store = ModelStore(["pocket"], keep_alive=0.01)
+            async with store.using(store.default) as loaded:
                 encoder = weakref.ref(loaded.encoder)
             del loaded
             # Also after one that was refused, whose frames hold what they used.
-            with pytest.raises(Refusal):
-                await app._while_connected(Engine(library).embed(["a"], dimensions=3), never)
-            idle = asyncio.create_task(library.unload_idle())
+            with pytest.raises(ApiError):
+                await app._while_connected(Engine(store).embed(["a"], dimensions=3), never)
+            idle = asyncio.create_task(store.unload_idle())
             while encoder() is not None:
                 await asyncio.sleep(0.01)
             idle.cancel()
-            assert library.bytes_in_memory() == 0
-            async with library.using(library.default) as again:
+            assert store.bytes_in_memory() == 0
+            async with store.using(store.default) as again:
                 assert again.encoder.encode("a").shape == (256,)
 
         gc.disable()
@@ -171,39 +171,39 @@ class TestLibrary:
 
     def test_a_load_that_nobody_waited_for_is_kept(self) -> None:
         async def work() -> None:
-            library = Library(["pocket"])
+            store = ModelStore(["pocket"])
 
             async def one() -> None:
-                async with library.using(library.default):
+                async with store.using(store.default):
                     raise AssertionError("it cannot be loaded yet")
 
             impatient = asyncio.create_task(one())
             await asyncio.sleep(0)
-            loading = library.default.loading
+            loading = store.default.loading
             impatient.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await impatient
             assert loading is not None
             loaded = await loading
-            assert library.default.loaded is loaded
+            assert store.default.loaded is loaded
 
         asyncio.run(asyncio.wait_for(work(), 30))
 
     def test_a_dtype_that_the_model_cannot_take_is_said(self, folder: Path) -> None:
         async def work() -> None:
-            library = Library([str(folder)], dtype="float16")
-            async with library.using(library.default):
+            store = ModelStore([str(folder)], dtype="float16")
+            async with store.using(store.default):
                 pass
 
-        with pytest.raises(Refusal, match="use 'bfloat16'"):
+        with pytest.raises(ApiError, match="use 'bfloat16'"):
             asyncio.run(work())
 
     def test_requests_at_once_load_once(self) -> None:
         async def work() -> None:
-            library = Library(["pocket"])
+            store = ModelStore(["pocket"])
 
             async def one() -> object:
-                async with library.using(library.default) as loaded:
+                async with store.using(store.default) as loaded:
                     return loaded
 
             first, second, _ = await asyncio.gather(one(), one(), one())
@@ -215,45 +215,45 @@ class TestLibrary:
         monkeypatch.chdir(folder.parent)
 
         async def work(name: str) -> None:
-            await Library(["pocket"]).find(name)
+            await ModelStore(["pocket"]).find(name)
 
         for name in (str(folder), folder.name, f"./{folder.name}", f"{folder.parent.name}/{folder.name}"):
-            with pytest.raises(Refusal, match="is not on this server"):
+            with pytest.raises(ApiError, match="is not on this server"):
                 asyncio.run(work(name))
 
     def test_names_of_the_command_line_stay_theirs(self, folder: Path) -> None:
         async def work() -> None:
-            library = Library([f"pocket={folder}"])
-            own, _ = await library.find("pocket")
-            listed = {model.name: model.source for model in await library.available()}
+            store = ModelStore([f"pocket={folder}"])
+            own, _ = await store.find("pocket")
+            listed = {model.name: model.source for model in await store.available()}
             assert listed["pocket"] == str(folder)
             assert listed["pocket-embedding"] == "pocket"
-            assert (await library.find("pocket"))[0] is own is library.default
-            assert (await library.find("pocket-embedding"))[0].source == "pocket"
+            assert (await store.find("pocket"))[0] is own is store.default
+            assert (await store.find("pocket-embedding"))[0].source == "pocket"
 
         asyncio.run(work())
 
     def test_two_of_one_name_are_refused(self, folder: Path) -> None:
         with pytest.raises(InputError, match=rf"would both be called 'small'; .* ALIAS={folder}"):
-            Library([str(folder), str(folder)])
+            ModelStore([str(folder), str(folder)])
 
     def test_paths_may_have_an_equals_sign(self, folder: Path, tmp_path: Path) -> None:
         (tmp_path / "d=1").mkdir()
         odd = tmp_path / "d=1" / "m"
         odd.symlink_to(folder)
-        assert Library([str(odd)]).default.source == str(odd)
-        named = Library([f"al={odd}"]).default
+        assert ModelStore([str(odd)]).default.source == str(odd)
+        named = ModelStore([f"al={odd}"]).default
         assert (named.name, named.source) == ("al", str(odd))
 
     def test_names_of_the_catalog_are_one_model(self, folder: Path) -> None:
         async def work() -> None:
             entry = catalog.find("v5-small")
             assert entry
-            library = Library(["pocket", "v5-small"])
+            store = ModelStore(["pocket", "v5-small"])
             for name in (entry.repo, *entry.aliases, "V5-Small"):
-                assert (await library.find(name))[0].name == "v5-small"
-            assert (await library.find(""))[0].name == "pocket"
-            assert (await library.find("v5-small:retrieval.query"))[1] == "retrieval.query"
+                assert (await store.find(name))[0].name == "v5-small"
+            assert (await store.find(""))[0].name == "pocket"
+            assert (await store.find("v5-small:retrieval.query"))[1] == "retrieval.query"
 
         asyncio.run(work())
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from mlx_jina import Encoder, device
+from mlx_jina.cpu import blas
 from mlx_jina.vectors import Vectors
 from tests.support.process import Server
 
@@ -242,4 +243,4 @@ def test_health_and_metrics(server: Server) -> None:
     assert server.metric("texts_total") == before + 2
     health = server.client.get("/health").json()
     assert "pocket" in health["models"]
-    assert health["blas"] == (None if device.on_gpu() else device.blas())
+    assert health["blas"] == (None if device.on_gpu() else blas.name())

@@ -50,7 +50,7 @@ def make(encoder: Encoder, batches: Batches) -> Scheduler:
 async def busy(encoder: Encoder, queue: Scheduler, tokens: Callable[[], int]) -> AsyncIterator[None]:
     """The worker is busy until so many tokens wait."""
     free = threading.Event()
-    encoder.pipeline.worker.submit(free.wait)
+    encoder.pipeline.thread.submit(free.wait)
     try:
         yield
         await until(lambda: queue.waiting_tokens == tokens())
@@ -375,7 +375,7 @@ class TestFailures:
             weight[token] = mx.nan
             mx.eval(weight)
 
-        damaged.pipeline.worker.run(damage)
+        damaged.pipeline.thread.run(damage)
         bad, good = self.both(damaged, make(damaged, []), damaged.plan())
         assert isinstance(bad, NumericalError)
         np.testing.assert_allclose(good.vectors, pocket.encode(["water", "flour"]), atol=1e-6)

@@ -10,7 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, WithJsonSchema, mod
 from pydantic_core import PydanticCustomError
 
 from mlx_jina.server.engine import Embedded, Engine
-from mlx_jina.server.errors import Refusal
+from mlx_jina.server.errors import ApiError
 
 # Texts in one request, at most; OpenAI allows 2048.
 MAX_TEXTS = 10_000
@@ -82,7 +82,7 @@ class Reply:
 
 
 Handler = Callable[[Engine, Any], Coroutine[Any, Any, Reply]]
-ErrorBody = Callable[[Refusal, str], Mapping[str, Any]]
+ErrorBody = Callable[[ApiError, str], Mapping[str, Any]]
 
 
 @dataclass(frozen=True)

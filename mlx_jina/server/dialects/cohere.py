@@ -14,7 +14,7 @@ from mlx_jina import vectors
 from mlx_jina.choices import Precision
 from mlx_jina.server.dialects.base import Body, Endpoint, Reply, Texts
 from mlx_jina.server.engine import Engine
-from mlx_jina.server.errors import Refusal
+from mlx_jina.server.errors import ApiError
 
 Kind = Literal["float", "int8", "uint8", "binary", "ubinary"]
 STORED: dict[Kind, Precision] = {
@@ -26,7 +26,7 @@ STORED: dict[Kind, Precision] = {
 }
 
 
-def error_body(refusal: Refusal, request_id: str) -> dict[str, Any]:
+def error_body(refusal: ApiError, request_id: str) -> dict[str, Any]:
     """Cohere's clients read `message`."""
     return {"id": request_id, "message": refusal.message}
 

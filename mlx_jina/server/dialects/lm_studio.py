@@ -15,7 +15,7 @@ from mlx_jina.server.engine import Engine
 async def models(engine: Engine, body: None) -> Reply:
     """The models that can be asked for, loaded or not."""
     data: list[dict[str, Any]] = []
-    for model in await engine.library.available():
+    for model in await engine.store.available():
         entry, encoder = model.entry, model.loaded.encoder if model.loaded else None
         described: dict[str, Any] = {
             "id": model.name,

@@ -17,14 +17,14 @@ from mlx_jina.catalog import Entry
 from mlx_jina.encoder import Encoder
 from mlx_jina.server.dialects.base import Body, Endpoint, Reply, Texts
 from mlx_jina.server.engine import Engine
-from mlx_jina.server.errors import Refusal
-from mlx_jina.server.model_store import Library, Model
+from mlx_jina.server.errors import ApiError
+from mlx_jina.server.model_store import Model, ModelStore
 
 # A version of Ollama's, for clients that ask for a minimum.
 COMPATIBLE = "0.12.0"
 
 
-def error_body(refusal: Refusal, request_id: str) -> dict[str, Any]:
+def error_body(refusal: ApiError, request_id: str) -> dict[str, Any]:
     """Ollama's clients read `error` as a string."""
     return {"error": refusal.message, "request_id": request_id}
 
@@ -72,24 +72,24 @@ async def embeddings(engine: Engine, body: OllamaEmbeddingsRequest) -> Reply:
 
 async def tags(engine: Engine, body: None) -> Reply:
     """The models that can be asked for."""
-    return await _list(engine.library, await engine.library.available())
+    return await _list(engine.store, await engine.store.available())
 
 
 async def running(engine: Engine, body: None) -> Reply:
     """The models that are in memory."""
-    return await _list(engine.library, engine.library.in_memory())
+    return await _list(engine.store, engine.store.in_memory())
 
 
 async def show(engine: Engine, body: OllamaShowRequest) -> Reply:
     """What a model can do. Smart Connections asks it of every model, and sizes its chunks by it."""
-    model, _ = await engine.library.find(body.model)
+    model, _ = await engine.store.find(body.model)
     known: Encoder | Entry
     if model.loaded is None and model.entry is not None:
         known, family = model.entry, "jina"
     else:
-        async with engine.library.using(model) as loaded:
+        async with engine.store.using(model) as loaded:
             known, family = loaded.encoder, loaded.encoder.architecture
-    listed = await asyncio.to_thread(_listed, engine.library, model)
+    listed = await asyncio.to_thread(_listed, engine.store, model)
     content = {
         "modelfile": "",
         "parameters": "",
@@ -112,13 +112,13 @@ async def version(engine: Engine, body: None) -> Reply:
     return Reply({"version": COMPATIBLE, "mlx_jina": __version__})
 
 
-async def _list(library: Library, models: Sequence[Model]) -> Reply:
-    return Reply({"models": await asyncio.to_thread(lambda: [_listed(library, model) for model in models])})
+async def _list(store: ModelStore, models: Sequence[Model]) -> Reply:
+    return Reply({"models": await asyncio.to_thread(lambda: [_listed(store, model) for model in models])})
 
 
-def _listed(library: Library, model: Model) -> dict[str, Any]:
+def _listed(store: ModelStore, model: Model) -> dict[str, Any]:
     encoder = model.loaded.encoder if model.loaded else None
-    path = library.path_of(model.source)
+    path = store.path_of(model.source)
     stats = [file.stat() for file in (path.iterdir() if path.is_dir() else (path,))] if path else []
     name = _name(model)
     family = encoder.architecture if encoder else "jina"

@@ -10,7 +10,7 @@ from pydantic import AliasChoices, Field, field_validator
 from mlx_jina.choices import Precision
 from mlx_jina.server.dialects.base import Body, Endpoint, Reply, Texts
 from mlx_jina.server.engine import Embedded, Engine
-from mlx_jina.server.errors import Refusal
+from mlx_jina.server.errors import ApiError
 from mlx_jina.server.model_store import Model
 
 Encoding = Literal["float", "base64", "binary", "ubinary", "int8", "uint8"]
@@ -24,7 +24,7 @@ STORED: dict[Encoding, Precision] = {
 }
 
 
-def error_body(refusal: Refusal, request_id: str) -> dict[str, Any]:
+def error_body(refusal: ApiError, request_id: str) -> dict[str, Any]:
     """OpenAI's SDKs read `error.message`, Jina's clients `detail`, and `errors` of a broken schema.
 
     Jina's own `detail` is an object at some statuses and a string at others. A string is what all of its clients
@@ -109,7 +109,7 @@ def _encoded(done: Embedded, encoding: Encoding) -> list[Any]:
 
 async def models(engine: Engine, body: None) -> Reply:
     """The models that can be asked for, and what each can do; some is known only of those in memory."""
-    return Reply({"object": "list", "data": [_described(model) for model in await engine.library.available()]})
+    return Reply({"object": "list", "data": [_described(model) for model in await engine.store.available()]})
 
 
 def _described(model: Model) -> dict[str, Any]:

@@ -13,14 +13,14 @@ from mlx_jina import __version__, device
 from mlx_jina.encoder import Encoder
 from mlx_jina.server.dialects.base import MAX_TEXTS, Body, Endpoint, Reply, Texts
 from mlx_jina.server.engine import Engine
-from mlx_jina.server.errors import Refusal
+from mlx_jina.server.errors import ApiError
 
 # How many tokens are written at a time.
 TOKENS_WRITTEN = 10_000
 _ERROR_TYPES = {503: "Overloaded", 500: "Backend"}
 
 
-def error_body(refusal: Refusal, request_id: str) -> dict[str, Any]:
+def error_body(refusal: ApiError, request_id: str) -> dict[str, Any]:
     """`error` in words and one of TEI's kinds of errors."""
     kind = _ERROR_TYPES.get(refusal.status, "Validation")
     return {"error": refusal.message, "error_type": kind, "request_id": request_id}
@@ -58,8 +58,8 @@ async def embed(engine: Engine, body: TEIEmbedRequest) -> Reply:
 
 async def tokenize(engine: Engine, body: TEITokenizeRequest) -> Reply:
     """Tokens of each text with their place in it, in characters; special ones have none."""
-    async with engine.library.using(engine.library.default) as loaded:
-        return Reply(await engine.library.in_turn(_tokenized, loaded.encoder, body))
+    async with engine.store.using(engine.store.default) as loaded:
+        return Reply(await engine.store.in_turn(_tokenized, loaded.encoder, body))
 
 
 def _tokenized(encoder: Encoder, body: TEITokenizeRequest) -> bytes:
@@ -75,8 +75,8 @@ def _tokenized(encoder: Encoder, body: TEITokenizeRequest) -> bytes:
 
 async def info(engine: Engine, body: None) -> Reply:
     """What the default model and the server can do."""
-    model = engine.library.default
-    async with engine.library.using(model) as loaded:
+    model = engine.store.default
+    async with engine.store.using(model) as loaded:
         encoder = loaded.encoder
     content = {
         "model_id": model.entry.repo if model.entry else model.name,

@@ -1,0 +1,42 @@
+"""What a program sets for its whole process, and `mlx_jina.load` never does."""
+
+from __future__ import annotations
+
+from mlx_jina import device
+from mlx_jina.cpu import blas
+from mlx_jina.errors import InputError
+
+
+def tune() -> None:
+    """Set up a process that is there to embed: the command line, the server, a benchmark. Before MLX is imported.
+
+    Unlike `mlx_jina.load`, this changes what other code in the process may depend on.
+    """
+    blas.let_idle_threads_sleep()
+    blas.open_fast()
+    limit_cache()
+
+
+def limit_cache(limit: int | None = None) -> None:
+    """Bound the freed memory that MLX keeps, which texts of ever new lengths would otherwise fill without end.
+
+    `limit` is in bytes, and holds for everything that computes with MLX in this process. A program that embeds for
+    long calls this once; `mlx_jina.load` does not, and `mlx-jina` on the command line does. None leaves the choice
+    to what suits the machine: on a GPU a sixteenth of the memory that it recommends to use, at most 1 GiB; on a
+    CPU nothing where glibc's malloc can be told to keep freed memory instead, 256 MiB elsewhere.
+
+    Raises InputError for a negative limit.
+    """
+    if limit is not None and limit < 0:
+        raise InputError(f"limit={limit} must be a number of bytes")
+    import mlx.core as mx
+
+    if limit is not None:
+        mx.set_cache_limit(limit)
+    elif device.on_gpu():
+        info = mx.device_info()
+        recommended = info.get("max_recommended_working_set_size") or info.get("memory_size") or 4 << 30
+        mx.set_cache_limit(min(int(recommended) // 16, 1 << 30))
+    else:
+        # MLX reuses a buffer only for one of nearly the same size, malloc for any smaller one.
+        mx.set_cache_limit(0 if blas.let_malloc_keep() else 256 << 20)

@@ -1,0 +1,117 @@
+"""What a program sets for its whole process, and `load` leaves alone."""
+
+from __future__ import annotations
+
+import ctypes
+import ctypes.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import mlx.core as mx
+import pytest
+
+from mlx_jina import InputError, device, process
+from tests.support import checkpoints
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="the BLAS is chosen on Linux only")
+
+
+# Prints what other code in a process depends on: whether the environment is as it was, MLX's cache limit, and
+# whether malloc maps 31 MB anew ("?" if it cannot say). It does so by default, as nothing as large was ever freed,
+# and not once mallopt has told it to keep what is smaller than 32 MB.
+PROCESS = """
+import ctypes, os, sys
+import mlx_jina
+
+libc = ctypes.CDLL(None)
+libc.malloc.argtypes, libc.malloc.restype = [ctypes.c_size_t], ctypes.c_void_p
+libc.getenv.restype = ctypes.c_char_p
+
+class Mallinfo2(ctypes.Structure):
+    names = "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost"
+    _fields_ = [(name, ctypes.c_size_t) for name in names.split()]
+
+def mapped():
+    libc.mallinfo2.restype = Mallinfo2
+    return libc.mallinfo2().hblks
+
+def maps():
+    if not hasattr(libc, "mallinfo2"):
+        return "?"
+    before = mapped()
+    libc.malloc(31 << 20)
+    return mapped() > before
+
+environment = dict(os.environ)
+mlx_jina.load
+import mlx.core as mx
+mx.set_cache_limit(123456789)
+
+def report():
+    same = dict(os.environ) == environment and libc.getenv(b"OPENBLAS_THREAD_TIMEOUT") is None
+    limit = mx.set_cache_limit(123456789)
+    mx.set_cache_limit(limit)
+    print(same, limit, maps())
+
+model = mlx_jina.load(sys.argv[1])
+model.encode(["the fox", "the quick brown fox jumps over the lazy dog"])
+report()
+{then}
+report()
+"""
+
+
+def after_load(folder: Path, then: str) -> tuple[str, str]:
+    """What is reported after `load` and `encode`, and after what comes then."""
+    environment = {key: value for key, value in os.environ.items() if key != "OPENBLAS_THREAD_TIMEOUT"}
+    command = [sys.executable, "-c", PROCESS.replace("{then}", then), str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    before, after = done.stdout.splitlines()
+    return before, after
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return checkpoints.tiny_jina_bert(tmp_path_factory.mktemp("v2"))
+
+
+def test_loading_and_encoding_leave_the_process_alone(folder: Path) -> None:
+    before, after = after_load(folder, "mlx_jina.limit_cache(1 << 20)")
+    assert before in ("True 123456789 True", "True 123456789 ?")
+    assert after == before.replace("123456789", str(1 << 20))
+
+
+@pytest.mark.skipif(device.on_gpu() or not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="glibc's malloc only")
+def test_what_suits_a_cpu_is_left_to_malloc(folder: Path) -> None:
+    _, after = after_load(folder, "mlx_jina.limit_cache()")
+    assert after == "True 0 False"
+
+
+@linux
+def test_a_program_of_ours_tunes_its_process(folder: Path) -> None:
+    """As the command line does before it loads a model."""
+    _, after = after_load(folder, "from mlx_jina.cli.encode import open_model; open_model(sys.argv[1], {})")
+    assert after.startswith("False ")
+    assert "123456789" not in after
+
+
+def test_a_negative_limit_is_refused() -> None:
+    with pytest.raises(InputError, match="limit=-1 must be a number of bytes"):
+        process.limit_cache(-1)
+
+
+def test_a_gpu_keeps_a_sixteenth(monkeypatch: pytest.MonkeyPatch) -> None:
+    limits: list[int] = []
+    monkeypatch.setattr(device, "on_gpu", lambda: True)
+    monkeypatch.setattr(mx, "set_cache_limit", limits.append)
+    for info in (
+        {"max_recommended_working_set_size": 8 << 30},
+        {"max_recommended_working_set_size": 96 << 30},
+        {"memory_size": 4 << 30},
+        {},
+    ):
+        monkeypatch.setattr(mx, "device_info", lambda info=info: info)
+        process.limit_cache()
+    assert limits == [512 << 20, 1 << 30, 256 << 20, 256 << 20]
