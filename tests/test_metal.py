@@ -17,7 +17,7 @@ from mlx_jina import device, models
 from mlx_jina.engine import late_chunking, token_vectors
 from mlx_jina.models.base import EncoderModel
 from mlx_jina.models.jina_bert import JinaBert
-from mlx_jina.nn import alibi, attention, lora, pieces, ragged
+from mlx_jina.nn import alibi, attention, lora, ragged
 from mlx_jina.weights import checkpoint
 from tests.support import bare, checkpoints, decoder_checkpoints, v3_checkpoints
 
@@ -144,7 +144,7 @@ class TestFusedAttention:
             return fused(q, k, v, **options)
 
         monkeypatch.setattr(mx.fast, "scaled_dot_product_attention", spy)
-        monkeypatch.setattr(pieces, "ROWS", 64)
+        monkeypatch.setattr(attention, "QUERIES", 64)
         return seen
 
     @pytest.mark.parametrize("dtype", [mx.float16, mx.bfloat16, mx.float32])

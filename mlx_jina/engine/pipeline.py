@@ -21,7 +21,8 @@ from mlx_jina.engine.thread import ModelThread
 from mlx_jina.errors import CheckpointError, InputError, NumericalError, TooLongError, TruncationWarning
 from mlx_jina.models.base import EncoderModel
 from mlx_jina.nn import ragged
-from mlx_jina.nn.ragged import Batch
+from mlx_jina.nn.compiled import CompiledByShape
+from mlx_jina.nn.ragged import Batch, Ragged
 from mlx_jina.text.tokenizer import Ids, Offsets, Tokenizer
 from mlx_jina.vectors import Floats, Vectors
 
@@ -31,6 +32,9 @@ WINDOW_TEXTS = 4096
 WINDOW_CHARACTERS = 1 << 20
 # Forward passes queued on the model's thread: one runs, one waits.
 QUEUED = 2
+
+# A single text of at most this many tokens, such as a query, runs a compiled graph; so many lengths are kept.
+SHORT, SHORT_LENGTHS = 128, 64
 
 Item = tuple[int, str]
 T = TypeVar("T")
@@ -49,6 +53,7 @@ class Pipeline:
     def __init__(self, tokenizer: Tokenizer, thread: ModelThread) -> None:
         self.tokenizer = tokenizer
         self.thread = thread
+        self._compiled: dict[int, CompiledByShape[Ragged]] = {}
 
     def windows(
         self, items: Iterable[Item], plan: Plan, advance: Callable[[int], object]
@@ -92,6 +97,8 @@ class Pipeline:
         One row per text, or as many as `counts` says: (N, D), in the order of the texts. `done` is told the
         indices of texts as they are finished.
         """
+        if pool is whole and len(ids) == 1 and len(ids[0]) <= SHORT:
+            pool = self._short
         starts = np.concatenate([[0], np.cumsum(counts if counts is not None else [1] * len(ids))])
         pooled = np.empty((starts[-1], plan.model.dimension), dtype=np.float32)
         started: list[tuple[Batch, mx.array]] = []
@@ -118,8 +125,16 @@ class Pipeline:
                 future.cancel()
         unusable = np.flatnonzero(~usable(pooled, plan))
         for index in np.unique(np.searchsorted(starts, unusable, side="right") - 1).tolist():
-            pooled[rows_of([index])] = self.thread.run(retry, plan, pool, ids, index, positions[index])
+            # A compiled graph would keep the weights that are in it.
+            again = whole if pool == self._short else pool
+            pooled[rows_of([index])] = self.thread.run(retry, plan, again, ids, index, positions[index])
         return pooled
+
+    def _short(self, model: EncoderModel, batch: Batch) -> mx.array:
+        """`whole` of one short text, compiled once its length has come a second time."""
+        if id(model) not in self._compiled:
+            self._compiled[id(model)] = CompiledByShape(model, SHORT_LENGTHS)
+        return self._compiled[id(model)](mx.array(batch.ids), batch.ragged)
 
 
 def ahead(items: Iterable[Item], prepare: Callable[[Sequence[Item]], T]) -> Iterator[tuple[list[int], T]]:

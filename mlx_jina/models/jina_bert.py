@@ -24,8 +24,8 @@ import mlx.nn as nn
 
 from mlx_jina.errors import CheckpointError
 from mlx_jina.models.base import EncoderModel
+from mlx_jina.models.bert import Embeddings, GatedMLP, Intermediate, ResidualOutput, UpGatedMLP
 from mlx_jina.models.config import expect, read
-from mlx_jina.models.feed_forward import GatedMLP, Intermediate, ResidualOutput, UpGatedMLP
 from mlx_jina.nn.alibi import Alibi
 from mlx_jina.nn.attention import split_heads
 from mlx_jina.nn.norms import add_norm
@@ -81,19 +81,6 @@ def detect_layout(names: Collection[str]) -> Layout | None:
     if has("intermediate.dense") and "embeddings.position_embeddings.weight" not in names:
         return "plain-ffn"
     return None
-
-
-class Embeddings(nn.Module):
-    """Word plus type-0 embedding, normalised. There are no position embeddings."""
-
-    def __init__(self, c: Config) -> None:
-        super().__init__()
-        self.word_embeddings = nn.Embedding(c.vocab_size, c.hidden_size)
-        self.token_type_embeddings = nn.Embedding(c.type_vocab_size, c.hidden_size)
-        self.LayerNorm = nn.LayerNorm(c.hidden_size, c.layer_norm_eps)
-
-    def __call__(self, ids: mx.array) -> mx.array:
-        return self.LayerNorm(self.word_embeddings(ids) + self.token_type_embeddings(mx.array(0)))
 
 
 class SelfAttention(nn.Module):
@@ -183,7 +170,7 @@ class JinaBert(EncoderModel):
 
     def __init__(self, c: Config) -> None:
         super().__init__(dimension=c.hidden_size, max_length=c.max_position_embeddings, vocab_size=c.vocab_size)
-        self.embeddings = Embeddings(c)
+        self.embeddings = Embeddings(c.vocab_size, c.type_vocab_size, c.hidden_size, c.layer_norm_eps)
         self.encoder = nn.Module()
         layer = {"qk-post-norm": PostNormLayer, "plain-ffn": PlainLayer}.get(c.layout, GatedLayer)
         self.encoder.layer = [layer(c) for _ in range(c.num_hidden_layers)]

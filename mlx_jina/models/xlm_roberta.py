@@ -18,6 +18,7 @@ import mlx.nn as nn
 
 from mlx_jina.errors import CheckpointError
 from mlx_jina.models.base import EncoderModel
+from mlx_jina.models.bert import Embeddings
 from mlx_jina.models.config import expect, read, rope_theta
 from mlx_jina.nn import attention
 from mlx_jina.nn.activations import gelu
@@ -25,7 +26,7 @@ from mlx_jina.nn.attention import split_heads
 from mlx_jina.nn.norms import add_norm
 from mlx_jina.nn.pieces import evaluate_if_long, tokenwise
 from mlx_jina.nn.ragged import Ragged
-from mlx_jina.nn.rotary import rotate
+from mlx_jina.nn.rotary import rotate, rotations
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -61,19 +62,6 @@ class Config:
         return c
 
 
-class Embeddings(nn.Module):
-    """Word plus type-0 embedding, normalised."""
-
-    def __init__(self, c: Config) -> None:
-        super().__init__()
-        self.word_embeddings = nn.Embedding(c.vocab_size, c.hidden_size)
-        self.token_type_embeddings = nn.Embedding(c.type_vocab_size, c.hidden_size)
-        self.LayerNorm = nn.LayerNorm(c.hidden_size, c.layer_norm_eps)
-
-    def __call__(self, ids: mx.array) -> mx.array:
-        return add_norm(self.LayerNorm, self.word_embeddings(ids), self.token_type_embeddings(mx.array(0)))
-
-
 class Attention(nn.Module):
     """Queries, keys and values with rotary positions, and the output projection."""
 
@@ -86,11 +74,11 @@ class Attention(nn.Module):
         self.config = c
 
     @tokenwise
-    def project(self, x: mx.array, positions: mx.array) -> tuple[mx.array, mx.array, mx.array]:
+    def project(self, x: mx.array, rotations: mx.array) -> tuple[mx.array, mx.array, mx.array]:
         """(T, D) to (T, H, d) each."""
-        heads, theta = self.config.num_attention_heads, self.config.rope_theta
+        heads = self.config.num_attention_heads
         q, k, v = (split_heads(part(x), heads) for part in (self.q_proj, self.k_proj, self.v_proj))
-        return rotate(q, positions, theta), rotate(k, positions, theta), v
+        return rotate(q, rotations), rotate(k, rotations), v
 
 
 class MLP(nn.Module):
@@ -115,8 +103,8 @@ class Layer(nn.Module):
         self.mlp = MLP(c)
         self.post_mlp_layernorm = nn.LayerNorm(c.hidden_size, c.layer_norm_eps)
 
-    def __call__(self, x: mx.array, batch: Ragged) -> mx.array:
-        q, k, v = self.self_attn.project(x, batch.positions)
+    def __call__(self, x: mx.array, rotations: mx.array, batch: Ragged) -> mx.array:
+        q, k, v = self.self_attn.project(x, rotations)
         return self._finish(x, attention.ragged(attention.bidirectional, q, k, v, batch.buckets))
 
     @tokenwise
@@ -138,8 +126,9 @@ class XLMRoberta(EncoderModel):
         # XLM-RoBERTa counts positions from the one after the padding token's id.
         max_length = c.max_position_embeddings - c.pad_token_id - 1
         super().__init__(dimension=c.hidden_size, max_length=max_length, vocab_size=c.vocab_size)
-        self.embeddings = Embeddings(c)
+        self.embeddings = Embeddings(c.vocab_size, c.type_vocab_size, c.hidden_size, c.layer_norm_eps)
         self.layers = [Layer(c) for _ in range(c.num_hidden_layers)]
+        self.config = c
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], names: Collection[str]) -> Self:
@@ -149,6 +138,7 @@ class XLMRoberta(EncoderModel):
     def hidden(self, ids: mx.array, batch: Ragged) -> mx.array:
         """Contextual states of every token: ids (T,) to (T, D)."""
         x = self.embeddings(ids)
+        turns = rotations(batch, self.dimension // self.config.num_attention_heads, self.config.rope_theta)
         for layer in self.layers:
-            x = evaluate_if_long(layer(x, batch))
+            x = evaluate_if_long(layer(x, turns, batch))
         return x

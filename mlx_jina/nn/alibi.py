@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import mlx.core as mx
 
@@ -73,24 +72,17 @@ class Alibi:
 def attend(queries: mx.array, keys: mx.array, values: mx.array, bias: mx.array) -> mx.array:
     """Bidirectional attention of (b, H, L, d) with one of an `Alibi`'s biases."""
     if bias.ndim == 3:
-        return attention.in_blocks(cpu.written_out(queries, keys, values, bias))
-    heads, length = queries.shape[1:3]
-    view = hankel_bias(bias)
+        return attention.on_cpu(cpu.written_out(queries, keys, values, bias))
     if not device.on_gpu():
-        return attention.in_blocks(
-            cpu.alibi(queries, keys, values, view, slopes(heads)), queries, keys, values, bias
-        )
+        blocks = cpu.alibi(queries, keys, values, hankel_bias(bias), slopes(queries.shape[1]))
+        return attention.on_cpu(blocks, queries, keys, values, bias)
     # The order of keys is free; the fused kernel wants their last stride to be 1, which a copy keeps.
     keys, values = (mx.contiguous(x[:, :, ::-1]) for x in (keys, values))
-    block = attention.block_length(queries, keys)
-    return attention.in_blocks(
-        [
-            [
-                partial(attention.fused, queries[:, :, i : i + block], keys, values, view[:, :, i : i + block])
-                for i in range(0, length, block)
-            ]
-        ]
-    )
+
+    def block(start: int, stop: int, q: mx.array, k: mx.array, v: mx.array) -> mx.array:
+        return attention.fused(q[:, :, start:stop], k, v, hankel_bias(bias)[:, :, start:stop])
+
+    return attention.in_blocks(block, attention.query_spans(queries, keys), queries, keys, values)
 
 
 def _on_cpu(heads: int, buckets: Sequence[Bucket]) -> tuple[tuple[Bucket, ...], tuple[mx.array, ...]]:

@@ -5,7 +5,7 @@ Axes: T tokens of a batch, b texts of one length, L tokens of one text, n of its
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import islice
 
@@ -13,7 +13,6 @@ import mlx.core as mx
 
 from mlx_jina import device
 from mlx_jina.cpu import attention as cpu
-from mlx_jina.cpu import cores
 from mlx_jina.cpu.attention import Blocks
 from mlx_jina.nn import pieces
 from mlx_jina.nn.ragged import Bucket
@@ -21,6 +20,8 @@ from mlx_jina.nn.ragged import Bucket
 # Head widths of MLX's fused attention, for short and long queries alike, from `hasfused_kernel` in
 # mlx/backend/metal/scaled_dot_product_attention.cpp.
 FUSED_WIDTHS = (64, 96, 128)
+# Queries of one kernel, at most: macOS ends a kernel that takes many seconds.
+QUERIES = 4096
 # Where attention is not fused, the scores of a block of queries take at most this many bytes.
 SCORE_BYTES = 16 << 20
 
@@ -63,12 +64,12 @@ def split_heads(x: mx.array, heads: int) -> mx.array:
 def bidirectional(queries: mx.array, keys: mx.array, values: mx.array) -> mx.array:
     """Attention of each query to every position: (b, H, n, d) to keys and values (b, H', L, d); H' divides H."""
     if not device.on_gpu():
-        return in_blocks(cpu.bidirectional(queries, keys, values), queries, keys, values)
-    queries, keys, values = _for_blocks(queries, keys, values)
-    count, block = queries.shape[2], block_length(queries, keys)
-    return in_blocks(
-        [[partial(fused, queries[:, :, i : i + block], keys, values) for i in range(0, count, block)]]
-    )
+        return on_cpu(cpu.bidirectional(queries, keys, values), queries, keys, values)
+
+    def block(start: int, stop: int, q: mx.array, k: mx.array, v: mx.array) -> mx.array:
+        return fused(q[:, :, start:stop], k, v)
+
+    return in_blocks(block, query_spans(queries, keys), queries, keys, values)
 
 
 def causal(queries: mx.array, keys: mx.array, values: mx.array) -> mx.array:
@@ -77,29 +78,15 @@ def causal(queries: mx.array, keys: mx.array, values: mx.array) -> mx.array:
     Queries (b, H, n, d) are the last n of the L positions of keys and values (b, H', L, d); H' divides H.
     """
     if not device.on_gpu():
-        return in_blocks(cpu.causal(queries, keys, values), queries, keys, values)
-    queries, keys, values = _for_blocks(queries, keys, values)
-    texts, heads, count, width = queries.shape
-    first = keys.shape[2] - count
-    if width in FUSED_WIDTHS:
-        spans = [(i, min(i + pieces.ROWS, count)) for i in range(0, count, pieces.ROWS)]
-    else:
-        spans = cpu.causal_spans(count, keys.shape[2], SCORE_BYTES // (texts * heads * 4))
-    # Keys after a block's last query would be masked.
-    return in_blocks(
-        [
-            [
-                partial(
-                    fused,
-                    queries[:, :, start:stop],
-                    keys[:, :, : first + stop],
-                    values[:, :, : first + stop],
-                    "causal",
-                )
-                for start, stop in spans
-            ]
-        ]
-    )
+        return on_cpu(cpu.causal(queries, keys, values), queries, keys, values)
+    first = keys.shape[2] - queries.shape[2]
+
+    def block(start: int, stop: int, q: mx.array, k: mx.array, v: mx.array) -> mx.array:
+        # Later keys would be masked.
+        seen = slice(first + stop)
+        return fused(q[:, :, start:stop], k[:, :, seen], v[:, :, seen], "causal")
+
+    return in_blocks(block, query_spans(queries, keys), queries, keys, values)
 
 
 def fused(queries: mx.array, keys: mx.array, values: mx.array, mask: mx.array | str | None = None) -> mx.array:
@@ -108,23 +95,24 @@ def fused(queries: mx.array, keys: mx.array, values: mx.array, mask: mx.array | 
     return mx.fast.scaled_dot_product_attention(queries, keys, values, scale=scale, mask=mask)
 
 
-def _for_blocks(*arrays: mx.array) -> Iterator[mx.array]:
-    """Without gaps where attention is not fused: each block's products would copy views again."""
-    return (x if x.shape[-1] in FUSED_WIDTHS else mx.contiguous(x) for x in arrays)
-
-
-def block_length(queries: mx.array, keys: mx.array) -> int:
-    """How many queries a GPU computes at a time: all of them, as long as their scores are fused away or small."""
+def query_spans(queries: mx.array, keys: mx.array) -> list[tuple[int, int]]:
+    """Which queries a GPU computes at a time: all of them, as long as their scores are fused away or small."""
     texts, heads, count, width = queries.shape
-    if width in FUSED_WIDTHS:
-        return min(count, pieces.ROWS)
-    fitting = SCORE_BYTES // (texts * heads * keys.shape[2] * 4)
-    return cores.share(count, max(1, min(count, fitting)))
+    length = min(count, QUERIES)
+    if width not in FUSED_WIDTHS:
+        fitting = SCORE_BYTES // (texts * heads * keys.shape[2] * 4)
+        length = -(-count // -(-count // max(1, min(count, fitting))))
+    return [(start, min(start + length, count)) for start in range(0, count, length)]
 
 
-def in_blocks(blocks: Blocks, *inputs: mx.array) -> mx.array:
+def in_blocks(block: Callable[..., mx.array], spans: Sequence[tuple[int, int]], *inputs: mx.array) -> mx.array:
+    """`block(start, stop, *inputs)` for each span of queries, one after the other."""
+    return _concatenated(pieces.chained([partial(block, *span) for span in spans], *inputs), axis=2)
+
+
+def on_cpu(blocks: Blocks, *inputs: mx.array) -> mx.array:
     """Evaluate blocks one after the other: for each group of heads, blocks of queries."""
-    done = iter(pieces.run([block for group in blocks for block in group], *inputs))
+    done = iter(pieces.one_by_one([block for group in blocks for block in group], *inputs))
     groups = [_concatenated(list(islice(done, len(group))), axis=2) for group in blocks]
     return _concatenated(groups, axis=1)
 

@@ -1,6 +1,8 @@
-"""Long inputs in pieces, each evaluated before the next, so that memory does not grow with the length.
+"""Long texts in pieces, so that memory does not grow with the length.
 
-MLX builds its graph lazily and evaluates siblings side by side: pieces alone would save nothing.
+A text is long if it has more tokens than a batch may have (`at_most`). MLX builds its graph lazily and evaluates
+siblings side by side: pieces that nothing keeps apart would save nothing. A batch of shorter texts is never cut,
+and on a GPU nothing waits inside it.
 """
 
 from __future__ import annotations
@@ -18,13 +20,15 @@ from mlx_jina.cpu import cores
 
 T = TypeVar("T")
 
-# Tokens of a piece, where the backend is a GPU.
-ROWS = 4096
+# Tokens of a piece where nobody says how many.
+TOKENS = 16_384
 
 
 class _Here(threading.local):
     """What holds for this thread."""
 
+    tokens = TOKENS
+    evaluates = True
     between: Callable[[], object] | None = None
 
 
@@ -32,8 +36,19 @@ _here = _Here()
 
 
 @contextmanager
+def at_most(tokens: int) -> Iterator[None]:
+    """Cut texts of more than so many tokens in pieces of that size, in this thread."""
+    before = _here.tokens
+    _here.tokens = tokens
+    try:
+        yield
+    finally:
+        _here.tokens = before
+
+
+@contextmanager
 def interruptible(between: Callable[[], object] | None) -> Iterator[None]:
-    """Call `between` after each piece that this thread evaluates, so that short inputs overtake a long one."""
+    """Call `between` after each piece that this thread evaluates, so that short texts overtake a long one."""
     before = _here.between
     _here.between = between
     try:
@@ -42,30 +57,56 @@ def interruptible(between: Callable[[], object] | None) -> Iterator[None]:
         _here.between = before
 
 
+@contextmanager
+def unevaluated() -> Iterator[None]:
+    """Evaluate nothing in this thread: a graph is being traced."""
+    before = _here.evaluates
+    _here.evaluates = False
+    try:
+        yield
+    finally:
+        _here.evaluates = before
+
+
 def _pause() -> None:
     if _here.between is not None:
         _here.between()
 
 
 def _evaluate(piece: T) -> T:
-    mx.eval(piece)
-    _pause()
+    if _here.evaluates:
+        mx.eval(piece)
+        _pause()
     return piece
 
 
+def tokens() -> int:
+    """Tokens of a piece, at most."""
+    return _here.tokens if device.on_gpu() else min(_here.tokens, cores.ROWS)
+
+
 def evaluate_if_long(x: mx.array) -> mx.array:
-    """Evaluate the states (T, D) of a long input, layer by layer.
+    """Start to evaluate the states (T, D) of a long text, layer by layer.
 
-    On a CPU those of any input: MLX admits some hundred operations of all threads together (`MAX_ACTIVE_TASKS` in
-    mlx/transforms.cpp), and one thread's long graph would keep the other threads waiting.
+    On a CPU evaluate those of any text: MLX admits some hundred operations of all threads together
+    (`MAX_ACTIVE_TASKS` in mlx/transforms.cpp), and one thread's long graph would keep the other threads waiting.
     """
-    return _evaluate(x) if x.shape[0] > ROWS or not device.on_gpu() else x
+    if not device.on_gpu():
+        return _evaluate(x)
+    if x.shape[0] > tokens():
+        mx.async_eval(x)
+    return x
 
 
-def run(pieces: Sequence[Callable[[], T]], *inputs: mx.array) -> list[T]:
-    """What functions of the same inputs return, each evaluated before the next, or one for each core at a time."""
+def one_by_one(pieces: Sequence[Callable[[], T]], *inputs: mx.array) -> list[T]:
+    """What functions of the same inputs return, evaluated piece by piece, or one piece for each core at a time.
+
+    A GPU computes one piece while the next one is built.
+    """
     if len(pieces) == 1:
         return [pieces[0]() if device.on_gpu() else _evaluate(pieces[0]())]
+    if device.on_gpu():
+        return list(_one_ahead(pieces))
     if cores.count() == 1:
         return [_evaluate(piece()) for piece in pieces]
     mx.eval(inputs)
@@ -76,8 +117,29 @@ def run(pieces: Sequence[Callable[[], T]], *inputs: mx.array) -> list[T]:
     return done
 
 
+def _one_ahead(pieces: Sequence[Callable[[], T]]) -> Iterator[T]:
+    before: T | None = None
+    for piece in pieces:
+        made = piece()
+        mx.async_eval(made)
+        if before is not None:
+            _evaluate(before)
+            yield before
+        before = made
+    if before is not None:
+        yield before
+
+
+def chained(blocks: Sequence[Callable[..., mx.array]], *inputs: mx.array) -> list[mx.array]:
+    """What functions of `inputs` return, each computed after the one before, in a graph that nobody waits for."""
+    done: list[mx.array] = []
+    for block in blocks:
+        done.append(block(*(mx.depends(list(inputs), done[-1:]) if done else inputs)))
+    return done
+
+
 def tokenwise(method: Callable[..., T]) -> Callable[..., T]:
-    """A method of single tokens: arrays (T, ...) to one array (T, ...) or a tuple, in pieces if T is large."""
+    """A method of single tokens: arrays (T, ...) to one array (T, ...) or a tuple, in pieces for a long text."""
 
     @wraps(method)
     def in_pieces(self: object, *rows: mx.array) -> Any:
@@ -89,14 +151,14 @@ def tokenwise(method: Callable[..., T]) -> Callable[..., T]:
 def by_rows(function: Callable[..., Any], *rows: mx.array) -> Any:
     """`function` of arrays (T, ...), applied to some tokens at a time."""
     total = rows[0].shape[0]
-    count = cores.share(total, ROWS if device.on_gpu() else min(ROWS, cores.ROWS))
+    count = cores.share(total, tokens())
     if total <= count:
         return function(*rows)
 
     def piece(start: int) -> Any:
         return function(*(x[start : start + count] for x in rows))
 
-    done = run([partial(piece, start) for start in range(0, total, count)], *rows)
+    done = one_by_one([partial(piece, start) for start in range(0, total, count)], *rows)
     if isinstance(done[0], tuple):
         return tuple(mx.concatenate(list(parts)) for parts in zip(*done, strict=True))
     return mx.concatenate(done)

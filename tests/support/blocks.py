@@ -13,4 +13,4 @@ def small(monkeypatch: pytest.MonkeyPatch, score_bytes: int, rows: int | None = 
     for module in (attention, cpu_attention):
         monkeypatch.setattr(module, "SCORE_BYTES", score_bytes)
     if rows is not None:
-        monkeypatch.setattr(pieces, "ROWS", rows)
+        monkeypatch.setattr(pieces._Here, "tokens", rows)

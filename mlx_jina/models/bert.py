@@ -1,6 +1,6 @@
-"""JinaBERT's feed-forward blocks, under the names of its checkpoints; jina_bert.py says which layout has which.
+"""BERT's building blocks, under the names of checkpoints; jina_bert.py says which layout has which.
 
-Shazeer 2020, "GLU Variants Improve Transformer" (arXiv 2002.05202); Devlin et al. 2018, "BERT" (arXiv 1810.04805).
+Devlin et al. 2018, "BERT" (arXiv 1810.04805); Shazeer 2020, "GLU Variants Improve Transformer" (arXiv 2002.05202).
 """
 
 from __future__ import annotations
@@ -11,6 +11,19 @@ import mlx.nn as nn
 from mlx_jina.nn.activations import geglu, gelu
 from mlx_jina.nn.norms import add_norm
 from mlx_jina.nn.pieces import tokenwise
+
+
+class Embeddings(nn.Module):
+    """Word plus type-0 embedding, normalised."""
+
+    def __init__(self, vocab_size: int, types: int, width: int, eps: float) -> None:
+        super().__init__()
+        self.word_embeddings = nn.Embedding(vocab_size, width)
+        self.token_type_embeddings = nn.Embedding(types, width)
+        self.LayerNorm = nn.LayerNorm(width, eps)
+
+    def __call__(self, ids: mx.array) -> mx.array:
+        return add_norm(self.LayerNorm, self.word_embeddings(ids), self.token_type_embeddings(mx.array(0)))
 
 
 class ResidualOutput(nn.Module):
