@@ -50,6 +50,7 @@ _EXP2 = (
     0.69314696822967359,
     1.0000000733176138,
 )
+_X86 = platform.machine() in ("x86_64", "AMD64")
 # Added to a number it leaves the nearest integer in the lowest bits, and taken away again that integer.
 _ROUND = 1.5 * 2**23
 # Beyond which 1 does not matter beside 2^x; soon after, formulas for it overflow.
@@ -65,7 +66,7 @@ def _compiled(function: Callable[..., T]) -> Callable[..., T]:
 
 def on_x86() -> bool:
     """Whether the functions of this file are faster than MLX's."""
-    return platform.machine() in ("x86_64", "AMD64") and not device.on_gpu()
+    return _X86 and not device.on_gpu()
 
 
 def _monic(coefficients: tuple[float, ...]) -> tuple[float, ...]:

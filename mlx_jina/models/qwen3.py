@@ -25,7 +25,7 @@ from mlx_jina.nn.attention import split_heads
 from mlx_jina.nn.norms import rounded_norm
 from mlx_jina.nn.pieces import evaluate_if_long, tokenwise
 from mlx_jina.nn.ragged import Ragged
-from mlx_jina.nn.rotary import rotate, rotations
+from mlx_jina.nn.rotary import Rotations, rotate, rotations
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -79,15 +79,15 @@ class Attention(nn.Module):
             self.k_norm = nn.RMSNorm(c.head_dim, c.rms_norm_eps)
         self.config = c
 
-    def queries(self, x: mx.array, rotations: mx.array) -> mx.array:
+    def queries(self, x: mx.array, *rotations: mx.array) -> mx.array:
         """(T, D) to (T, H, d)."""
         q = split_heads(self.q_proj(x), self.config.num_attention_heads)
-        return rotate(self.q_norm(q) if self.config.qk_norm else q, rotations)
+        return rotate(self.q_norm(q) if self.config.qk_norm else q, *rotations)
 
-    def keys_and_values(self, x: mx.array, rotations: mx.array) -> tuple[mx.array, mx.array]:
+    def keys_and_values(self, x: mx.array, *rotations: mx.array) -> tuple[mx.array, mx.array]:
         """(T, D) to (T, H', d) each."""
         k, v = (split_heads(part(x), self.config.num_key_value_heads) for part in (self.k_proj, self.v_proj))
-        return rotate(self.k_norm(k) if self.config.qk_norm else k, rotations), v
+        return rotate(self.k_norm(k) if self.config.qk_norm else k, *rotations), v
 
 
 class MLP(nn.Module):
@@ -117,24 +117,24 @@ class Layer(nn.Module):
         self.mlp = MLP(c)
         self._attend = attention.causal if c.causal else attention.bidirectional
 
-    def __call__(self, x: mx.array, rotations: mx.array, batch: Ragged) -> mx.array:
+    def __call__(self, x: mx.array, rotations: Rotations, batch: Ragged) -> mx.array:
         """Every token: (T, D) to (T, D)."""
-        q, k, v = self._project(x, rotations)
+        q, k, v = self._project(x, *rotations)
         return self._finish(x, attention.ragged(self._attend, q, k, v, batch.buckets))
 
-    def last(self, x: mx.array, rotations: mx.array, batch: Ragged) -> mx.array:
+    def last(self, x: mx.array, rotations: Rotations, batch: Ragged) -> mx.array:
         """Only the last token of each text, which needs keys and values of all: (T, D) to (B, D)."""
         rows = batch.last_rows
         normed = self._norm(x)
-        q = self.self_attn.queries(normed[rows], rotations[rows])
-        k, v = self._keys_and_values(normed, rotations)
+        q = self.self_attn.queries(normed[rows], *(part[rows] for part in rotations))
+        k, v = self._keys_and_values(normed, *rotations)
         return self._finish(x[rows], attention.ragged(self._attend, q, k, v, batch.buckets, last=True))
 
     @tokenwise
-    def _project(self, x: mx.array, rotations: mx.array) -> tuple[mx.array, mx.array, mx.array]:
+    def _project(self, x: mx.array, *rotations: mx.array) -> tuple[mx.array, mx.array, mx.array]:
         normed = rounded_norm(self.input_layernorm, x)
         part = self.self_attn
-        return part.queries(normed, rotations), *part.keys_and_values(normed, rotations)
+        return part.queries(normed, *rotations), *part.keys_and_values(normed, *rotations)
 
     @tokenwise
     def _finish(self, x: mx.array, attended: mx.array) -> mx.array:
@@ -146,8 +146,8 @@ class Layer(nn.Module):
         return rounded_norm(self.input_layernorm, x)
 
     @tokenwise
-    def _keys_and_values(self, x: mx.array, rotations: mx.array) -> tuple[mx.array, mx.array]:
-        return self.self_attn.keys_and_values(x, rotations)
+    def _keys_and_values(self, x: mx.array, *rotations: mx.array) -> tuple[mx.array, mx.array]:
+        return self.self_attn.keys_and_values(x, *rotations)
 
 
 class Qwen3(EncoderModel):
@@ -178,7 +178,7 @@ class Qwen3(EncoderModel):
         expect(config, "attention_bias", (False, None))
         return cls(Config.read(config, qk_norm=True, qkv_bias=False, causal=True))
 
-    def _before_last_layer(self, ids: mx.array, batch: Ragged) -> tuple[mx.array, mx.array]:
+    def _before_last_layer(self, ids: mx.array, batch: Ragged) -> tuple[mx.array, Rotations]:
         """States (T, D), and how each token is turned."""
         x = self.embed_tokens(ids).astype(mx.float32)
         turns = rotations(batch, self.config.head_dim, self.config.rope_theta)

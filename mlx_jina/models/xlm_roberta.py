@@ -26,7 +26,7 @@ from mlx_jina.nn.attention import split_heads
 from mlx_jina.nn.norms import add_norm
 from mlx_jina.nn.pieces import evaluate_if_long, tokenwise
 from mlx_jina.nn.ragged import Ragged
-from mlx_jina.nn.rotary import rotate, rotations
+from mlx_jina.nn.rotary import Rotations, rotate, rotations
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -74,11 +74,11 @@ class Attention(nn.Module):
         self.config = c
 
     @tokenwise
-    def project(self, x: mx.array, rotations: mx.array) -> tuple[mx.array, mx.array, mx.array]:
+    def project(self, x: mx.array, *rotations: mx.array) -> tuple[mx.array, mx.array, mx.array]:
         """(T, D) to (T, H, d) each."""
         heads = self.config.num_attention_heads
         q, k, v = (split_heads(part(x), heads) for part in (self.q_proj, self.k_proj, self.v_proj))
-        return rotate(q, rotations), rotate(k, rotations), v
+        return rotate(q, *rotations), rotate(k, *rotations), v
 
 
 class MLP(nn.Module):
@@ -103,8 +103,8 @@ class Layer(nn.Module):
         self.mlp = MLP(c)
         self.post_mlp_layernorm = nn.LayerNorm(c.hidden_size, c.layer_norm_eps)
 
-    def __call__(self, x: mx.array, rotations: mx.array, batch: Ragged) -> mx.array:
-        q, k, v = self.self_attn.project(x, rotations)
+    def __call__(self, x: mx.array, rotations: Rotations, batch: Ragged) -> mx.array:
+        q, k, v = self.self_attn.project(x, *rotations)
         return self._finish(x, attention.ragged(attention.bidirectional, q, k, v, batch.buckets))
 
     @tokenwise

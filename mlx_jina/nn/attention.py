@@ -41,19 +41,28 @@ def ragged(
     (T, H', d). `attend` takes the texts of one bucket, (b, H, n, d) and (b, H', L, d), and the bucket's own of
     each of `of_buckets`.
     """
+    if len(buckets) == 1:
+        q, k, v = (_by_text(x, buckets[0].texts) for x in (queries, keys, values))
+        return _by_row(attend(q, k, v, *(part[0] for part in of_buckets)))
     merged, start = [], 0
     for bucket, *own in zip(buckets, *of_buckets, strict=True):
         stop = start + bucket.texts * (1 if last else bucket.length)
         tokens = slice(bucket.start, bucket.stop)
         q, k, v = (_by_text(x, bucket.texts) for x in (queries[start:stop], keys[tokens], values[tokens]))
-        merged.append(attend(q, k, v, *own).transpose(0, 2, 1, 3).reshape(stop - start, -1))
+        merged.append(_by_row(attend(q, k, v, *own)))
         start = stop
-    return merged[0] if len(merged) == 1 else mx.concatenate(merged)
+    return mx.concatenate(merged)
 
 
 def _by_text(rows: mx.array, texts: int) -> mx.array:
     """Rows (b*L, H, d) of texts of one length as (b, H, L, d)."""
     return rows.reshape(texts, -1, *rows.shape[1:]).transpose(0, 2, 1, 3)
+
+
+def _by_row(attended: mx.array) -> mx.array:
+    """(b, H, n, d) as merged heads (b*n, H*d)."""
+    texts, heads, count, width = attended.shape
+    return attended.transpose(0, 2, 1, 3).reshape(texts * count, heads * width)
 
 
 def split_heads(x: mx.array, heads: int) -> mx.array:

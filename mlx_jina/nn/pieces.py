@@ -151,6 +151,8 @@ def tokenwise(method: Callable[..., T]) -> Callable[..., T]:
 def by_rows(function: Callable[..., Any], *rows: mx.array) -> Any:
     """`function` of arrays (T, ...), applied to some tokens at a time."""
     total = rows[0].shape[0]
+    if total <= min(_here.tokens, cores.MIN_ROWS):
+        return function(*rows)
     count = cores.share(total, tokens())
     if total <= count:
         return function(*rows)
