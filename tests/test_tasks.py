@@ -20,11 +20,15 @@ from mlx_jina import catalog
 from mlx_jina.errors import CheckpointError, InputError
 from mlx_jina.nn.lora import LoRALinear
 from mlx_jina.weights import folder as folders
-from mlx_jina.weights import hub, loading, lora
-from tests.support import checkpoints
+from mlx_jina.weights import hub, loading, lora, safetensors_file
+from tests.support import checkpoints, reference
 
 TASKS = checkpoints.V5_TASKS
 TEXTS = ["how do i bake bread?", "light travels fast in vacuum", "", "paris " * 70]
+
+
+def prefixed(texts: list[str]) -> list[str]:
+    return [f"Document: {text}" for text in texts]
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +137,7 @@ class TestSwitching:
 
     def test_weights_exist_once(self, model: mlx_jina.Encoder) -> None:
         views = [view for view in model.loaded.models.values() if isinstance(view, nn.Module)]
-        weights = {id(view.layers[1].mlp.up_proj.linear.weight) for view in views}
+        weights = {id(view.layers[1].mlp.up_proj.layer.weight) for view in views}
         assert (len(views), len(weights)) == (4, 1)
         assert len({id(view.embed_tokens.weight) for view in views}) == 1
 
@@ -149,8 +153,7 @@ class TestSwitching:
         assert changed.fingerprint("clustering") == model.fingerprint("clustering")
 
     def test_fingerprints_tell_tasks_apart(self, folder: Path, model: mlx_jina.Encoder) -> None:
-        found = {model.fingerprint(task) for task in TASKS}
-        assert len(found | {mlx_jina.load(folder, task="retrieval").fingerprint()}) == 5
+        assert len({model.fingerprint(task) for task in TASKS}) == 4
         assert model.fingerprint("retrieval.query") == model.fingerprint("retrieval")
         assert mlx_jina.load(folder).fingerprint("retrieval") == model.fingerprint("retrieval")
         with pytest.raises(InputError, match="needs a task"):
@@ -159,14 +162,29 @@ class TestSwitching:
 
 class TestFused:
     @pytest.mark.parametrize("task", TASKS)
-    def test_it_is_the_kept_adapter_but_for_one_rounding(
-        self, folder: Path, model: mlx_jina.Encoder, task: str
-    ) -> None:
-        fused = mlx_jina.load(folder, task=task)
+    def test_in_float32_it_is_the_kept_adapter(self, folder: Path, model: mlx_jina.Encoder, task: str) -> None:
+        """Also of a checkpoint in bfloat16: both agree with float64, and may be mixed in one index."""
+        fused = mlx_jina.load(folder, task=task, dtype="float32")
         assert fused.tasks == (task,)
-        cosines = (fused.encode(TEXTS) * model.encode(TEXTS, task=task)).sum(axis=-1)
-        assert cosines.min() > 0.9995
-        assert np.array_equal(fused.encode(TEXTS), fused.encode(TEXTS, task=task))
+        rows = fused.encode(TEXTS)
+        np.testing.assert_allclose(rows, model.encode(TEXTS, task=task), rtol=0, atol=2e-6)
+        weights, pairs = (
+            {name: np.array(x.astype(mx.float32), np.float64) for name, x in safetensors_file.read(path).items()}
+            for path in (folder / "model.safetensors", folder / "adapters" / task / "adapter_model.safetensors")
+        )
+        settings = checkpoints.read_json(folder / "adapters" / task / "adapter_config.json")
+        exact = reference.with_adapter(weights, pairs, settings["lora_alpha"] / settings["r"])
+        config = checkpoints.read_config(folder)
+        states = [reference.qwen3(exact, config, np.array(ids))[-1] for ids in fused.tokenize(prefixed(TEXTS))]
+        np.testing.assert_allclose(rows, reference.unit(np.array(states)), rtol=0, atol=5e-6)
+        assert fused.fingerprint() == model.fingerprint(task)
+        assert np.array_equal(rows, fused.encode(TEXTS, task=task))
+
+    def test_in_half_precision_it_is_another_space(self, folder: Path, model: mlx_jina.Encoder) -> None:
+        fused = mlx_jina.load(folder, task="retrieval", dtype="bfloat16")
+        assert fused.fingerprint() != model.fingerprint("retrieval")
+        cosines = (fused.encode(TEXTS) * model.encode(TEXTS, task="retrieval")).sum(axis=-1)
+        assert 0.9995 < cosines.min() < 1
 
     def test_no_adapter_is_kept(self, folder: Path) -> None:
         fused = mlx_jina.load(folder, task="clustering")
@@ -241,7 +259,7 @@ class TestLayouts:
     def _merge(self, copy: Path, task: str) -> None:
         tensors = mx.load(str(copy / "model.safetensors"))
         assert isinstance(tensors, dict)
-        fused = lora.fuse(tensors, lora.read(copy / "adapters" / task))
+        fused = lora.fuse(tensors, lora.read(copy / "adapters" / task), mx.float32)
         mx.eval(fused)
         mx.save_safetensors(str(copy / "model.safetensors"), fused)
         shutil.rmtree(copy / "adapters")

@@ -26,37 +26,43 @@ class Pair:
     b: mx.array
     scale: float
 
+    def fused(self, weight: mx.array) -> mx.array:
+        """The weight with the adapter in it, in float32."""
+        return weight.astype(mx.float32) + self.scale * (self.b.astype(mx.float32) @ self.a.astype(mx.float32))
 
-class LoRALinear(nn.Module):
-    """A linear layer, packed or not, with one adapter beside it."""
 
-    def __init__(self, linear: nn.Module, pair: Pair, dtype: mx.Dtype) -> None:
+class BesideLayer(nn.Module):
+    """A layer, packed or not, with one adapter beside it."""
+
+    def __init__(self, layer: nn.Module, pair: Pair, dtype: mx.Dtype) -> None:
         super().__init__()
-        self.linear = linear
+        self.layer = layer
         self.lora_a = pair.a.astype(dtype)
         self.lora_b = pair.b.astype(dtype)
         self.scale = pair.scale
+
+    @property
+    def pair(self) -> Pair:
+        """The adapter, in the dtype that computes."""
+        return Pair(self.lora_a, self.lora_b, self.scale)
+
+
+class LoRALinear(BesideLayer):
+    """A linear layer with an adapter."""
 
     def __call__(self, x: mx.array) -> mx.array:
         beside = (x @ self.lora_a.T) @ self.lora_b.T
-        if isinstance(self.linear, nn.Linear) and "bias" not in self.linear:
+        if isinstance(self.layer, nn.Linear) and "bias" not in self.layer:
             # The large product is rounded together with the sum, which halves the error of half precision.
-            return mx.addmm(beside, x, self.linear.weight.T, beta=self.scale)
-        return self.linear(x) + self.scale * beside
+            return mx.addmm(beside, x, self.layer.weight.T, beta=self.scale)
+        return self.layer(x) + self.scale * beside
 
 
-class LoRAEmbedding(nn.Module):
-    """An embedding, packed or not, with one adapter beside it."""
-
-    def __init__(self, embedding: nn.Module, pair: Pair, dtype: mx.Dtype) -> None:
-        super().__init__()
-        self.embedding = embedding
-        self.lora_a = pair.a.astype(dtype)
-        self.lora_b = pair.b.astype(dtype)
-        self.scale = pair.scale
+class LoRAEmbedding(BesideLayer):
+    """An embedding with an adapter."""
 
     def __call__(self, ids: mx.array) -> mx.array:
-        return self.embedding(ids) + self.scale * (self.lora_b[ids] @ self.lora_a)
+        return self.layer(ids) + self.scale * (self.lora_b[ids] @ self.lora_a)
 
 
 def _layers(model: nn.Module) -> dict[str, nn.Module]:

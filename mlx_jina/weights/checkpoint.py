@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -16,6 +17,7 @@ from mlx_jina import catalog, models
 from mlx_jina.catalog import Entry
 from mlx_jina.errors import CheckpointError
 from mlx_jina.models.base import EncoderModel
+from mlx_jina.nn.lora import BesideLayer, Pair
 from mlx_jina.text.tokenizer import Tokenizer
 from mlx_jina.weights.lora import Adapter
 
@@ -94,24 +96,47 @@ def assign(model: nn.Module, tensors: Mapping[str, mx.array], path: Path) -> Non
 
 
 def digest(model: nn.Module) -> str:
-    """SHA-256 of the weights as float32 values by name. The format and the dtype of their file do not matter."""
+    """SHA-256 of the weights as float32 values by name. The format and the dtype of their file do not matter.
+
+    An adapter beside a weight counts as if it was fused in float32.
+    """
     sha = hashlib.sha256()
-    parameters = dict(tree_flatten(model.parameters()))
-    modules = dict(model.named_modules())
-    for name in sorted(parameters):
-        owner, _, leaf = name.rpartition(".")
-        tensor = parameters[name]
-        module = modules[owner]
-        if isinstance(module, (nn.QuantizedLinear, nn.QuantizedEmbedding)) and leaf != "bias":
-            if leaf != "weight":
-                continue
-            scales, biases = (module[part].astype(mx.float32) for part in ("scales", "biases"))
-            tensor = mx.dequantize(tensor, scales, biases, module.group_size, module.bits)
-        if leaf == "lora_b":
-            tensor = tensor.astype(mx.float32) * module.scale
+    for name, make in sorted(_full_weights(model).items()):
         # A zero may be negative in one format and not in another.
-        values = tensor.astype(mx.float32) + 0
+        values = mx.contiguous(make().astype(mx.float32) + 0)
         mx.eval(values)
         sha.update(f"{name}{values.shape}".encode())
-        sha.update(memoryview(values))
+        # An array has the buffer protocol, but its annotations do not say so.
+        sha.update(cast("bytes", values.reshape(-1).view(mx.uint8)))
     return sha.hexdigest()
+
+
+def _full_weights(model: nn.Module) -> dict[str, Callable[[], mx.array]]:
+    """Every weight by name, unpacked and with its adapter; each function makes one."""
+    modules = dict(model.named_modules())
+    weights: dict[str, Callable[[], mx.array]] = {}
+    for path, module in modules.items():
+        if isinstance(module, BesideLayer):
+            continue
+        parent = path.rpartition(".")[0]
+        beside = modules.get(parent)
+        for key, value in module.items():
+            if not isinstance(value, mx.array) or (_is_packed(module) and key in ("scales", "biases")):
+                continue
+            owner, pair = path, None
+            if isinstance(beside, BesideLayer):
+                owner, pair = parent, beside.pair if key == "weight" else None
+            weights[f"{owner}.{key}".removeprefix(".")] = partial(_full, module, key, pair)
+    return weights
+
+
+def _is_packed(module: nn.Module) -> bool:
+    return isinstance(module, (nn.QuantizedLinear, nn.QuantizedEmbedding))
+
+
+def _full(module: nn.Module, key: str, pair: Pair | None) -> mx.array:
+    tensor = module[key]
+    if key == "weight" and _is_packed(module):
+        scales, biases = (module[part].astype(mx.float32) for part in ("scales", "biases"))
+        tensor = mx.dequantize(tensor, scales, biases, module.group_size, module.bits)
+    return tensor if pair is None else pair.fused(tensor)

@@ -168,7 +168,7 @@ def _prepare(files: Checkpoint, dtype: mx.Dtype, *, fuse: bool) -> Checkpoint:
     if not fuse:
         return replace(files, tensors=tensors)
     for adapter in files.adapters.values():
-        tensors = lora.fuse(tensors, adapter)
+        tensors = lora.fuse(tensors, adapter, dtype)
     return replace(files, tensors=tensors, adapters={})
 
 

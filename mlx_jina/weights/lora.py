@@ -193,15 +193,13 @@ def check(adapter: Adapter, shapes: Mapping[str, tuple[int, ...]]) -> None:
         raise _refuse(adapter.path, f"it has nothing for {missing[0]} ({count})")
 
 
-def fuse(tensors: Mapping[str, mx.array], adapter: Adapter) -> dict[str, mx.array]:
-    """Base tensors with the adapter in them: computed in float32, and rounded once to the dtype of the tensor."""
+def fuse(tensors: Mapping[str, mx.array], adapter: Adapter, dtype: mx.Dtype) -> dict[str, mx.array]:
+    """Base tensors with the adapter in them: computed in float32, and rounded once to `dtype`."""
     weights = {name.removesuffix(".weight"): x.shape for name, x in tensors.items() if name.endswith(".weight")}
     check(adapter, weights)
     fused = dict(tensors)
     for module, pair in adapter.pairs.items():
-        weight = tensors[f"{module}.weight"]
-        product = pair.b.astype(mx.float32) @ pair.a.astype(mx.float32)
-        fused[f"{module}.weight"] = (weight.astype(mx.float32) + pair.scale * product).astype(weight.dtype)
+        fused[f"{module}.weight"] = pair.fused(tensors[f"{module}.weight"]).astype(dtype)
         # One matrix at a time: lazily, float32 copies of all would exist side by side.
         mx.eval(fused[f"{module}.weight"])
     return fused

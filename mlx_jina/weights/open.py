@@ -121,4 +121,4 @@ def _fused(weights: Mapping[str, Weight], adapter: Adapter) -> dict[str, Weight]
 
 
 def _fused_weight(name: str, weight: Weight, adapter: Adapter) -> Weight:
-    return Weight(weight.shape, weight.dtype, lambda: lora.fuse({name: weight.make()}, adapter)[name])
+    return Weight(weight.shape, weight.dtype, lambda: lora.fuse({name: weight.make()}, adapter, mx.float32)[name])

@@ -239,7 +239,7 @@ class TestLayouts:
             models.build(CONFIG | changes, WEIGHTS)
 
     def test_a_merged_repository_is_known_by_its_name(self, folder: Path, tmp_path: Path) -> None:
-        tensors = lora.fuse(checkpoints.read_tensors(folder), lora.read(folder / "adapters/retrieval"))
+        tensors = lora.fuse(checkpoints.read_tensors(folder), lora.read(folder / "adapters/retrieval"), mx.float32)
         weights = {name: np.array(x) for name, x in tensors.items()}
         config = CONFIG | {"model_type": "eurobert", "architectures": ["EuroBertModel"]}
         path = tmp_path / "jina-embeddings-v5-text-nano-retrieval"

@@ -249,7 +249,7 @@ class TestTasks:
 
     def test_weights_exist_once(self, model: mlx_jina.Encoder) -> None:
         views = [model.loaded.models[task] for task in TASKS]
-        tables = {id(view.embeddings.word_embeddings.embedding.weight) for view in views}
+        tables = {id(view.embeddings.word_embeddings.layer.weight) for view in views}
         base = model.loaded.models[None]
         assert len(tables | {id(base.embeddings.word_embeddings.weight)}) == 1
 

@@ -54,7 +54,7 @@ def test_attached_layers_compute_the_sum(packed: bool) -> None:
     before = {name: np.array(model[name].weight) for name in PAIRS}
     lora.attach(model, PAIRS, mx.float32)
     x, ids = normal(7, 64), np.array([3, 3, 49, 0])
-    bias = np.array(model.biased.linear.bias, np.float64)
+    bias = np.array(model.biased.layer.bias, np.float64)
     for output, target in (
         (model.words(mx.array(ids)), wanted["words"][ids]),
         (model.plain(mx.array(x)), x @ wanted["plain"].T),
@@ -62,7 +62,7 @@ def test_attached_layers_compute_the_sum(packed: bool) -> None:
     ):
         assert output.dtype == mx.float32
         np.testing.assert_allclose(np.array(output), target, atol=2e-5 * np.abs(target).max())
-    for name, layer in (("words", model.words.embedding), ("plain", model.plain.linear)):
+    for name, layer in (("words", model.words.layer), ("plain", model.plain.layer)):
         np.testing.assert_array_equal(np.array(layer.weight), before[name])
 
 

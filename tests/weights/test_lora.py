@@ -33,7 +33,7 @@ def base(dtype: mx.Dtype = mx.float32) -> dict[str, mx.array]:
 
 
 def test_fuse_rounds_once(tmp_path: Path) -> None:
-    fused = lora.fuse(base(mx.bfloat16), lora.read(written(tmp_path, lora_alpha=6)))
+    fused = lora.fuse(base(mx.bfloat16), lora.read(written(tmp_path, lora_alpha=6)), mx.bfloat16)
     stored = base(mx.bfloat16)[f"{MODULE}.weight"].astype(mx.float32)
     exact = np.array(stored).astype(np.float64) + 1.5 * PAIRS[B].astype(np.float64) @ PAIRS[A]
     found = fused[f"{MODULE}.weight"]
@@ -49,7 +49,7 @@ def test_beside_equals_fused(tmp_path: Path) -> None:
     linear.weight = base()[f"{MODULE}.weight"]
     both = LoRALinear(linear, adapter.pairs[MODULE], mx.float32)
     x = mx.array(np.random.default_rng(0).normal(size=(10, 96)).astype(np.float32))
-    wanted = x @ lora.fuse(base(), adapter)[f"{MODULE}.weight"].T
+    wanted = x @ lora.fuse(base(), adapter, mx.float32)[f"{MODULE}.weight"].T
     assert mx.abs(both(x) - wanted).max() < 2e-5
 
 
@@ -121,7 +121,7 @@ def test_settings_that_would_change_the_result_are_refused(
 def test_tensors_that_do_not_fit_are_refused(tmp_path: Path, weights: dict[str, Any], reason: str) -> None:
     folder = written(tmp_path, weights)
     with pytest.raises(CheckpointError, match=re.escape(reason)):
-        lora.fuse(base(), lora.read(folder))
+        lora.fuse(base(), lora.read(folder), mx.float32)
 
 
 def test_broken_files_are_named(tmp_path: Path) -> None:
