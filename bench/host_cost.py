@@ -20,16 +20,16 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-from mlx_jina import device
+from mlx_jina.cpu import blas
 
-device.use_fast_blas()
+blas.open_fast()
 import mlx.core as mx  # noqa: E402
 import mlx.nn as nn  # noqa: E402
 import numpy as np  # noqa: E402
 from mlx.utils import tree_map  # noqa: E402
 
 from bench.harness import Options, Section, spread  # noqa: E402
-from mlx_jina import models  # noqa: E402
+from mlx_jina import device, models  # noqa: E402
 from mlx_jina.models.base import EncoderModel  # noqa: E402
 from mlx_jina.nn import ragged  # noqa: E402
 from mlx_jina.nn.compiled import CompiledByShape  # noqa: E402

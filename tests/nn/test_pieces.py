@@ -13,7 +13,7 @@ import pytest
 
 import mlx_jina
 from mlx_jina import device
-from mlx_jina.engine import late_chunking, pipeline
+from mlx_jina.engine import pipeline, token_vectors
 from mlx_jina.models.base import EncoderModel
 from mlx_jina.nn import pieces, ragged
 from mlx_jina.nn.ragged import Batch
@@ -91,7 +91,7 @@ def test_nothing_is_evaluated_inside_a_batch(name: str, evaluations: list[str]) 
     model(mx.array(batch.ids), batch.ragged)
     # The table of rotations, which all batches share, and nothing else.
     assert evaluations in ([], ["eval"])
-    pools = [pipeline.whole, late_chunking._every_token] if model.pooling == "mean" else [pipeline.whole]
+    pools = [pipeline.whole, token_vectors._every_token] if model.pooling == "mean" else [pipeline.whole]
     evaluations.clear()
     for pool in pools:
         pool(model, batch)
@@ -115,7 +115,7 @@ def test_a_text_longer_than_a_batch_is_cut_and_computed_one_piece_ahead(name: st
 def test_kept_adapters_change_nothing_of_that(tmp_path: Path, evaluations: list[str]) -> None:
     shape = {**SHAPE, "kv_heads": 1, "head_dim": 64}
     encoder = mlx_jina.load(checkpoints.v5_small(tmp_path, shape))
-    model, batch = encoder._models["retrieval"], batch_of([100] * 3 + [9])
+    model, batch = encoder.loaded.model_for("retrieval"), batch_of([100] * 3 + [9])
     model(mx.array(batch.ids), batch.ragged)
     evaluations.clear()
     model(mx.array(batch.ids), batch.ragged)
