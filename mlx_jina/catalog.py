@@ -10,10 +10,11 @@ from dataclasses import dataclass, field
 class Entry:
     """One published model.
 
-    `repo` is its Hugging Face id; `truncate_dims` are the Matryoshka sizes it was trained for. With several
-    `tasks` it comes with an adapter or with prompts for each; with one, that is merged into its weights. `prompts`
-    stand in where the checkpoint brings none. `default_task` is what Jina's hosted API takes when none is named;
-    v3 has none, and answers from its base weights there too.
+    `repo` is its Hugging Face id; `parameters` are the numbers in its weights and adapters; `truncate_dims` are
+    the Matryoshka sizes it was trained for. With several `tasks` it comes with an adapter or with prompts for
+    each; with one, that is merged into its weights. `prompts` stand in where the checkpoint brings none.
+    `default_task` is what Jina's hosted API takes when none is named; v3 has none, and answers from its base
+    weights there too.
     """
 
     repo: str
@@ -22,6 +23,7 @@ class Entry:
     max_length: int
     license: str
     languages: str
+    parameters: int
     truncate_dims: tuple[int, ...] = ()
     tasks: tuple[str, ...] = ()
     prompts: Mapping[str, str] = field(default_factory=dict)
@@ -41,7 +43,7 @@ class Entry:
         return len(self.tasks) == 1
 
 
-def _v2(name: str, dimension: int, languages: str) -> Entry:
+def _v2(name: str, dimension: int, languages: str, parameters: int) -> Entry:
     return Entry(
         repo=f"jinaai/jina-embeddings-v2-{name}",
         aliases=(f"v2-{name}", f"jina-embeddings-v2-{name}"),
@@ -49,6 +51,7 @@ def _v2(name: str, dimension: int, languages: str) -> Entry:
         max_length=8192,
         license="apache-2.0",
         languages=languages,
+        parameters=parameters,
     )
 
 
@@ -59,6 +62,7 @@ _V3 = Entry(
     max_length=8192,
     license="cc-by-nc-4.0",
     languages="multilingual",
+    parameters=572_000_000,
     truncate_dims=(32, 64, 128, 256, 512, 768, 1024),
     tasks=("retrieval.query", "retrieval.passage", "separation", "classification", "text-matching"),
     prompts={
@@ -74,7 +78,9 @@ _V3 = Entry(
 _V5_TASKS = ("retrieval", "text-matching", "clustering", "classification")
 
 
-def _v5(name: str, dimension: int, max_length: int, truncate_dims: tuple[int, ...]) -> tuple[Entry, ...]:
+def _v5(
+    name: str, dimension: int, max_length: int, truncate_dims: tuple[int, ...], parameters: int, of_adapter: int
+) -> tuple[Entry, ...]:
     """The repository with all adapters and the ones with one task merged, each also in Jina's MLX copy."""
     rows = []
     for tasks in (_V5_TASKS, *((task,) for task in _V5_TASKS)):
@@ -88,6 +94,7 @@ def _v5(name: str, dimension: int, max_length: int, truncate_dims: tuple[int, ..
                     max_length=max_length,
                     license="cc-by-nc-4.0",
                     languages="multilingual",
+                    parameters=parameters + (len(tasks) * of_adapter if len(tasks) > 1 else 0),
                     truncate_dims=truncate_dims,
                     tasks=tasks,
                     prompts={"query": "Query: ", "document": "Document: "},
@@ -113,7 +120,7 @@ _CODE_PROMPTS = {
 }
 
 
-def _code(size: str, dimension: int, truncate_dims: tuple[int, ...]) -> tuple[Entry, ...]:
+def _code(size: str, dimension: int, truncate_dims: tuple[int, ...], parameters: int) -> tuple[Entry, ...]:
     """One set of weights for all tasks, which only prompts tell apart; also in Jina's MLX copy."""
     return tuple(
         Entry(
@@ -123,6 +130,7 @@ def _code(size: str, dimension: int, truncate_dims: tuple[int, ...]) -> tuple[En
             max_length=32_768,
             license="cc-by-nc-4.0",
             languages="English, programming languages",
+            parameters=parameters,
             truncate_dims=truncate_dims,
             tasks=("nl2code", "qa", "code2code", "code2nl", "code2completion"),
             prompts=_CODE_PROMPTS,
@@ -134,18 +142,18 @@ def _code(size: str, dimension: int, truncate_dims: tuple[int, ...]) -> tuple[En
 
 
 ENTRIES = (
-    Entry("pocket", ("pocket-embedding",), 256, 8192, "apache-2.0", "English", truncate_dims=(64, 128, 256)),
-    _v2("small-en", 512, "English"),
-    _v2("base-en", 768, "English"),
-    _v2("base-de", 768, "German, English"),
-    _v2("base-es", 768, "Spanish, English"),
-    _v2("base-zh", 768, "Chinese, English"),
-    _v2("base-code", 768, "English, 30 programming languages"),
+    Entry("pocket", ("pocket-embedding",), 256, 8192, "apache-2.0", "English", 9_818_112, (64, 128, 256)),
+    _v2("small-en", 512, "English", 33_000_000),
+    _v2("base-en", 768, "English", 137_000_000),
+    _v2("base-de", 768, "German, English", 161_000_000),
+    _v2("base-es", 768, "Spanish, English", 161_000_000),
+    _v2("base-zh", 768, "Chinese, English", 161_000_000),
+    _v2("base-code", 768, "English, 30 programming languages", 161_000_000),
     _V3,
-    *_v5("small", 1024, 32_768, (32, 64, 128, 256, 512, 768, 1024)),
-    *_v5("nano", 768, 8192, (32, 64, 128, 256, 512, 768)),
-    *_code("0.5b", 896, (64, 128, 256, 512, 896)),
-    *_code("1.5b", 1536, (128, 256, 512, 1024, 1536)),
+    *_v5("small", 1024, 32_768, (32, 64, 128, 256, 512, 768, 1024), 596_000_000, 20_200_000),
+    *_v5("nano", 768, 8192, (32, 64, 128, 256, 512, 768), 212_000_000, 6_700_000),
+    *_code("0.5b", 896, (64, 128, 256, 512, 896), 494_000_000),
+    *_code("1.5b", 1536, (128, 256, 512, 1024, 1536), 1_544_000_000),
 )
 
 _BY_NAME = {name.lower(): entry for entry in ENTRIES for name in (entry.repo, *entry.aliases)}
@@ -158,8 +166,14 @@ def find(*names: str) -> Entry | None:
 
 def short_names() -> list[str]:
     """The shortest name of every known model, for messages; not those of copies and of merged tasks."""
-    return [min((entry.repo, *entry.aliases), key=len) for entry in ENTRIES if _is_main(entry)]
+    return [short_name(entry) for entry in main_entries()]
 
 
-def _is_main(entry: Entry) -> bool:
-    return not entry.merged and not entry.repo.endswith("-mlx")
+def short_name(entry: Entry) -> str:
+    """The shortest name of a model."""
+    return min((entry.repo, *entry.aliases), key=len)
+
+
+def main_entries() -> list[Entry]:
+    """The rows that are no copies in MLX's layout and no single tasks of another row."""
+    return [entry for entry in ENTRIES if not entry.merged and not entry.repo.endswith("-mlx")]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from functools import cache
 from typing import TYPE_CHECKING
 
 from mlx_jina.choices import DTYPES
@@ -9,6 +11,10 @@ from mlx_jina.errors import InputError
 
 if TYPE_CHECKING:
     import mlx.core as mx
+
+# By the last letter of Metal's name for a chip, whose GPU cores double from one to the next: phones, base and Pro,
+# Max, Ultra (MLX's metal/device.cpp).
+_METAL_TOKENS = {"p": 4_096, "g": 8_192, "s": 16_384, "d": 32_768}
 
 
 def on_gpu() -> bool:
@@ -48,5 +54,41 @@ def compute_dtype(stored: mx.Dtype, wanted: str | None = None) -> mx.Dtype:
 
 
 def default_batch_tokens() -> int:
-    """Tokens per forward pass that keep this backend busy; more only costs memory."""
-    return 16_384 if on_gpu() else 4_096
+    """Tokens of a batch that keep this device busy; more only costs memory."""
+    import mlx.core as mx
+
+    if not on_gpu():
+        return 4_096
+    if backend() == "cuda":
+        return 16_384
+    return _METAL_TOKENS.get(str(mx.device_info()["architecture"])[-1:], 8_192)
+
+
+def memory() -> int:
+    """Bytes that models may use: what Metal recommends, nearly all of a CUDA card's, a CPU's whole machine's."""
+    import mlx.core as mx
+
+    info = mx.device_info() if on_gpu() else {}
+    if recommended := info.get("max_recommended_working_set_size"):
+        return int(recommended)
+    if total := info.get("total_memory"):
+        # As MLX's allocator for CUDA bounds itself.
+        return int(0.95 * int(total))
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def keep_float32() -> None:
+    """Have MLX multiply float32 in float32, as far as this process has not multiplied yet.
+
+    From the M5 on, and on CUDA, MLX takes TF32 otherwise, which keeps 10 bits of 23. A user's own setting stays.
+    """
+    os.environ.setdefault("MLX_ENABLE_TF32", "0")
+
+
+@cache
+def multiplies_float32() -> bool:
+    """Whether products of float32 are computed in float32, which the first of them decided."""
+    import mlx.core as mx
+
+    x = mx.full((128, 128), 1 + 2**-12)
+    return bool(mx.all(x @ mx.eye(128) == x).item())

@@ -156,6 +156,8 @@ class Encoder(LoadedModel):
                 raise InputError("late_chunking=True gives one vector for each text; output='tokens' does not fit")
             return self.encode_tokens(texts, show_progress_bar=show_progress_bar, **options)
         plan = self.plan(**options)
+        if isinstance(texts, str) and not late_chunking:
+            return self.pipeline.one(texts, plan)[0]
         items = listed(texts)
         with progress(len(items), show_progress_bar) as bar:
             if late_chunking:

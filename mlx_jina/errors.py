@@ -5,6 +5,7 @@
     │   └── TooLongError                        a text of more tokens than the limit
     ├── ModelNotFoundError   (LookupError)      no such model, or not on this machine
     ├── CheckpointError      (ValueError)       files that are not a model which runs here exactly
+    ├── ModelTooLargeError   (MemoryError)      a model that the device's memory cannot hold
     ├── NumericalError       (ArithmeticError)  a vector came out as NaN, infinite or zero
     └── ForkError            (RuntimeError)     this process was forked from one that had loaded a model
 
@@ -45,6 +46,10 @@ class ModelNotFoundError(MlxJinaError, LookupError):
 
 class CheckpointError(MlxJinaError, ValueError):
     """The files are damaged, incomplete, or of an architecture that would not run exactly."""
+
+
+class ModelTooLargeError(MlxJinaError, MemoryError):
+    """The model's weights and its smallest batch take more memory than is free for models."""
 
 
 class NumericalError(MlxJinaError, ArithmeticError):

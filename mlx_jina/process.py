@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from mlx_jina import device
 from mlx_jina.cpu import blas
 from mlx_jina.errors import InputError
@@ -14,6 +17,7 @@ def tune() -> None:
     """
     blas.let_idle_threads_sleep()
     blas.open_fast()
+    device.keep_float32()
     limit_cache()
 
 
@@ -31,12 +35,31 @@ def limit_cache(limit: int | None = None) -> None:
         raise InputError(f"limit={limit} must be a number of bytes")
     import mlx.core as mx
 
-    if limit is not None:
-        mx.set_cache_limit(limit)
-    elif device.on_gpu():
-        info = mx.device_info()
-        recommended = info.get("max_recommended_working_set_size") or info.get("memory_size") or 4 << 30
-        mx.set_cache_limit(min(int(recommended) // 16, 1 << 30))
-    else:
+    if limit is None:
         # MLX reuses a buffer only for one of nearly the same size, malloc for any smaller one.
-        mx.set_cache_limit(0 if blas.let_malloc_keep() else 256 << 20)
+        limit = 0 if not device.on_gpu() and blas.let_malloc_keep() else cache_bytes()
+    mx.set_cache_limit(limit)
+
+
+def cache_bytes() -> int:
+    """What MLX's cache may hold of freed memory."""
+    return min(device.memory() // 16, 1 << 30) if device.on_gpu() else 256 << 20
+
+
+@contextmanager
+def wired() -> Iterator[None]:
+    """Keep a model's weights in memory meanwhile, which a Mac otherwise pages out after a pause.
+
+    As mlx-lm does while it generates; only Metal has it.
+    """
+    import mlx.core as mx
+
+    if device.backend() != "metal":
+        yield
+        return
+    before = mx.set_wired_limit(device.memory())
+    try:
+        yield
+    finally:
+        mx.synchronize()
+        mx.set_wired_limit(before)

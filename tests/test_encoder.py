@@ -178,7 +178,7 @@ class TestTexts:
             model.encode(["fox", item])
 
     def test_nothing_is_computed_beside_a_bad_one(self, model: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(pipeline, "step", None)
+        monkeypatch.setattr(pipeline.Pipeline, "_step", None)
         many = [f"text {i}" for i in range(2 * pipeline.WINDOW_TEXTS)]
         calls: list[Any] = [model.encode, model.encode_tokens, model.encode_chunks]
         for call in calls:

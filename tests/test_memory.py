@@ -226,14 +226,14 @@ def test_memory_stays_flat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, coun
     mlx_jina.limit_cache()
     model = mlx_jina.load(checkpoints.tiny_jina_bert(tmp_path, heads=2, layers=1))
     used: list[int] = []
-    step = pipeline.step
+    step = pipeline.Pipeline._step
 
     def measured(*arguments: Any) -> object:
         result = step(*arguments)
         used.append(mx.get_active_memory() + mx.get_cache_memory())
         return result
 
-    monkeypatch.setattr(pipeline, "step", measured)
+    monkeypatch.setattr(pipeline.Pipeline, "_step", measured)
     lengths = np.random.default_rng(0).integers(1, 600, count)
     words = " ".join(["fox"] * 600)
     for _ in model.encode_stream(words[: 4 * n - 1] for n in lengths.tolist()):

@@ -12,6 +12,7 @@ from pathlib import Path
 import mlx.core as mx
 import pytest
 
+import mlx_jina
 from mlx_jina import InputError, device, process
 from tests.support import checkpoints
 
@@ -50,7 +51,9 @@ import mlx.core as mx
 mx.set_cache_limit(123456789)
 
 def report():
-    same = dict(os.environ) == environment and libc.getenv(b"OPENBLAS_THREAD_TIMEOUT") is None
+    # On a GPU `load` asks for products in float32, and says so.
+    environment["MLX_ENABLE_TF32"] = os.environ.get("MLX_ENABLE_TF32", "")
+    same = {"MLX_ENABLE_TF32": "", **os.environ} == environment and libc.getenv(b"OPENBLAS_THREAD_TIMEOUT") is None
     limit = mx.set_cache_limit(123456789)
     mx.set_cache_limit(limit)
     print(same, limit, maps())
@@ -109,9 +112,47 @@ def test_a_gpu_keeps_a_sixteenth(monkeypatch: pytest.MonkeyPatch) -> None:
     for info in (
         {"max_recommended_working_set_size": 8 << 30},
         {"max_recommended_working_set_size": 96 << 30},
-        {"memory_size": 4 << 30},
-        {},
+        {"total_memory": 4 << 30},
     ):
         monkeypatch.setattr(mx, "device_info", lambda info=info: info)
         process.limit_cache()
-    assert limits == [512 << 20, 1 << 30, 256 << 20, 256 << 20]
+    assert limits == [512 << 20, 1 << 30, int(0.95 * (4 << 30)) // 16]
+
+
+def test_products_of_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user's own setting stays."""
+    monkeypatch.delenv("MLX_ENABLE_TF32", raising=False)
+    device.keep_float32()
+    assert os.environ["MLX_ENABLE_TF32"] == "0"
+    monkeypatch.setenv("MLX_ENABLE_TF32", "1")
+    device.keep_float32()
+    assert os.environ["MLX_ENABLE_TF32"] == "1"
+    # A CPU has nothing else.
+    assert device.multiplies_float32() or device.on_gpu()
+
+
+def test_whoever_asks_for_float32_and_does_not_get_it_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = checkpoints.tiny_jina_bert(tmp_path)
+    monkeypatch.setattr(device, "on_gpu", lambda: True)
+    monkeypatch.setattr(device, "multiplies_float32", lambda: False)
+    monkeypatch.setenv("MLX_ENABLE_TF32", "1")
+    with pytest.warns(RuntimeWarning, match="set MLX_ENABLE_TF32=0 before it starts"):
+        mlx_jina.load(folder, dtype="float32")
+    mlx_jina.load(folder, dtype="bfloat16")
+
+
+def test_weights_stay_wired_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    limits = [0]
+
+    def set_wired_limit(limit: int) -> int:
+        limits.append(limit)
+        return limits[-2]
+
+    monkeypatch.setattr(device, "backend", lambda: "metal")
+    monkeypatch.setattr(device, "memory", lambda: 5 << 30)
+    monkeypatch.setattr(mx, "set_wired_limit", set_wired_limit)
+    with process.wired():
+        assert limits == [0, 5 << 30]
+    assert limits == [0, 5 << 30, 0]

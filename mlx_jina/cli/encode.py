@@ -102,12 +102,15 @@ def _run(
             raise InputError(f"--{'resume' if resume else 'force'} needs a file to write: --output")
         _to_stdout(_Job(source, opened(), options, chunking))
         return
+    from mlx_jina import process
     from mlx_jina.files import resumable
 
     if chunking and output.suffix.lower() == ".npy":
         raise InputError(f"{output} has no place for where chunks are: with --chunk, write .jsonl or .parquet")
     if resumable.check(output, source.paths, resume=resume, force=force):
-        _to_file(_Job(source, opened(), options, chunking), output, resume)
+        job = _Job(source, opened(), options, chunking)
+        with process.wired():
+            _to_file(job, output, resume)
     else:
         tell(f"{output} is finished: nothing to resume")
 

@@ -64,10 +64,22 @@ def _model(name: str, loading: LoadOptions) -> None:
             ("tasks", ", ".join(encoder.tasks) or "none"),
             ("prompts", prompts or "none"),
             ("dtype here", encoder.dtype),
+            *_memory(encoder),
             *_fingerprints(encoder),
             ("here", str(encoder.path)),
         ]
     )
+
+
+def _memory(encoder: Encoder) -> Iterator[Row]:
+    budget = encoder.loaded.budget
+    batch = budget.batch_tokens * budget.token
+    yield "weights in memory", _megabytes(encoder.nbytes)
+    yield (
+        "a batch",
+        f"{budget.batch_tokens} tokens, {_megabytes(batch)} at most, and {_megabytes(budget.cache)} of cache",
+    )
+    yield "free for models", _megabytes(budget.memory)
 
 
 def _fingerprints(encoder: Encoder) -> Iterator[Row]:
@@ -99,10 +111,16 @@ def _backend() -> Iterator[Row]:
     backend = device.backend()
     yield "backend", backend
     yield "device", str(details.get("device_name") or platform.processor() or platform.machine())
+    yield "dtype", "float32" if backend == "cpu" else "the checkpoint's own"
     if backend == "cpu":
         yield "BLAS", blas.name()
-    yield "dtype", "float32" if backend == "cpu" else "the checkpoint's own"
-    yield "tokens per pass", str(device.default_batch_tokens())
+    else:
+        # Before the first product, which decides.
+        device.keep_float32()
+        exact = device.multiplies_float32()
+        yield "float32 products", "in float32" if exact else "in TF32, as MLX_ENABLE_TF32 says"
+    yield "memory for models", _megabytes(device.memory())
+    yield "tokens of a batch", f"{device.default_batch_tokens()}, fewer where memory is short"
 
 
 def _models(cache_dir: str | Path | None) -> Iterator[Row]:

@@ -87,23 +87,24 @@ def serve(
     except ModuleNotFoundError as error:
         raise InputError(f"{error.name} is not installed; run: pip install 'mlx-jina[server]'") from None
 
-    serve.run(
-        models or ("pocket",),
-        host,
-        port,
-        Settings(
-            api_key=api_key or os.environ.get("MLX_JINA_API_KEY") or None,
-            hosts=(*hosts, host),
-            origins=origins,
-            anywhere=not access.is_loopback(host),
-            max_requests=max_requests,
-            max_body=max_body << 20,
-        ),
-        preload=preload,
-        api_key_file=api_key_file,
-        allow_download=allow_download,
-        max_memory=None if max_memory is None else int(max_memory * 1e9),
-        keep_alive=None if unload_after is None else unload_after * 60,
-        dtype=dtype,
-        cache_dir=cache_dir,
-    )
+    with process.wired():
+        serve.run(
+            models or ("pocket",),
+            host,
+            port,
+            Settings(
+                api_key=api_key or os.environ.get("MLX_JINA_API_KEY") or None,
+                hosts=(*hosts, host),
+                origins=origins,
+                anywhere=not access.is_loopback(host),
+                max_requests=max_requests,
+                max_body=max_body << 20,
+            ),
+            preload=preload,
+            api_key_file=api_key_file,
+            allow_download=allow_download,
+            max_memory=None if max_memory is None else int(max_memory * 1e9),
+            keep_alive=None if unload_after is None else unload_after * 60,
+            dtype=dtype,
+            cache_dir=cache_dir,
+        )

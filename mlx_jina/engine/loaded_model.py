@@ -26,7 +26,7 @@ class LoadedModel:
     def __init__(self, loaded: Loaded, thread: ModelThread) -> None:
         self.loaded = loaded
         """What was read from the files."""
-        self.pipeline = Pipeline(loaded.files.tokenizer, thread)
+        self.pipeline = Pipeline(loaded.files.tokenizer, thread, loaded.budget.batch_tokens)
         """What all texts go through; the server feeds it batches of its own."""
         self._tokenizer = loaded.files.tokenizer
         self._thread = thread

@@ -6,6 +6,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from functools import partial
 from typing import TypeVar
 
@@ -20,7 +21,7 @@ from mlx_jina.engine.plan import Plan
 from mlx_jina.engine.thread import ModelThread
 from mlx_jina.errors import CheckpointError, InputError, NumericalError, TooLongError, TruncationWarning
 from mlx_jina.models.base import EncoderModel
-from mlx_jina.nn import ragged
+from mlx_jina.nn import pieces, ragged
 from mlx_jina.nn.compiled import CompiledByShape
 from mlx_jina.nn.ragged import Batch, Ragged
 from mlx_jina.text.tokenizer import Ids, Offsets, Tokenizer
@@ -33,6 +34,8 @@ WINDOW_CHARACTERS = 1 << 20
 # Forward passes queued on the model's thread: one runs, one waits.
 QUEUED = 2
 
+# Pieces of a long text are no smaller than this, however small the batches that are asked for.
+FEWEST_PIECE_TOKENS = 1024
 # A single text of at most this many tokens, such as a query, runs a compiled graph; so many lengths are kept.
 SHORT, SHORT_LENGTHS = 128, 64
 
@@ -50,9 +53,11 @@ def whole(model: EncoderModel, batch: Batch) -> mx.array:
 class Pipeline:
     """The road that every text goes down, for one tokenizer and the thread of its models."""
 
-    def __init__(self, tokenizer: Tokenizer, thread: ModelThread) -> None:
+    def __init__(self, tokenizer: Tokenizer, thread: ModelThread, batch_tokens: int) -> None:
         self.tokenizer = tokenizer
         self.thread = thread
+        self.batch_tokens = batch_tokens
+        """Tokens of a batch, where a call does not say how many."""
         self._compiled: dict[int, CompiledByShape[Ragged]] = {}
 
     def windows(
@@ -97,8 +102,6 @@ class Pipeline:
         One row per text, or as many as `counts` says: (N, D), in the order of the texts. `done` is told the
         indices of texts as they are finished.
         """
-        if pool is whole and len(ids) == 1 and len(ids[0]) <= SHORT:
-            pool = self._short
         starts = np.concatenate([[0], np.cumsum(counts if counts is not None else [1] * len(ids))])
         pooled = np.empty((starts[-1], plan.model.dimension), dtype=np.float32)
         started: list[tuple[Batch, mx.array]] = []
@@ -115,7 +118,7 @@ class Pipeline:
         try:
             for batch in (*ragged.batches(ids, plan.batch_tokens), None):
                 check_ids(batch, plan.model)
-                queue.append(self.thread.submit(step, plan.model, pool, started, batch))
+                queue.append(self.thread.submit(self._step, plan, pool, started, batch))
                 if len(queue) == QUEUED:
                     collect()
             while queue:
@@ -125,13 +128,53 @@ class Pipeline:
                 future.cancel()
         unusable = np.flatnonzero(~usable(pooled, plan))
         for index in np.unique(np.searchsorted(starts, unusable, side="right") - 1).tolist():
-            # A compiled graph would keep the weights that are in it.
-            again = whole if pool == self._short else pool
-            pooled[rows_of([index])] = self.thread.run(retry, plan, again, ids, index, positions[index])
+            pooled[rows_of([index])] = self.thread.run(retry, plan, pool, ids, index, positions[index])
         return pooled
 
-    def _short(self, model: EncoderModel, batch: Batch) -> mx.array:
-        """`whole` of one short text, compiled once its length has come a second time."""
+    def one(self, text: str, plan: Plan) -> Vectors:
+        """The vector of one text: (1, D). Without what many texts need: windows, order, a queue."""
+        ids, too_long = self.cut(self.tokenize([(0, text)], plan), plan)
+        warn_of_cut(too_long, plan)
+        batch = ragged.flatten(ids, np.zeros(1, dtype=np.intp))
+        check_ids(batch, plan.model)
+        pooled = self.thread.run(self.compute, plan, whole, batch)[0][1]
+        if not usable(pooled, plan).all():
+            pooled = self.thread.run(retry, plan, whole, ids, 0, 0)
+        return finish(pooled, plan)
+
+    def compute(self, plan: Plan, pool: Pool, batch: Batch) -> list[tuple[Batch, Floats]]:
+        """On the thread: what `pool` makes of a batch, or of its shares, one for each of a CPU's cores."""
+        short = len(batch.order) == 1 and len(batch.ids) <= SHORT
+        with pieces.at_most(piece_tokens(plan)):
+            if device.on_gpu():
+                pool = self._compiled_whole if short and pool is whole else pool
+                return [(batch, evaluated(pool(plan.model, batch)))]
+            # Nobody waits for a short text's graph, and each evaluation takes as long as ten of its operations.
+            with pieces.unevaluated() if short else nullcontext():
+                return cores.run(lambda share: evaluated(pool(plan.model, share)), batch)
+
+    def _step(
+        self, plan: Plan, pool: Pool, started: list[tuple[Batch, mx.array]], batch: Batch | None
+    ) -> list[tuple[Batch, Floats]]:
+        """On the thread: run a batch on a CPU's cores; start it on a GPU, and return the one before.
+
+        None stands for the end. Returns batches, which may be shares of the one given, and what `pool` made of
+        them.
+        """
+        if not device.on_gpu():
+            return [] if batch is None else self.compute(plan, pool, batch)
+        previous = [started.pop()] if started else []
+        if batch is not None:
+            with pieces.at_most(piece_tokens(plan)):
+                started.append((batch, pool(plan.model, batch)))
+            mx.async_eval(started[-1][1])
+        return [(share, evaluated(rows)) for share, rows in previous]
+
+    def _compiled_whole(self, model: EncoderModel, batch: Batch) -> mx.array:
+        """`whole`, compiled once a text's length has come a second time.
+
+        Not on a CPU, where MLX compiles by the system's C++ compiler, for many seconds.
+        """
         if id(model) not in self._compiled:
             self._compiled[id(model)] = CompiledByShape(model, SHORT_LENGTHS)
         return self._compiled[id(model)](mx.array(batch.ids), batch.ragged)
@@ -203,20 +246,9 @@ def warn_of_cut(texts: int, plan: Plan) -> None:
         warnings.warn(TruncationWarning(texts, plan.max_length), stacklevel=4)
 
 
-def step(
-    model: EncoderModel, pool: Pool, started: list[tuple[Batch, mx.array]], batch: Batch | None
-) -> list[tuple[Batch, Floats]]:
-    """On the model's thread: run a batch on a CPU's cores; start it on a GPU, and return the one before.
-
-    None stands for the end. Returns batches, which may be shares of the one given, and what `pool` made of them.
-    """
-    if not device.on_gpu():
-        return [] if batch is None else cores.run(lambda share: evaluated(pool(model, share)), batch)
-    previous = [started.pop()] if started else []
-    if batch is not None:
-        started.append((batch, pool(model, batch)))
-        mx.async_eval(started[-1][1])
-    return [(share, evaluated(rows)) for share, rows in previous]
+def piece_tokens(plan: Plan) -> int:
+    """From how many tokens on a text is computed in pieces, for the sake of memory."""
+    return max(plan.batch_tokens, FEWEST_PIECE_TOKENS)
 
 
 def evaluated(rows: mx.array) -> Floats:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mlx_jina import device, vectors
+from mlx_jina import vectors
 from mlx_jina.choices import Precision
 from mlx_jina.errors import InputError
 from mlx_jina.models.base import EncoderModel
@@ -71,5 +71,5 @@ def make(
         normalize=normalize_embeddings,
         precision=precision,
         ranges=ranges,
-        batch_tokens=batch_tokens or device.default_batch_tokens(),
+        batch_tokens=batch_tokens or loaded.budget.batch_tokens,
     )

@@ -21,8 +21,6 @@ from itertools import islice
 
 import numpy as np
 
-from mlx_jina import device
-from mlx_jina.engine import cores, pipeline
 from mlx_jina.engine.pipeline import Pipeline
 from mlx_jina.engine.plan import Plan
 from mlx_jina.nn import pieces, ragged
@@ -264,7 +262,7 @@ class Scheduler:
                 if (left := since + GATHER_SECONDS - time.monotonic()) <= 0:
                     break
                 self._changed.wait(left)
-            taken = self._next(device.default_batch_tokens(), short_only=False)
+            taken = self._next(self._pipeline.batch_tokens, short_only=False)
         try:
             self._run(taken, interruptible=True)
         finally:
@@ -286,13 +284,13 @@ class Scheduler:
             return
         ids = [text.ids for text in taken]
         batch = ragged.flatten(ids, np.argsort([-len(text) for text in ids], kind="stable"))
-        model, pool = taken[0].job.plan.model, taken[0].job.pool(taken[0].index)
+        plan, pool = taken[0].job.plan, taken[0].job.pool(taken[0].index)
         # What comes in between needs all lanes, of which a long text takes but one.
         interruptible = interruptible and len(ids[0]) > SHORT
         started = time.perf_counter()
         try:
             with pieces.interruptible((lambda: self._turn(taken)) if interruptible else None):
-                shares = cores.run(lambda share: pipeline.evaluated(pool(model, share)), batch)
+                shares = self._pipeline.compute(plan, pool, batch)
             seconds = time.perf_counter() - started
             for share, pooled in shares:
                 texts = pooled.reshape(len(share.order), -1, pooled.shape[1])

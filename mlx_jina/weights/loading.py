@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
@@ -19,7 +20,8 @@ from mlx_jina.models.base import EncoderModel
 from mlx_jina.nn import lora as nn_lora
 from mlx_jina.text import prompts
 from mlx_jina.text.prompts import Prompts
-from mlx_jina.weights import checkpoint, folder, hub, lora, quantize
+from mlx_jina.weights import budget, checkpoint, folder, hub, lora, quantize
+from mlx_jina.weights.budget import Budget
 from mlx_jina.weights.checkpoint import Checkpoint
 
 logger = logging.getLogger(__name__)
@@ -37,6 +39,7 @@ class Loaded:
     entry: Entry | None
     models: Mapping[str | None, EncoderModel]
     dtype: mx.Dtype
+    budget: Budget
     truncate_dims: tuple[int, ...]
     prompts: Prompts
 
@@ -65,6 +68,8 @@ def _load(path: Path, name: str, task: str | None, dtype: str | None) -> Loaded:
     model = checkpoint.build(files.path, files.config, files.tensors)
     files = files.without(model.unused)
     compute_dtype = _choose_dtype(model, files, dtype)
+    memory = budget.of(model, files, compute_dtype, fuse=task is not None)
+    _keep_float32(compute_dtype)
     files = _prepare(files, compute_dtype, fuse=task is not None)
     _fill(model, files, compute_dtype)
     by_task = _attach(model, files, compute_dtype)
@@ -82,6 +87,7 @@ def _load(path: Path, name: str, task: str | None, dtype: str | None) -> Loaded:
         entry=entry,
         models=by_task,
         dtype=compute_dtype,
+        budget=memory,
         truncate_dims=_sizes(files.config.get("matryoshka_dims") or (entry.truncate_dims if entry else ())),
         prompts=Prompts(
             by_name=_texts(files.prompts or (entry.prompts if entry else {})),
@@ -156,6 +162,20 @@ def _choose_dtype(model: EncoderModel, files: Checkpoint, wanted: str | None) ->
         )
     # Scales in float16 would be rounded by bfloat16, each by up to 0.4 % of its group.
     return mx.float32 if files.exact_dtype is not None else mx.bfloat16
+
+
+def _keep_float32(dtype: mx.Dtype) -> None:
+    """Also where the model computes in half precision: a vector that came out unusable is computed in float32."""
+    if not device.on_gpu():
+        return
+    device.keep_float32()
+    if dtype == mx.float32 and not device.multiplies_float32():
+        warnings.warn(
+            "this process multiplies float32 in TF32, with 10 bits of 23: set MLX_ENABLE_TF32=0 before it starts, "
+            "or load the model before MLX computes anything",
+            RuntimeWarning,
+            stacklevel=2,
+        )
 
 
 def _prepare(files: Checkpoint, dtype: mx.Dtype, *, fuse: bool) -> Checkpoint:

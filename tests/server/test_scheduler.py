@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import mlx_jina
-from mlx_jina import Encoder, InputError, NumericalError, device
+from mlx_jina import Encoder, InputError, NumericalError
 from mlx_jina.engine import cores
 from mlx_jina.models.base import EncoderModel
 from mlx_jina.nn.ragged import Batch, Ragged
@@ -224,7 +224,7 @@ class TestOrder:
     def test_a_query_overtakes_a_bulk(
         self, pocket: Encoder, queue: Scheduler, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(device, "default_batch_tokens", lambda: 64)
+        monkeypatch.setattr(pocket.pipeline, "batch_tokens", 64)
         bulk = [f"number {i} of many texts" for i in range(60)]
         assert self.finished(pocket, queue, bulk, ["a query"]) == [1, 0]
 
@@ -236,7 +236,7 @@ class TestOrder:
     ) -> None:
         """As if the longer text had waited for more than its length asks for."""
         monkeypatch.setattr(scheduler, "SECONDS_PER_TOKEN", 1e-9)
-        monkeypatch.setattr(device, "default_batch_tokens", lambda: 64)
+        monkeypatch.setattr(pocket.pipeline, "batch_tokens", 64)
         assert self.finished(pocket, queue, ["bread " * 900], ["a query"]) == [0, 1]
 
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import orjson
 
-from mlx_jina import __version__, device
+from mlx_jina import __version__
 from mlx_jina.encoder import Encoder
 from mlx_jina.server.dialects.base import MAX_TEXTS, Body, Endpoint, Reply, Texts
 from mlx_jina.server.engine import Engine
@@ -84,7 +84,7 @@ async def info(engine: Engine, body: None) -> Reply:
         "model_dtype": encoder.dtype,
         "model_type": {"embedding": {"pooling": encoder.pooling}},
         "max_input_length": encoder.max_length,
-        "max_batch_tokens": device.default_batch_tokens(),
+        "max_batch_tokens": encoder.pipeline.batch_tokens,
         "max_client_batch_size": MAX_TEXTS,
         "auto_truncate": True,
         "version": __version__,

@@ -1,0 +1,111 @@
+"""What a model takes of its device's memory: weights, a batch, and MLX's cache of freed buffers.
+
+On Metal the output of an operation lives until its command buffer has run. MLX queues eleven of them at most, and
+gives an operation of a full batch one to itself (mlx/transforms.cpp, mlx/backend/metal/device.cpp).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_flatten
+
+from mlx_jina import catalog, device, process
+from mlx_jina.errors import ModelTooLargeError
+from mlx_jina.models.base import EncoderModel
+from mlx_jina.weights import quantize
+from mlx_jina.weights.checkpoint import Checkpoint
+
+# Outputs of a model's widest layer that live at once, at most: eleven that are queued, and those still to be read.
+OUTPUTS = 16
+# A batch of fewer tokens would be slow.
+FEWEST_TOKENS = 1024
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Bytes."""
+
+    memory: int
+    """What the device has for models, less what is in use already."""
+    weights: int
+    token: int
+    """Of a batch, for each of its tokens."""
+    cache: int
+
+    @property
+    def fits(self) -> bool:
+        """Whether the weights leave room for the smallest batch."""
+        return self.weights + self.cache + FEWEST_TOKENS * self.token <= self.memory
+
+    @property
+    def batch_tokens(self) -> int:
+        """Tokens of a batch: what keeps the device busy, in half of the memory that the weights leave."""
+        room = (self.memory - self.weights - self.cache) // 2 // self.token
+        return max(FEWEST_TOKENS, min(device.default_batch_tokens(), room // FEWEST_TOKENS * FEWEST_TOKENS))
+
+
+def of(model: EncoderModel, files: Checkpoint, dtype: mx.Dtype, *, fuse: bool) -> Budget:
+    """The budget of a model that is not read yet. Raises ModelTooLargeError if it does not fit."""
+    stays_packed = quantize.is_quantized(files.config) and device.on_gpu()
+    arrays = files.tensors.values() if stays_packed else dict(tree_flatten(model.parameters())).values()
+    adapters = () if fuse and not stays_packed else files.adapters.values()
+    halves = [half for adapter in adapters for pair in adapter.pairs.values() for half in (pair.a, pair.b)]
+    budget = Budget(
+        memory=max(0, device.memory() - mx.get_active_memory()),
+        weights=sum(_bytes(x, dtype) for x in (*arrays, *halves)),
+        token=OUTPUTS * dtype.size * _widest(model),
+        cache=process.cache_bytes(),
+    )
+    if not budget.fits:
+        raise _too_large(files, budget, dtype, packed=stays_packed)
+    return budget
+
+
+def _bytes(x: mx.array, dtype: mx.Dtype) -> int:
+    return x.size * dtype.size if mx.issubdtype(x.dtype, mx.floating) else x.nbytes
+
+
+def _widest(model: EncoderModel) -> int:
+    rows: list[int] = [module.weight.shape[0] for module in model.modules() if isinstance(module, nn.Linear)]
+    return max(rows, default=model.dimension)
+
+
+def _too_large(files: Checkpoint, budget: Budget, dtype: mx.Dtype, *, packed: bool) -> ModelTooLargeError:
+    name = str(dtype).removeprefix("mlx.core.")
+    batch = FEWEST_TOKENS * budget.token + budget.cache
+    would_fit = "; ".join(_would_fit(files, budget, dtype, packed=packed))
+    return ModelTooLargeError(
+        f"{files.path} takes {_gigabytes(budget.weights)} for its weights{'' if packed else f' in {name}'} and "
+        f"{_gigabytes(batch)} to compute, and {_gigabytes(budget.memory)} of memory are free for models here"
+        + (f". What would fit: {would_fit}" if would_fit else "")
+    )
+
+
+def _would_fit(files: Checkpoint, budget: Budget, dtype: mx.Dtype, *, packed: bool) -> Iterator[str]:
+    on_gpu = device.on_gpu()
+    numbers = budget.weights // dtype.size
+    if on_gpu and not packed:
+        if dtype == mx.float32 and _fits(budget, numbers * 2):
+            yield "dtype='bfloat16'"
+        for bits in (8, 4):
+            # A scale and an offset in half precision for each group of 64.
+            if _fits(budget, int(numbers * (bits + 0.5) / 8)):
+                yield f"{bits} bits, by `mlx-jina convert to-mlx {files.path} FOLDER --bits {bits}`"
+                break
+    half = 2 if on_gpu else 4
+    smaller = [entry for entry in catalog.main_entries() if _fits(budget, entry.parameters * half)]
+    smaller = sorted((e for e in smaller if e.parameters * half < budget.weights), key=lambda e: -e.parameters)
+    if smaller:
+        yield "a smaller model, such as " + " or ".join(catalog.short_name(entry) for entry in smaller[:2])
+
+
+def _fits(budget: Budget, weights: int) -> bool:
+    return Budget(budget.memory, weights, budget.token, budget.cache).fits
+
+
+def _gigabytes(size: int) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.0f} MB"
