@@ -22,6 +22,7 @@ from mlx_jina.engine import pipeline
 from mlx_jina.nn import ragged
 from mlx_jina.text.tokenizer import Tokenizer
 from tests.support import checkpoints
+from tests.support.tolerance import bound
 
 TEXTS = ["the quick brown fox", "how do i bake bread?", "paris is the capital of france"]
 
@@ -41,7 +42,7 @@ class TestShapes:
         out = model.encode(TEXTS)
         assert out.shape == (3, 64)
         assert out.dtype == np.float32
-        np.testing.assert_allclose(np.linalg.norm(out, axis=1), 1, atol=1e-6)
+        np.testing.assert_allclose(np.linalg.norm(out, axis=1), 1, atol=bound(1e-6))
 
     def test_one_str_gives_one_vector(self, model: Encoder) -> None:
         assert model.encode("the fox").shape == (64,)
@@ -57,7 +58,7 @@ class TestShapes:
     def test_input_order_is_kept(self, model: Encoder) -> None:
         texts = [" ".join(["fox"] * n) for n in (30, 1, 17, 2, 30, 9)]
         out = model.encode(texts, batch_tokens=40)
-        np.testing.assert_allclose(out, np.stack([model.encode(text) for text in texts]), atol=3e-7)
+        np.testing.assert_allclose(out, np.stack([model.encode(text) for text in texts]), atol=bound(3e-7))
 
     def test_facts(self, model: Encoder) -> None:
         assert (model.dimension, model.max_length, model.tasks) == (64, 8192, ())
@@ -67,13 +68,13 @@ class TestOptions:
     def test_raw_vectors(self, model: Encoder) -> None:
         raw = model.encode(TEXTS, normalize_embeddings=False)
         assert np.abs(np.linalg.norm(raw, axis=1) - 1).max() > 0.1
-        np.testing.assert_allclose(vectors.normalize(raw), model.encode(TEXTS), atol=1e-7)
+        np.testing.assert_allclose(vectors.normalize(raw), model.encode(TEXTS), atol=bound(1e-7))
 
     def test_untrained_dimensions_are_refused_unless_asked_for(self, model: Encoder) -> None:
         with pytest.raises(InputError, match="no Matryoshka training"):
             model.encode(TEXTS, truncate_dim=32)
         cut = model.encode(TEXTS, truncate_dim=32, allow_untrained_dim=True)
-        np.testing.assert_allclose(cut, vectors.normalize(model.encode(TEXTS)[:, :32]), atol=1e-6)
+        np.testing.assert_allclose(cut, vectors.normalize(model.encode(TEXTS)[:, :32]), atol=bound(1e-6))
 
     def test_sides_work_without_prompts(self, model: Encoder) -> None:
         np.testing.assert_array_equal(model.encode_query(TEXTS), model.encode(TEXTS))
@@ -98,7 +99,7 @@ class TestOptions:
         texts = [" ".join(["fox"] * (n % 7 + 1)) for n in range(19)]
         blocks = list(model.encode_stream(iter(texts)))
         assert [len(block) for block in blocks] == [4, 4, 4, 4, 3]
-        np.testing.assert_allclose(np.concatenate(blocks), model.encode(texts), atol=3e-7)
+        np.testing.assert_allclose(np.concatenate(blocks), model.encode(texts), atol=bound(3e-7))
 
     @pytest.mark.parametrize(
         ("options", "message"),
@@ -125,8 +126,8 @@ class TestLength:
         long = " ".join(["fox"] * 40)
         with pytest.warns(TruncationWarning, match="2 texts were longer than 10 tokens"):
             out = model.encode([long, "fox", long + " dog"], max_length=10)
-        np.testing.assert_allclose(out[0], model.encode(" ".join(["fox"] * 8)), atol=3e-7)
-        np.testing.assert_allclose(out[0], out[2], atol=3e-7)
+        np.testing.assert_allclose(out[0], model.encode(" ".join(["fox"] * 8)), atol=bound(3e-7))
+        np.testing.assert_allclose(out[0], out[2], atol=bound(3e-7))
 
     def test_or_named_as_an_error(self, model: Encoder) -> None:
         with pytest.raises(InputError, match="text 1 has 42 tokens, more than max_length=10"):

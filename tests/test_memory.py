@@ -24,6 +24,7 @@ from mlx_jina.nn import alibi, attention, pieces, ragged
 from mlx_jina.nn.alibi import Alibi
 from mlx_jina.nn.ragged import Bucket, Ragged
 from tests.support import blocks, checkpoints
+from tests.support.tolerance import bound
 
 MB = 1e6
 
@@ -88,7 +89,7 @@ def test_the_hankel_view_equals_the_dense_bias(
     (bias,) = Alibi.of(heads, mx.float32, Ragged((Bucket(0, texts, length),))).biases
     with cores.using(count):
         got = alibi.attend(q, k, v, bias)
-    np.testing.assert_allclose(np.array(got), np.array(dense_alibi(q, k, v, slopes)), rtol=0, atol=5e-6)
+    np.testing.assert_allclose(np.array(got), np.array(dense_alibi(q, k, v, slopes)), rtol=0, atol=bound(5e-6))
 
 
 @pytest.mark.parametrize("count", [1, 3])
@@ -119,7 +120,7 @@ def test_heads_skip_what_is_out_of_sight_and_nothing_else(count: int, monkeypatc
             got = alibi.attend(queries, keys, values, bias)
         assert min(widest) < length if extra < 60 else min(widest) == length
         expected = dense_alibi(queries, keys, values, slopes)
-        np.testing.assert_allclose(np.array(got), np.array(expected), rtol=0, atol=5e-6)
+        np.testing.assert_allclose(np.array(got), np.array(expected), rtol=0, atol=bound(5e-6))
 
 
 @pytest.mark.parametrize("score_bytes", [1, 5000, 1 << 21])
@@ -160,7 +161,7 @@ def test_short_neighbours_are_run_together_and_stay_apart(
     together = Alibi.of(heads, mx.float32, Ragged(buckets))
     assert [bucket.stop - bucket.start for bucket in together.buckets] == groups
     expected = attention.ragged(partial(dense_alibi, slopes=slopes), q, k, v, buckets)
-    np.testing.assert_allclose(np.array(together.attend(q, k, v)), np.array(expected), rtol=0, atol=5e-6)
+    np.testing.assert_allclose(np.array(together.attend(q, k, v)), np.array(expected), rtol=0, atol=bound(5e-6))
 
 
 @pytest.mark.parametrize("length", [1, 255, 256, 257, 300, 1023])
@@ -189,7 +190,9 @@ def test_rows_computed_in_pieces_are_the_same() -> None:
     batch = ragged.flatten([ids], np.zeros(1, dtype=np.intp))
     with pieces.at_most(5):
         in_pieces = np.array(model(mx.array(batch.ids), batch.ragged))
-    np.testing.assert_allclose(np.array(model(mx.array(batch.ids), batch.ragged)), in_pieces, rtol=0, atol=2e-6)
+    np.testing.assert_allclose(
+        np.array(model(mx.array(batch.ids), batch.ragged)), in_pieces, rtol=0, atol=bound(2e-6)
+    )
 
 
 @pytest.mark.parametrize(("total", "most", "count"), [(100, 512, 1), (600, 512, 4), (300, 512, 3), (260, 64, 8)])

@@ -75,10 +75,8 @@ def _memory(encoder: Encoder) -> Iterator[Row]:
     budget = encoder.loaded.budget
     batch = budget.batch_tokens * budget.token
     yield "weights in memory", _megabytes(encoder.nbytes)
-    yield (
-        "a batch",
-        f"{budget.batch_tokens} tokens, {_megabytes(batch)} at most, and {_megabytes(budget.cache)} of cache",
-    )
+    yield "a batch", f"{budget.batch_tokens} tokens, {_megabytes(batch)} at most"
+    yield "freed memory kept", _megabytes(budget.cache)
     yield "free for models", _megabytes(budget.memory)
 
 

@@ -16,6 +16,7 @@ import pytest
 import mlx_jina
 from tests.support.checkpoints import WORDS, tiny_jina_bert, v5_small
 from tests.support.command import SMALL, run
+from tests.support.tolerance import bound
 
 DOCUMENTS = 400
 OPTIONS = ("--chunk", "sentence", "--late", "--chunk-tokens", "12")
@@ -65,7 +66,7 @@ def test_rows_say_where_their_chunks_are(whole: dict[str, bytes], model: Path, s
         assert (row["token_start"], row["token_end"]) == chunk.token_span
         assert row["text"] == chunk.text == texts[number][row["start"] : row["end"]]
     vectors = np.concatenate([document.vectors for document in expected])
-    np.testing.assert_allclose([row["embedding"] for row in rows], vectors, atol=1e-6)
+    np.testing.assert_allclose([row["embedding"] for row in rows], vectors, atol=bound(1e-6))
 
 
 def test_parquet_has_the_same_columns(whole: dict[str, bytes], tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from mlx_jina.engine import late_chunking
 from mlx_jina.engine.late_chunking import ChunkedDocument
 from mlx_jina.vectors import Floats
 from tests.support import checkpoints, reference
+from tests.support.tolerance import bound
 
 DOCUMENT = (
     "The quick brown fox jumps over the lazy dog. How do I bake bread?\r\n\r\n"
@@ -74,11 +75,11 @@ class TestOneWindow:
         assert document.chunks[0].token_span[0] == 0
         assert document.chunks[-1].token_span[1] == len(ids)
         assert all(DOCUMENT[slice(*chunk.span)] == chunk.text for chunk in document.chunks)
-        np.testing.assert_allclose(document.vectors, means(states(ids), document), atol=2e-6)
+        np.testing.assert_allclose(document.vectors, means(states(ids), document), atol=bound(2e-6))
 
     def test_one_chunk_is_the_whole_text(self, model: Encoder) -> None:
         (document,) = model.encode_chunks([DOCUMENT], chunk_tokens=1000)
-        np.testing.assert_allclose(document.vectors, model.encode([DOCUMENT]), atol=3e-7)
+        np.testing.assert_allclose(document.vectors, model.encode([DOCUMENT]), atol=bound(3e-7))
         assert document.chunks[0].text == DOCUMENT
 
     def test_the_first_chunk_has_the_prompt_and_the_last_the_closing_token(
@@ -93,14 +94,14 @@ class TestOneWindow:
         assert document.chunks[0].token_span == (0, plain.chunks[0].token_span[1] + 3)
         assert document.chunks[0].span[0] == 0
         assert document.chunks[-1].token_span[1] == len(ids)
-        np.testing.assert_allclose(document.vectors, means(states(ids), document), atol=2e-6)
+        np.testing.assert_allclose(document.vectors, means(states(ids), document), atol=bound(2e-6))
 
     def test_context_matters_and_only_late(self, model: Encoder) -> None:
         together = model.encode_chunks(DOCUMENT, chunk_tokens=None)
         alone = model.encode_chunks(DOCUMENT, chunk_tokens=None, late=False)
         assert alone.chunks == together.chunks
         texts = [chunk.text for chunk in alone.chunks]
-        np.testing.assert_allclose(alone.vectors, model.encode(texts), atol=3e-7)
+        np.testing.assert_allclose(alone.vectors, model.encode(texts), atol=bound(3e-7))
         assert np.abs(together.vectors - alone.vectors).max() > 1e-2
 
     def test_batches_do_not_matter(self, model: Encoder) -> None:
@@ -110,8 +111,8 @@ class TestOneWindow:
             single = model.encode_chunks(text, chunk_tokens=12, batch_tokens=1)
             assert document.chunks == single.chunks
             assert "".join(chunk.text for chunk in document.chunks) == text
-            np.testing.assert_allclose(document.vectors, single.vectors, atol=3e-7)
-        np.testing.assert_allclose(together[1].vectors, model.encode([""]), atol=3e-7)
+            np.testing.assert_allclose(document.vectors, single.vectors, atol=bound(3e-7))
+        np.testing.assert_allclose(together[1].vectors, model.encode([""]), atol=bound(3e-7))
 
 
 class TestLongDocuments:
@@ -140,7 +141,7 @@ class TestLongDocuments:
         stitched = np.concatenate(rows)
         assert len(rows) > 3
         assert len(stitched) == len(ids)
-        np.testing.assert_allclose(document.vectors, means(stitched, document), atol=2e-6)
+        np.testing.assert_allclose(document.vectors, means(stitched, document), atol=bound(2e-6))
 
     def test_no_token_is_lost_or_counted_twice(self, model: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
         """Of a document of exactly one window, one token more, and so on."""
@@ -160,7 +161,9 @@ class TestLongDocuments:
         second = model.encode_tokens(" ".join(words[588:]), normalize_embeddings=False).vectors
         for chunk, first in ((11, 1100), (12, 1200)):
             expected = second[1 + first - 588 : 1 + first - 588 + 100].mean(axis=0)
-            np.testing.assert_allclose(document.vectors[chunk], expected / np.linalg.norm(expected), atol=1e-6)
+            np.testing.assert_allclose(
+                document.vectors[chunk], expected / np.linalg.norm(expected), atol=bound(1e-6)
+            )
 
     def test_a_prompt_may_not_fill_the_window(self, model: Encoder) -> None:
         with pytest.raises(InputError, match="max_length=5 leaves no room for text beside 5 other tokens"):
@@ -177,15 +180,17 @@ class TestJoined:
         first, second = 1 + lengths[0], 1 + lengths[0] + lengths[1]
         rows = states(ids)
         expected = [part.mean(axis=0) for part in (rows[:first], rows[first:second], rows[second:])]
-        np.testing.assert_allclose(out, reference.unit(np.stack(expected)), atol=2e-6)
+        np.testing.assert_allclose(out, reference.unit(np.stack(expected)), atol=bound(2e-6))
 
     def test_agrees_with_chunks_of_the_text(self, model: Encoder) -> None:
         document = model.encode_chunks(DOCUMENT, chunk_tokens=None)
         texts = [chunk.text.strip() for chunk in document.chunks]
-        np.testing.assert_allclose(model.encode(texts, late_chunking=True), document.vectors, atol=3e-7)
+        np.testing.assert_allclose(model.encode(texts, late_chunking=True), document.vectors, atol=bound(3e-7))
 
     def test_one_text_and_none(self, model: Encoder) -> None:
-        np.testing.assert_allclose(model.encode("the fox", late_chunking=True), model.encode("the fox"), atol=3e-7)
+        np.testing.assert_allclose(
+            model.encode("the fox", late_chunking=True), model.encode("the fox"), atol=bound(3e-7)
+        )
         assert model.encode([], late_chunking=True, precision="ubinary").shape == (0, 8)
         assert model.encode([""], late_chunking=True).shape == (1, 64)
 
@@ -206,14 +211,14 @@ class TestTokenVectors:
         texts = ["The Fox  jumps", "", DOCUMENT]
         for text, tokens in zip(texts, model.encode_tokens(texts, normalize_embeddings=False), strict=True):
             assert tokens.ids.tolist() == model.tokenize(text)[0]
-            np.testing.assert_allclose(tokens.vectors, states(tokens.ids), atol=2e-5)
+            np.testing.assert_allclose(tokens.vectors, states(tokens.ids), atol=bound(2e-5))
             pooled = vectors.normalize(tokens.vectors.mean(axis=0, keepdims=True))
-            np.testing.assert_allclose(pooled[0], model.encode(text), atol=5e-7)
+            np.testing.assert_allclose(pooled[0], model.encode(text), atol=bound(5e-7))
 
     def test_spans(self, model: Encoder) -> None:
         tokens = model.encode_tokens("The Fox  jumps", prompt="a dog: ")
         assert tokens.spans.tolist() == [[0, 0]] * 4 + [[0, 3], [4, 7], [9, 14]] + [[0, 0]]
-        np.testing.assert_allclose(np.linalg.norm(tokens.vectors, axis=1), 1, atol=1e-6)
+        np.testing.assert_allclose(np.linalg.norm(tokens.vectors, axis=1), 1, atol=bound(1e-6))
 
     def test_options_are_those_of_encode(self, model: Encoder) -> None:
         with pytest.warns(TruncationWarning, match="1 text was longer than 6 tokens"):
@@ -244,7 +249,7 @@ class TestTokenVectors:
 
     def test_last_token_models(self, v5: Encoder) -> None:
         (tokens,) = v5.encode_tokens(["light travels"])
-        np.testing.assert_allclose(tokens.vectors[-1], v5.encode("light travels"), atol=1e-5)
+        np.testing.assert_allclose(tokens.vectors[-1], v5.encode("light travels"), atol=bound(1e-5))
         # The prompt is "Document: ", and its space begins the text's first token.
         assert tokens.spans.max() == len("light travels")
 
@@ -264,7 +269,7 @@ class TestOptions:
             whole = model.encode_chunks(DOCUMENT, chunk_tokens=1000, **option)
             expected = model.encode([DOCUMENT], **option)
             assert whole.vectors.dtype == expected.dtype
-            np.testing.assert_allclose(whole.vectors, expected, atol=1e-6)
+            np.testing.assert_allclose(whole.vectors, expected, atol=bound(1e-6))
         with pytest.raises(InputError, match="between 1 and 64"):
             model.encode_chunks(DOCUMENT, truncate_dim=65)
 
@@ -276,7 +281,7 @@ class TestOptions:
         alone = v5.encode_chunks(DOCUMENT, chunk_tokens=None, late=False)
         texts = [chunk.text for chunk in alone.chunks]
         assert "".join(texts) == DOCUMENT
-        np.testing.assert_allclose(alone.vectors, v5.encode(texts), atol=1e-6)
+        np.testing.assert_allclose(alone.vectors, v5.encode(texts), atol=bound(1e-6))
 
     def test_documents_are_named(self, model: Encoder) -> None:
         with pytest.raises(InputError, match="text 1 holds a lone surrogate"):
@@ -296,7 +301,7 @@ class TestOptions:
         together = model.encode_chunks(texts, chunk_tokens=None)
         for got, expected in zip([d for block in blocks for d in block], together, strict=True):
             assert got.chunks == expected.chunks
-            np.testing.assert_allclose(got.vectors, expected.vectors, atol=3e-7)
+            np.testing.assert_allclose(got.vectors, expected.vectors, atol=bound(3e-7))
 
 
 def test_an_overflow_of_half_precision_is_repaired(folder: Path, tmp_path: Path) -> None:

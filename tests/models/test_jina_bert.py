@@ -15,6 +15,7 @@ from mlx_jina.models import build
 from mlx_jina.nn import alibi, ragged
 from tests.support import checkpoints, reference
 from tests.support.checkpoints import LAYOUTS
+from tests.support.tolerance import bound
 
 TEXTS = [
     "the quick brown fox jumps over the lazy dog",
@@ -42,7 +43,9 @@ def test_agrees_with_float64(tmp_path: Path, layout: str, heads: int) -> None:
     checkpoints.tiny_jina_bert(tmp_path, layout, heads=heads)
     model = mlx_jina.load(tmp_path)
     got = model.encode(TEXTS)
-    np.testing.assert_allclose(got, expected(tmp_path, layout, TEXTS, model.tokenize(TEXTS)), rtol=0, atol=5e-7)
+    np.testing.assert_allclose(
+        got, expected(tmp_path, layout, TEXTS, model.tokenize(TEXTS)), rtol=0, atol=bound(5e-7)
+    )
 
 
 def published_shape(folder: Path, layout: str, layers: int, heads: int, std: float | None = None) -> Path:
@@ -66,7 +69,7 @@ def published_shape(folder: Path, layout: str, layers: int, heads: int, std: flo
 def test_agrees_at_the_published_shapes(tmp_path: Path, layers: int, heads: int, layout: str) -> None:
     model = mlx_jina.load(published_shape(tmp_path, layout, layers, heads))
     truth = expected(tmp_path, layout, TEXTS[:3], model.tokenize(TEXTS[:3]))
-    np.testing.assert_allclose(model.encode(TEXTS[:3]), truth, rtol=0, atol=2e-6)
+    np.testing.assert_allclose(model.encode(TEXTS[:3]), truth, rtol=0, atol=bound(2e-6))
 
 
 @pytest.mark.parametrize(
@@ -93,7 +96,7 @@ def test_reads_half_precision_files_exactly(tmp_path: Path, dtype: mx.Dtype) -> 
     checkpoints.tiny_jina_bert(tmp_path, dtype=dtype)
     model = mlx_jina.load(tmp_path, dtype="float32")
     truth = expected(tmp_path, "original", TEXTS, model.tokenize(TEXTS))
-    np.testing.assert_allclose(model.encode(TEXTS), truth, rtol=0, atol=5e-7)
+    np.testing.assert_allclose(model.encode(TEXTS), truth, rtol=0, atol=bound(5e-7))
 
 
 def test_neighbours_change_nothing(tmp_path: Path) -> None:
@@ -103,7 +106,7 @@ def test_neighbours_change_nothing(tmp_path: Path) -> None:
     backwards = model.encode(TEXTS[::-1])[::-1]
     small_batches = model.encode(TEXTS, batch_tokens=8)
     for other in (alone, backwards, small_batches):
-        np.testing.assert_allclose(other, together, rtol=0, atol=3e-7)
+        np.testing.assert_allclose(other, together, rtol=0, atol=bound(3e-7))
 
 
 def test_reversal_is_invisible_but_a_swap_is_not(tmp_path: Path) -> None:
@@ -115,7 +118,7 @@ def test_reversal_is_invisible_but_a_swap_is_not(tmp_path: Path) -> None:
     swapped[[3, 4]] = swapped[[4, 3]]
     batch = ragged.flatten([ids, ids[::-1].copy(), swapped], np.arange(3))
     straight, reverse, swap = np.array(model(mx.array(batch.ids), batch.ragged))
-    np.testing.assert_allclose(straight, reverse, rtol=0, atol=2e-6)
+    np.testing.assert_allclose(straight, reverse, rtol=0, atol=bound(2e-6))
     assert np.abs(straight - swap).max() > 1e-4
 
 

@@ -19,6 +19,7 @@ from mlx_jina.models.qwen3 import Qwen3
 from mlx_jina.nn import attention, ragged
 from tests.support import blocks, checkpoints, reference, torch_reference
 from tests.support.bare import TEXTS, build, pooled
+from tests.support.tolerance import bound
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*SwigPy.*:DeprecationWarning")
 
@@ -61,7 +62,7 @@ def test_every_task_and_prompt_equals_float64(model: mlx_jina.Encoder, task: str
     ids = [np.array(x) for x in model.tokenize([PROMPTS[prompt_name] + text for text in TEXTS])]
     fused = reference.with_adapter(WEIGHTS, adapter, 1.0)
     found = model.encode(TEXTS, task=task, prompt_name=prompt_name)
-    np.testing.assert_allclose(found, expected(ids, fused), atol=2e-6, rtol=0)
+    np.testing.assert_allclose(found, expected(ids, fused), atol=bound(2e-6), rtol=0)
 
 
 @pytest.mark.parametrize("task", checkpoints.V5_TASKS)
@@ -72,8 +73,10 @@ def test_every_task_equals_transformers_and_peft(folder: Path, model: mlx_jina.E
     for prompt_name, prompt in list(PROMPTS.items())[: 2 if task == "retrieval" else 1]:
         ids = [np.array(x) for x in model.tokenize([prompt + text for text in texts])]
         wanted = torch_reference.last_token(theirs, ids)
-        np.testing.assert_allclose(model.encode(texts, task=task, prompt_name=prompt_name), wanted, atol=5e-6)
-        np.testing.assert_allclose(fused.encode(texts, prompt_name=prompt_name), wanted, atol=5e-6)
+        np.testing.assert_allclose(
+            model.encode(texts, task=task, prompt_name=prompt_name), wanted, atol=bound(5e-6)
+        )
+        np.testing.assert_allclose(fused.encode(texts, prompt_name=prompt_name), wanted, atol=bound(5e-6))
 
 
 @pytest.mark.slow
@@ -90,7 +93,7 @@ def test_the_real_size_equals_transformers_and_peft(tmp_path: Path) -> None:
     for task in checkpoints.V5_TASKS[:2]:
         ids = [np.array(x) for x in kept.tokenize(["Document: " + text for text in TEXTS])]
         wanted = torch_reference.last_token(torch_reference.qwen3(folder, task), ids)
-        np.testing.assert_allclose(kept.encode(TEXTS, task=task), wanted, atol=5e-6)
+        np.testing.assert_allclose(kept.encode(TEXTS, task=task), wanted, atol=bound(5e-6))
     del kept
     # MLX's half-precision products on a CPU are slow: a few short texts.
     short = ["how fast is light?", "Licht", "光の速さ"]
@@ -108,7 +111,7 @@ def test_the_real_size_equals_transformers_and_peft(tmp_path: Path) -> None:
 def test_up_to_4096_tokens_equals_transformers(folder: Path) -> None:
     theirs = torch_reference.qwen3(folder)
     texts = random_ids([1, 2, 3, 127, 128, 129, 700, 700, 2048, 4095, 4096])
-    np.testing.assert_allclose(pooled(tiny(), texts), torch_reference.last_token(theirs, texts), atol=5e-6)
+    np.testing.assert_allclose(pooled(tiny(), texts), torch_reference.last_token(theirs, texts), atol=bound(5e-6))
 
 
 @dataclass(frozen=True)
@@ -132,7 +135,7 @@ MUTATIONS = (
 def test_mistakes_show(mutation: Mutation) -> None:
     texts = random_ids([140])
     right = expected(texts)
-    assert abs(pooled(tiny(), texts) - right).max() < 2e-6
+    assert abs(pooled(tiny(), texts) - right).max() < bound(2e-6)
     wrong = pooled(tiny(**mutation.config), [mutation.change(ids) for ids in texts])
     assert abs(wrong - right).max() > 1e-4
 
@@ -147,7 +150,7 @@ def test_neighbours_change_nothing() -> None:
     texts = random_ids([5, 300, 17, 1, 128, 128, 128, 64, 3, 2, 1, 511])
     together = pooled(tiny(), texts)
     alone = np.concatenate([pooled(tiny(), [ids]) for ids in texts])
-    np.testing.assert_allclose(together, alone, atol=1e-6, rtol=0)
+    np.testing.assert_allclose(together, alone, atol=bound(1e-6), rtol=0)
 
 
 def test_the_last_layer_computes_what_hidden_holds() -> None:
@@ -163,7 +166,7 @@ def test_pieces_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     texts = random_ids([333, 333, 90])
     whole = pooled(tiny(), texts)
     blocks.small(monkeypatch, 2 * 4 * 333 * 4 * 7, rows=50)
-    np.testing.assert_allclose(pooled(tiny(), texts), whole, atol=1e-6, rtol=0)
+    np.testing.assert_allclose(pooled(tiny(), texts), whole, atol=bound(1e-6), rtol=0)
 
 
 @pytest.mark.parametrize(("count", "length"), [(1, 1), (1, 40), (40, 40), (13, 40)])
@@ -178,7 +181,7 @@ def test_causal_attention_equals_its_definition(
     later = np.arange(length)[None, :] > np.arange(length - count, length)[:, None]
     wanted = reference.softmax(np.where(later, -np.inf, scores)) @ np.repeat(v, 2, axis=1)
     found = attention.causal(*(mx.array(x.astype(np.float32)) for x in (q, k, v)))
-    np.testing.assert_allclose(np.array(found), wanted, atol=1e-6)
+    np.testing.assert_allclose(np.array(found), wanted, atol=bound(1e-6))
 
 
 def test_bfloat16_stays_close(folder: Path) -> None:
@@ -211,7 +214,7 @@ def test_config_of_transformers_5() -> None:
     changes = {"rope_theta": None, "rope_parameters": {"rope_type": "default", "rope_theta": 3500000}}
     texts = random_ids([140])
     nested = {key: value for key, value in (CONFIG | changes).items() if value is not None}
-    np.testing.assert_allclose(pooled(build(nested, WEIGHTS), texts), expected(texts), atol=2e-6)
+    np.testing.assert_allclose(pooled(build(nested, WEIGHTS), texts), expected(texts), atol=bound(2e-6))
 
 
 @pytest.mark.parametrize(

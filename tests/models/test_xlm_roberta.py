@@ -24,6 +24,7 @@ from mlx_jina.weights import folder as folders
 from mlx_jina.weights import hub, jina_v3, lora
 from tests.support import bare, blocks, checkpoints, reference, torch_reference, v3_checkpoints
 from tests.support.bare import TEXTS
+from tests.support.tolerance import bound
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*SwigPy.*:DeprecationWarning")
 
@@ -84,19 +85,21 @@ def fused(task: str, stacks: dict[str, Any] = STACKS) -> dict[str, Any]:
 @pytest.mark.parametrize("task", [None, *TASKS])
 def test_every_task_equals_float64(model: mlx_jina.Encoder, task: str | None) -> None:
     wanted = expected(tokens(model, task), fused(task) if task else BASE)
-    np.testing.assert_allclose(model.encode(TEXTS, task=task), wanted, atol=2e-6, rtol=0)
+    np.testing.assert_allclose(model.encode(TEXTS, task=task), wanted, atol=bound(2e-6), rtol=0)
 
 
 def test_every_task_equals_transformers_and_peft(native: Path, original: Path, model: mlx_jina.Encoder) -> None:
     theirs = torch_reference.jina_v3(native, TASKS)
     with theirs.disable_adapter():
         wanted = torch_reference.mean(theirs, tokens(model, None))
-    np.testing.assert_allclose(model.encode(TEXTS), wanted, atol=5e-6, rtol=0)
+    np.testing.assert_allclose(model.encode(TEXTS), wanted, atol=bound(5e-6), rtol=0)
     for task in TASKS:
         theirs.set_adapter(jina_v3.folder_of(task))
         wanted = torch_reference.mean(theirs, tokens(model, task))
-        np.testing.assert_allclose(model.encode(TEXTS, task=task), wanted, atol=5e-6, rtol=0)
-        np.testing.assert_allclose(mlx_jina.load(original, task=task).encode(TEXTS), wanted, atol=5e-6, rtol=0)
+        np.testing.assert_allclose(model.encode(TEXTS, task=task), wanted, atol=bound(5e-6), rtol=0)
+        np.testing.assert_allclose(
+            mlx_jina.load(original, task=task).encode(TEXTS), wanted, atol=bound(5e-6), rtol=0
+        )
 
 
 @pytest.mark.parametrize("task", [None, *TASKS])
@@ -110,14 +113,14 @@ def test_both_layouts_are_one_model(native: Path, model: mlx_jina.Encoder, task:
 def test_mixed_lengths_equal_transformers(native: Path) -> None:
     texts = random_ids([1, 2, 3, 17, 127, 128, 129, 129, 333, 600])
     wanted = torch_reference.mean(torch_reference.jina_v3(native), texts)
-    np.testing.assert_allclose(bare.pooled(tiny(), texts), wanted, atol=5e-6, rtol=0)
+    np.testing.assert_allclose(bare.pooled(tiny(), texts), wanted, atol=bound(5e-6), rtol=0)
 
 
 @pytest.mark.slow
 def test_up_to_8192_tokens_equals_transformers(native: Path) -> None:
     texts = random_ids([1, 129, 2048, 4097, 8192])
     wanted = torch_reference.mean(torch_reference.jina_v3(native), texts)
-    np.testing.assert_allclose(bare.pooled(tiny(), texts), wanted, atol=5e-6, rtol=0)
+    np.testing.assert_allclose(bare.pooled(tiny(), texts), wanted, atol=bound(5e-6), rtol=0)
 
 
 @pytest.mark.slow
@@ -128,7 +131,7 @@ def test_the_published_width_equals_transformers_and_peft(tmp_path: Path) -> Non
     folder = v3_checkpoints.native(tmp_path, shape)
     kept = mlx_jina.load(folder)
     wanted = torch_reference.mean(torch_reference.jina_v3(folder, [task]), tokens(kept, task))
-    np.testing.assert_allclose(kept.encode(TEXTS, task=task), wanted, atol=5e-6, rtol=0)
+    np.testing.assert_allclose(kept.encode(TEXTS, task=task), wanted, atol=bound(5e-6), rtol=0)
 
 
 class TestMistakesShow:
@@ -172,14 +175,14 @@ def test_neighbours_change_nothing() -> None:
     texts = random_ids([5, 300, 17, 1, 128, 128, 128, 64, 3, 2, 1, 511])
     together = bare.pooled(tiny(), texts)
     alone = np.concatenate([bare.pooled(tiny(), [ids]) for ids in texts])
-    np.testing.assert_allclose(together, alone, atol=1e-6, rtol=0)
+    np.testing.assert_allclose(together, alone, atol=bound(1e-6), rtol=0)
 
 
 def test_pieces_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     texts = random_ids([333, 333, 90])
     whole = bare.pooled(tiny(), texts)
     blocks.small(monkeypatch, 2 * 2 * 333 * 4 * 7, rows=50)
-    np.testing.assert_allclose(bare.pooled(tiny(), texts), whole, atol=1e-6, rtol=0)
+    np.testing.assert_allclose(bare.pooled(tiny(), texts), whole, atol=bound(1e-6), rtol=0)
 
 
 @pytest.mark.parametrize(("dtype", "cosine"), [("float16", 0.99999), ("bfloat16", 0.9995)])
@@ -209,7 +212,7 @@ class TestTasks:
         for task in (None, "retrieval.passage"):
             assert np.array_equal(model.encode_document(TEXTS, task=task), passage)
         alone = mlx_jina.load(original, task="retrieval.query")
-        np.testing.assert_allclose(alone.encode_query(TEXTS), query, atol=2e-6)
+        np.testing.assert_allclose(alone.encode_query(TEXTS), query, atol=bound(2e-6))
         with pytest.raises(InputError, match=r"'retrieval\.query' is for the other side"):
             alone.encode_document(TEXTS)
         with pytest.raises(InputError, match=r"'retrieval\.query' is for the other side"):
@@ -259,12 +262,12 @@ class TestTasks:
         assert all((row[0], row[-1]) == (0, 2) for row in ids)
         with pytest.warns(mlx_jina.TruncationWarning):
             cut = model.encode(text, max_length=12)
-        np.testing.assert_allclose(cut, expected([np.array([*ids[1][:11], 2])])[0], atol=2e-6)
+        np.testing.assert_allclose(cut, expected([np.array([*ids[1][:11], 2])])[0], atol=bound(2e-6))
 
     def test_a_dimension_is_cut_before_the_one_normalisation(self, model: mlx_jina.Encoder) -> None:
         full = model.encode(TEXTS, task="classification", normalize_embeddings=False)[:, :32]
         cut = model.encode(TEXTS, task="classification", truncate_dim=32)
-        np.testing.assert_allclose(cut, full / np.linalg.norm(full, axis=-1, keepdims=True), atol=1e-7)
+        np.testing.assert_allclose(cut, full / np.linalg.norm(full, axis=-1, keepdims=True), atol=bound(1e-7))
 
 
 class TestLayouts:

@@ -18,6 +18,7 @@ from mlx_jina.models.base import EncoderModel
 from mlx_jina.nn import pieces, ragged
 from mlx_jina.nn.ragged import Batch
 from tests.support import bare, blocks, checkpoints, decoder_checkpoints, v3_checkpoints
+from tests.support.tolerance import bound
 
 T = TypeVar("T")
 
@@ -109,7 +110,7 @@ def test_a_text_longer_than_a_batch_is_cut_and_computed_one_piece_ahead(name: st
     # Each piece is started before anyone waits for the one before.
     assert evaluations.count("async_eval") > evaluations.count("eval")
     assert "async_eval eval eval" not in " ".join(evaluations)
-    np.testing.assert_allclose(np.array(cut), whole, atol=1e-5)
+    np.testing.assert_allclose(np.array(cut), whole, atol=bound(1e-5))
 
 
 def test_kept_adapters_change_nothing_of_that(tmp_path: Path, evaluations: list[str]) -> None:

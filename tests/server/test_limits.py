@@ -24,6 +24,7 @@ from mlx_jina.server.engine import Engine
 from mlx_jina.server.errors import ApiError
 from mlx_jina.server.model_store import ModelStore
 from tests.support.process import Server
+from tests.support.tolerance import bound
 
 # Some work in many pieces, and some in one.
 BULK = ["bread water flour salt " * 20] * 16
@@ -85,7 +86,7 @@ class TestEnd:
             assert server.stop(number) == 0
             assert answer.result().status_code == 200
             got = answer.result().json()["data"][-1]["embedding"]
-            np.testing.assert_allclose(got, pocket.encode(BULK[0]), atol=1e-6)
+            np.testing.assert_allclose(got, pocket.encode(BULK[0]), atol=bound(1e-6))
             assert server.log.endswith("INFO stopped\n")
             assert "Traceback" not in server.log
 
@@ -99,7 +100,7 @@ class TestEnd:
                     answer.result()
             with Server("--preload", port=server.port) as again:
                 got = again.embed("at once").json()["data"][0]["embedding"]
-                np.testing.assert_allclose(got, pocket.encode("at once"), atol=1e-6)
+                np.testing.assert_allclose(got, pocket.encode("at once"), atol=bound(1e-6))
 
 
 def test_the_log_never_holds_texts(server: Server) -> None:

@@ -13,6 +13,7 @@ from mlx_jina import Encoder, device
 from mlx_jina.cpu import blas
 from mlx_jina.vectors import Vectors
 from tests.support.process import Server
+from tests.support.tolerance import bound
 
 TEXTS = ["How do I bake bread?", "Sourdough for beginners", "", "Bücher, 日本語 🍞", "bread " * 300]
 
@@ -38,7 +39,7 @@ def error(answer: Any, status: int) -> dict[str, Any]:
 class TestEmbeddings:
     def test_they_are_the_offline_encoders(self, server: Server, pocket: Encoder) -> None:
         answer = server.embed(TEXTS)
-        np.testing.assert_allclose(vectors(answer), pocket.encode(TEXTS), atol=1e-6)
+        np.testing.assert_allclose(vectors(answer), pocket.encode(TEXTS), atol=bound(1e-6))
         tokens = sum(pocket.count_tokens(TEXTS))
         assert answer.json()["usage"] == {"prompt_tokens": tokens, "total_tokens": tokens}
         assert answer.json()["model"] == "pocket"
@@ -48,7 +49,7 @@ class TestEmbeddings:
     def test_base64_is_little_endian_float32(self, server: Server, pocket: Encoder) -> None:
         answer = server.embed(TEXTS, encoding_format="base64").json()
         rows = [np.frombuffer(base64.b64decode(row["embedding"]), "<f4") for row in answer["data"]]
-        np.testing.assert_allclose(rows, pocket.encode(TEXTS), atol=1e-6)
+        np.testing.assert_allclose(rows, pocket.encode(TEXTS), atol=bound(1e-6))
 
     def test_binary_is_ubinary_minus_128(self, server: Server, pocket: Encoder) -> None:
         signed = vectors(server.embed(TEXTS, embedding_type="binary", encoding_format="base64"))
@@ -60,16 +61,16 @@ class TestEmbeddings:
 
     def test_options(self, server: Server, pocket: Encoder) -> None:
         short = vectors(server.embed("some text", dimensions=64))
-        np.testing.assert_allclose(short[0], pocket.encode("some text", truncate_dim=64), atol=1e-6)
+        np.testing.assert_allclose(short[0], pocket.encode("some text", truncate_dim=64), atol=bound(1e-6))
         raw = vectors(server.embed(["some text"], normalized=False))
-        np.testing.assert_allclose(raw, pocket.encode(["some text"], normalize_embeddings=False), atol=1e-5)
+        np.testing.assert_allclose(raw, pocket.encode(["some text"], normalize_embeddings=False), atol=bound(1e-5))
         objects = vectors(server.embed([{"text": "some text"}, "some text"]))
-        np.testing.assert_allclose(objects[0], objects[1], atol=1e-6)
+        np.testing.assert_allclose(objects[0], objects[1], atol=bound(1e-6))
 
     def test_nulls_are_absent_and_unknown_fields_ignored(self, server: Server) -> None:
         nulls = dict.fromkeys(("dimensions", "task", "encoding_format", "user", "truncate", "model", "options"))
         given = vectors(server.embed("a", **nulls, nonsense=[1]))
-        np.testing.assert_allclose(given, vectors(server.embed("a")), atol=1e-6)
+        np.testing.assert_allclose(given, vectors(server.embed("a")), atol=bound(1e-6))
 
     def test_no_texts(self, server: Server) -> None:
         assert server.embed([]).json()["data"] == []
@@ -78,7 +79,7 @@ class TestEmbeddings:
         texts = [f"note {i}" for i in range(2049)]
         answer = server.embed(texts, model="tiny", encoding_format="base64").json()
         last = np.frombuffer(base64.b64decode(answer["data"][-1]["embedding"]), "<f4")
-        np.testing.assert_allclose(last, tiny.encode(texts[-1], task="text-matching"), atol=1e-5)
+        np.testing.assert_allclose(last, tiny.encode(texts[-1], task="text-matching"), atol=bound(1e-5))
         assert len(answer["data"]) == 2049
 
     def test_long_texts_are_refused_or_cut_and_counted(self, server: Server, tiny: Encoder) -> None:
@@ -99,7 +100,7 @@ class TestLateChunking:
     def test_texts_are_one_documents_chunks(self, server: Server, pocket: Encoder) -> None:
         answer = server.embed(self.CHUNKS, late_chunking=True)
         expected = pocket.encode(self.CHUNKS, late_chunking=True)
-        np.testing.assert_allclose(vectors(answer), expected, atol=1e-6)
+        np.testing.assert_allclose(vectors(answer), expected, atol=bound(1e-6))
         assert np.abs(expected - pocket.encode(self.CHUNKS)).max() > 0.01
         (tokens,) = pocket.count_tokens(" ".join(self.CHUNKS))
         assert answer.json()["usage"]["total_tokens"] == tokens
@@ -140,7 +141,7 @@ class TestTasks:
     ) -> None:
         answer = server.embed("light", **{"model": "tiny", **fields})
         expected = tiny.encode("light", task=task, prompt_name=prompt_name)
-        np.testing.assert_allclose(vectors(answer)[0], expected, atol=1e-5)
+        np.testing.assert_allclose(vectors(answer)[0], expected, atol=bound(1e-5))
         assert answer.headers["X-Embedding-Fingerprint"] == tiny.fingerprint(task)
 
     def test_a_side_means_nothing_to_a_model_without_prompts(self, server: Server) -> None:
@@ -180,7 +181,7 @@ def test_half_a_character_is_replaced(server: Server, pocket: Encoder, written: 
     assert json.loads(f'"{written}"', strict=False)
     body = f'{{"input": ["{written}", "bread"]}}'
     got = vectors(server.client.post("/v1/embeddings", content=body))
-    np.testing.assert_allclose(got, pocket.encode([read, "bread"]), atol=1e-6)
+    np.testing.assert_allclose(got, pocket.encode([read, "bread"]), atol=bound(1e-6))
 
 
 class TestRefusals:

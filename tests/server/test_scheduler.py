@@ -23,6 +23,7 @@ from mlx_jina.server import scheduler
 from mlx_jina.server.jobs import Encoded
 from mlx_jina.server.scheduler import BatchError, Scheduler
 from tests.support import blocks
+from tests.support.tolerance import bound
 
 T = TypeVar("T")
 
@@ -85,7 +86,7 @@ class TestBatches:
             return await asyncio.gather(*tasks)
 
         for texts, encoded in zip(requests, run(work), strict=True):
-            np.testing.assert_allclose(encoded.vectors, pocket.encode(texts), atol=1e-6)
+            np.testing.assert_allclose(encoded.vectors, pocket.encode(texts), atol=bound(1e-6))
             assert encoded.tokens == pocket.count_tokens(texts)
         assert batches == [(40, sum(sum(pocket.count_tokens(texts)) for texts in requests))]
 
@@ -174,7 +175,7 @@ class TestBatches:
         for option, encoded in zip(options, run(work), strict=True):
             with pytest.warns() if "max_length" in option else pytest.MonkeyPatch.context():
                 expected = pocket.encode(["some words of text"], **option)
-            np.testing.assert_allclose(encoded.vectors, expected, atol=1e-5)
+            np.testing.assert_allclose(encoded.vectors, expected, atol=bound(1e-5))
             assert encoded.truncated == ("max_length" in option)
 
     def test_tasks_are_kept_apart(self, tiny: Encoder) -> None:
@@ -183,7 +184,7 @@ class TestBatches:
             return await asyncio.gather(*(queue.run(["light"], tiny.plan(task=task)) for task in tiny.tasks))
 
         for task, encoded in zip(tiny.tasks, run(work), strict=True):
-            np.testing.assert_allclose(encoded.vectors, tiny.encode(["light"], task=task), atol=1e-5)
+            np.testing.assert_allclose(encoded.vectors, tiny.encode(["light"], task=task), atol=bound(1e-5))
 
     def test_no_texts(self, pocket: Encoder, queue: Scheduler) -> None:
         assert run(lambda: queue.run([], pocket.plan(truncate_dim=64))).vectors.shape == (0, 64)
@@ -195,7 +196,7 @@ class TestBatches:
             return await asyncio.gather(*requests, return_exceptions=True)
 
         good, bad = run(work)
-        np.testing.assert_allclose(good.vectors, pocket.encode(["good"]), atol=1e-6)
+        np.testing.assert_allclose(good.vectors, pocket.encode(["good"]), atol=bound(1e-6))
         assert isinstance(bad, InputError)
 
 
@@ -256,9 +257,9 @@ class TestLateChunking:
 
         late, other = run(work)
         expected = pocket.encode(self.TEXTS, late_chunking=True, max_length=40)
-        np.testing.assert_allclose(late.vectors, expected, atol=1e-6)
+        np.testing.assert_allclose(late.vectors, expected, atol=bound(1e-6))
         assert (sum(late.tokens), late.truncated) == (pocket.count_tokens(" ".join(self.TEXTS))[0], 0)
-        np.testing.assert_allclose(other.vectors, pocket.encode(["a query"]), atol=1e-6)
+        np.testing.assert_allclose(other.vectors, pocket.encode(["a query"]), atol=bound(1e-6))
         assert len(batches) > 3
         assert {texts for texts, _ in batches} == {1}
 
@@ -276,8 +277,8 @@ class TestLateChunking:
             return await first, second
 
         first, second = run(work)
-        np.testing.assert_allclose(first.vectors, pocket.encode(chunks, late_chunking=True), atol=1e-6)
-        np.testing.assert_allclose(second.vectors, pocket.encode(["a query"]), atol=1e-6)
+        np.testing.assert_allclose(first.vectors, pocket.encode(chunks, late_chunking=True), atol=bound(1e-6))
+        np.testing.assert_allclose(second.vectors, pocket.encode(["a query"]), atol=bound(1e-6))
 
 
 class TestLongTexts:
@@ -298,8 +299,8 @@ class TestLongTexts:
         first, second = run(work)
         assert [texts for texts, _ in batches] == [1, 1]
         assert batches[0][1] < batches[1][1]
-        np.testing.assert_allclose(second.vectors, pocket.encode(["a query"]), atol=1e-6)
-        np.testing.assert_allclose(first.vectors, pocket.encode([long]), atol=1e-6)
+        np.testing.assert_allclose(second.vectors, pocket.encode(["a query"]), atol=bound(1e-6))
+        np.testing.assert_allclose(first.vectors, pocket.encode([long]), atol=bound(1e-6))
 
     def test_one_that_nobody_waits_for_is_given_up(
         self, pocket: Encoder, queue: Scheduler, batches: Batches
@@ -322,7 +323,7 @@ def test_who_hangs_up_frees_the_place(pocket: Encoder, queue: Scheduler, batches
             goes = asyncio.create_task(queue.run(["goes"] * 100, pocket.plan()))
             await until(lambda: queue.waiting_tokens > 100)
             goes.cancel()
-        np.testing.assert_allclose((await stays).vectors, pocket.encode(["stays"]), atol=1e-6)
+        np.testing.assert_allclose((await stays).vectors, pocket.encode(["stays"]), atol=bound(1e-6))
 
     run(work)
     assert [texts for texts, _ in batches] == [1]
@@ -361,7 +362,7 @@ class TestFailures:
         plan = replace(plan, model=_Fails(plan.model, pocket.tokenize("bread")[0][1]))  # type: ignore[arg-type]
         bad, good = self.both(pocket, queue, plan)
         assert isinstance(bad, BatchError)
-        np.testing.assert_allclose(good.vectors, pocket.encode(["water", "flour"]), atol=1e-6)
+        np.testing.assert_allclose(good.vectors, pocket.encode(["water", "flour"]), atol=bound(1e-6))
         assert "RuntimeError" in caplog.text
         assert str([*pocket.tokenize("bread")[0]]) not in caplog.text + str(bad)
 
@@ -378,4 +379,4 @@ class TestFailures:
         damaged.pipeline.thread.run(damage)
         bad, good = self.both(damaged, make(damaged, []), damaged.plan())
         assert isinstance(bad, NumericalError)
-        np.testing.assert_allclose(good.vectors, pocket.encode(["water", "flour"]), atol=1e-6)
+        np.testing.assert_allclose(good.vectors, pocket.encode(["water", "flour"]), atol=bound(1e-6))

@@ -17,6 +17,7 @@ import pytest
 from mlx_jina import Encoder
 from mlx_jina.vectors import Floats
 from tests.support.process import Server
+from tests.support.tolerance import bound
 
 WORDS = "bread water flour salt starter oven crust rye spelt knead rise fold bake light music city".split()
 MALFORMED = (b"", b"{", b'{"input": 7}', b'{"input": [[1]]}', b'{"input": ["a", null]}', b"\x00\xff" * 100)
@@ -63,7 +64,7 @@ class Crowd:
         else:
             assert answer.status_code == 200, answer.text
             rows = [np.frombuffer(base64.b64decode(row["embedding"]), "<f4") for row in answer.json()["data"]]
-            np.testing.assert_allclose(rows, self.texts.vectors[indices], atol=1e-5)
+            np.testing.assert_allclose(rows, self.texts.vectors[indices], atol=bound(1e-5))
         self.ends[f"answered {answer.status_code}"] += 1
 
     async def vanishing(self) -> None:
@@ -96,7 +97,7 @@ class Crowd:
         if status == 200:
             data = json.loads(answer.partition(b"\r\n\r\n")[2])["data"]
             rows = [row["embedding"] for row in data]
-            np.testing.assert_allclose(rows, self.texts.vectors[indices], atol=1e-5)
+            np.testing.assert_allclose(rows, self.texts.vectors[indices], atol=bound(1e-5))
         self.ends[f"slow {status}"] += 1
 
 

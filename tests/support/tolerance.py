@@ -1,0 +1,17 @@
+"""How near two computations of the same vectors come, by what computes."""
+
+from __future__ import annotations
+
+from mlx_jina import device
+
+# A CPU: sums in another order, for which each test has its own bound.
+# Metal: softmax and fused attention take `metal::fast::exp` (softmax.h and steel_attention.h in MLX's source),
+# which Apple's specification of Metal's language allows 3 + 2|x| units in the last place: of a softmax's largest
+# parts some 4e-7, in each layer. exp, erf, rsqrt and the tables of rotary positions are as exact as on a CPU.
+# CUDA: cuBLAS and the fused attention of cuDNN, with softmax by `exp2` of the same exactness.
+_TIMES = {"cpu": 1, "metal": 8, "cuda": 8}[device.backend()]
+
+
+def bound(of_cpu: float) -> float:
+    """The absolute difference that is allowed here, where a CPU's may be `of_cpu`."""
+    return of_cpu * _TIMES
