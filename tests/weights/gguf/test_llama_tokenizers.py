@@ -1,6 +1,6 @@
 """Where llama.cpp splits text otherwise than a model's own tokenizer, though both read the same file.
 
-What is asserted here is the table in convert/README.md.
+What is asserted here is the table in docs/conversion.md.
 """
 
 from __future__ import annotations

@@ -1,0 +1,81 @@
+"""The README's plot: memory that one long text takes, and speed on mixed lengths, from a machine's results.
+
+    python -m bench.overview bench/results/MACHINE.json [--model v2-small] [--plot docs/overview.svg]
+
+Measures nothing. matplotlib is in `pip install --group bench`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bench.peers import OURS
+
+Row = Mapping[str, Any]
+
+# The longest text that every peer was measured with.
+TOKENS = 8192
+
+
+def bars(rows: Sequence[Row], model: str, column: str, **where: Any) -> dict[str, float]:
+    """A figure for each peer, by name; of three, which are the median and the range, the median."""
+    return {
+        row["peer"]: row[column][0] if isinstance(row[column], Sequence) else row[column]
+        for row in rows
+        if row["model"] == model and all(row[key] == value for key, value in where.items())
+    }
+
+
+def draw(path: Path, panels: Mapping[str, Mapping[str, float]], title: str) -> None:
+    """One panel of horizontal bars for each title, the same peers in all, ours on top."""
+    import matplotlib as mpl
+    from matplotlib import pyplot as plt
+
+    # The same file from the same numbers.
+    mpl.rcParams.update({"svg.hashsalt": "overview", "svg.fonttype": "none", "font.size": 10})
+    figure, axes = plt.subplots(1, len(panels), figsize=(9, 2.9), sharey=True, layout="constrained")
+    for axis, (heading, values) in zip(axes, panels.items(), strict=True):
+        colours = ["C0" if name == OURS else "#b8b8b8" for name in values]
+        axis.bar_label(axis.barh(list(values), list(values.values()), color=colours), fmt="{:,.0f}", padding=3)
+        axis.set_title(heading, fontsize=10)
+        axis.spines[["top", "right", "bottom"]].set_visible(False)
+        axis.set_xticks([])
+        axis.margins(x=0.18)
+    axes[0].invert_yaxis()
+    figure.suptitle(title, fontsize=9, color="#606060")
+    figure.savefig(path, metadata={"Date": None})
+
+
+@click.command()
+@click.argument("results", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--model", default="v2-small", show_default=True)
+@click.option(
+    "--plot",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=Path("docs", "overview.svg"),
+    show_default=True,
+)
+def main(results: Path, model: str, plot: Path) -> None:
+    """Draw the plot."""
+    content = json.loads(results.read_text(encoding="utf-8"))
+    rows = {name: section["rows"] for name, section in content["sections"].items()}
+    speed = bars(rows["throughput"], model, "tokens/s", **{"tokens a text": "mixed"})
+    memory = bars(rows["memory"], model, "above, MB", tokens=TOKENS)
+    names = [OURS, *sorted(speed.keys() & memory.keys() - {OURS})]
+    panels = {
+        f"memory that a text of {TOKENS:,} tokens adds, MB": {name: memory[name] for name in names},
+        "texts of mixed lengths, tokens/s": {name: speed[name] for name in names},
+    }
+    weights = next(row["weights"] for row in rows["throughput"] if row["model"] == model)
+    machine = content["machine"]
+    title = f"shape of {model}, {weights} weights; {machine['accelerator'] or machine['processor']}"
+    draw(plot, panels, f"{title}, {machine['cores']} cores, {machine['MLX backend']}")
+
+
+if __name__ == "__main__":
+    main()
