@@ -57,7 +57,7 @@ __all__ = [
     "vectors",
 ]
 
-# What is imported on first use, and where from.
+# Names that are imported on first use, by the module that has them.
 _MODULES = ("integrations", "ray", "vectors")
 _NAMES = {
     "mlx_jina.encoder": ("Chunk", "ChunkedDocument", "Encoder", "Token", "TokenVectors", "load"),
@@ -65,7 +65,7 @@ _NAMES = {
 }
 
 
-# Type checkers know the names above, and no others.
+# Behind `TYPE_CHECKING`, or type checkers would take any name for one of this package.
 if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> Any:

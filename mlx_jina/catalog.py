@@ -28,7 +28,7 @@ class Entry:
     tasks: tuple[str, ...] = ()
     prompts: Mapping[str, str] = field(default_factory=dict)
     default_prompt_name: str | None = None
-    # Whether it also answers without a task, from its base weights, as published.
+    # Whether the model also answers without a task, from its base weights, as published.
     untasked: bool = False
     default_task: str | None = None
 
@@ -39,7 +39,7 @@ class Entry:
 
     @property
     def merged(self) -> bool:
-        """Whether its weights have the adapter of its one task merged in."""
+        """Whether the model has one task, whose adapter is merged into its weights."""
         return len(self.tasks) == 1
 
 
@@ -105,7 +105,7 @@ def _v5(
     return tuple(rows)
 
 
-# Kryvosheieva et al. 2025 (arXiv 2508.21290), table 1; the names are those of the repositories' own files.
+# Kryvosheieva et al. 2025 (arXiv 2508.21290), table 1; the keys are those of the repositories' own files.
 _CODE_PROMPTS = {
     "nl2code_query": "Find the most relevant code snippet given the following query:\n",
     "nl2code_document": "Candidate code snippet:\n",

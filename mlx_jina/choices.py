@@ -43,11 +43,11 @@ GGUFType = Literal[
     "IQ3_S",
     "Q2_K",
 ]
-"""Types of a .gguf that are written; more of them are read."""
+"""Types that a .gguf can be written in; reading knows more types."""
 GGUF_TYPES: tuple[GGUFType, ...] = get_args(GGUFType)
 
 Bits = Literal[4, 6, 8]
-"""Of a weight in a quantised MLX folder."""
+"""How many bits a weight of a quantised MLX folder takes."""
 BITS: tuple[Bits, ...] = get_args(Bits)
 
 GroupSize = Literal[32, 64, 128]

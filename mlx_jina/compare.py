@@ -38,17 +38,17 @@ class Comparison:
 
     @property
     def min(self) -> float:
-        """The worst text's."""
+        """The lowest cosine."""
         return float(self.cosines.min())
 
     @property
     def mean(self) -> float:
-        """The average."""
+        """The average cosine."""
         return float(self.cosines.mean())
 
 
 def compare(a: str, b: str, texts: Sequence[str] = TEXTS, task: str | None = None) -> Comparison:
-    """Encode `texts` with both checkpoints, one after the other in memory."""
+    """Encode `texts` with both checkpoints, of which one at a time is in memory."""
     if not texts:
         raise InputError("there are no texts to compare by")
     rows = []

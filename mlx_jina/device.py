@@ -1,4 +1,4 @@
-"""Which backend computes, and in which dtype. mlx.core is imported inside the functions: a BLAS goes before it."""
+"""Backend and dtype. Functions import mlx.core late, because a fast BLAS has to be opened before it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def backend() -> str:
 
 
 def check_dtype(wanted: str | None) -> None:
-    """Raise InputError for what is no name of a dtype; None is the default."""
+    """Raise InputError unless `wanted` is the name of a dtype, or None for the default."""
     if wanted is not None and wanted not in DTYPES:
         raise InputError(f"dtype={wanted!r} is not one of {', '.join(DTYPES)}")
 

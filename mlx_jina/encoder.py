@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Chunk", "ChunkedDocument", "Encoder", "Token", "TokenVectors", "load"]
 
-# The default precision, of which type checkers know what comes out.
+# The default precision apart, so that type checkers know that float32 comes out.
 Float32 = Literal["float32"]
 
 
@@ -47,18 +47,18 @@ def load(
 ) -> Encoder:
     """Load a model by name ("v2-small-en"), Hugging Face id, folder or .gguf; "pocket" is inside the package.
 
-    - `task`: fuse this task's adapter into the weights, which is fastest and smallest. Without it a model's
-      adapters are all kept, and every call names its task. Use one of the two for one index: they differ by the
-      fused weights' one rounding to the checkpoint's dtype.
+    - `task`: fuse this task's adapter into the weights, which is fastest and smallest. Without a task all adapters
+      are kept, and every call names its task. Use one of the two ways for one index: fusing rounds the weights
+      once more, to the checkpoint's dtype.
     - `revision`: branch, tag or commit on the Hugging Face hub; by default the cached one, else the hub's main.
     - `local_files_only`: never download. A snapshot that is complete in the cache is used without any network
       call in any case.
     - `dtype`: what to compute in; by default the checkpoint's own on a GPU and float32 on a CPU.
     - `cache_dir`: the Hugging Face cache to use instead of the usual one.
 
-    Code in a repository is never executed. Nothing is changed that other code in the process depends on: MLX's
+    Code in a repository is never executed. `load` changes nothing that other code in the process depends on: MLX's
     cache of freed memory, which grows with every new length of text, stays as large as MLX allows. A program that
-    embeds for long bounds it with `mlx_jina.limit_cache`.
+    embeds for long bounds this cache with `mlx_jina.limit_cache`.
 
     Raises ModelNotFoundError for a name that leads nowhere, CheckpointError for files that do not fit.
     """
@@ -188,7 +188,7 @@ class Encoder(LoadedModel):
     def encode_query(
         self, texts: str | Texts, *, precision: Precision = "float32", **options: Unpack[VectorOptions]
     ) -> Vectors:
-        """`encode` of what is searched for: with the model's query prompt and task, where it has them."""
+        """`encode` queries: with the prompt and the task that the model has for queries, if it has any."""
         return self.encode(texts, precision=precision, **self._for_side("query", options))
 
     @overload
@@ -214,7 +214,7 @@ class Encoder(LoadedModel):
     def encode_document(
         self, texts: str | Texts, *, precision: Precision = "float32", **options: Unpack[VectorOptions]
     ) -> Vectors:
-        """`encode` of what is searched: with the model's document prompt and task, where it has them."""
+        """`encode` documents: with the prompt and the task that the model has for documents, if it has any."""
         return self.encode(texts, precision=precision, **self._for_side("document", options))
 
     def _for_side(self, side: Side, options: VectorOptions) -> VectorOptions:
@@ -229,8 +229,8 @@ class Encoder(LoadedModel):
     ) -> Iterator[Vectors]:
         """Encode texts from any iterable, in order, holding no more than two windows of them.
 
-        Yields blocks (n, D) whose rows together are the texts in input order. `advance` is told how many texts
-        are done after each forward pass, which is long before their block is full. Options as in `encode`.
+        Yields blocks (n, D), whose rows follow the order of the texts. After each forward pass `advance` is called
+        with the number of texts that this pass finished, long before their block is full. Options as in `encode`.
         """
         plan = self.plan(**options)
         for _, rows in self.pipeline.windows(enumerate(texts), plan, advance):
@@ -247,10 +247,10 @@ class Encoder(LoadedModel):
     def encode_tokens(
         self, texts: str | Texts, *, show_progress_bar: bool | None = None, **options: Unpack[EncodeOptions]
     ) -> TokenVectors | list[TokenVectors]:
-        """The vectors of every token, which have seen the whole text, and the characters each one stands for.
+        """A vector for every token, from the whole text, and the characters that each token stands for.
 
-        For late interaction, or pooling of one's own, which wants `normalize_embeddings=False`. Options as in
-        `encode`, and texts are cut to `max_length` as there.
+        Late interaction needs these vectors, as does pooling of your own (with `normalize_embeddings=False`).
+        Options as in `encode`, which also says how texts are cut to `max_length`.
         """
         items = listed(texts)
         plan = self.plan(**options)
@@ -290,16 +290,17 @@ class Encoder(LoadedModel):
     ) -> ChunkedDocument | list[ChunkedDocument]:
         """Each document cut into chunks, with one vector per chunk: a list of documents gives a list.
 
-        - `chunk`: "sentence" or "paragraph" (ended by a blank line) takes as many to a chunk as fit in
-          `chunk_tokens`, and what is too long by itself is cut at the next finer boundary; "fixed" does so with
-          words. Needs `pip install 'mlx-jina[chunking]'`.
-        - `chunk_tokens`: tokens of a chunk, 256 by default, special ones not counted. None makes every sentence
-          or paragraph a chunk of its own.
+        - `chunk`: with "sentence" or "paragraph" (which a blank line ends), a chunk has as many sentences or
+          paragraphs as fit in `chunk_tokens`, and one that does not fit is cut at the next finer boundary. With
+          "fixed" a chunk has as many words as fit. Needs `pip install 'mlx-jina[chunking]'`.
+        - `chunk_tokens`: tokens of a chunk at most, 256 by default, special tokens not counted. None makes every
+          sentence or paragraph a chunk of its own.
         - `overlap`: tokens, at most, that a chunk shares with the one before; whole sentences where they fit.
         - `language`: whose abbreviations end no sentence ("en"); boundaries work for every script.
-        - `late`: pool each chunk from the token states of the whole document (late chunking, arXiv 2409.04701).
-          A document longer than `max_length` is run in overlapping windows; nothing is cut off. False embeds each
-          chunk alone, with the prompt in front. Last-token models can only do that, and raise InputError.
+        - `late`: pool each chunk from the token states of the whole document (late chunking, arXiv 2409.04701). A
+          document longer than `max_length` is run in overlapping windows; nothing is cut off. False embeds each
+          chunk alone, with the prompt in front. Models that pool their last token need False: True is an
+          InputError.
 
         The other options are those of `encode`. Joining `chunk.text` of all chunks gives the document back,
         character by character, unless they overlap.
@@ -330,7 +331,7 @@ class Encoder(LoadedModel):
         return documents(self.pipeline, enumerate(texts), plan, how, late, advance)
 
     def plan(self, **options: Unpack[EncodeOptions]) -> Plan:
-        """The options of `encode`, checked. Raises InputError."""
+        """Check the options of `encode`, and keep them for the texts to come. Raises InputError."""
         return plans.make(self.loaded, **options)
 
     def similarity(

@@ -11,16 +11,16 @@
 
     TruncationWarning        (UserWarning)      texts were longer than the limit and were cut
 
-The message says what was wrong, where, and what to do. What a program needs of it has a name: `error.position` is
-the index of the text at fault, `warning.count` says how many texts were cut.
+The message says what was wrong, where, and what to do. Programs read attributes instead of the message:
+`error.position` is the index of the text at fault, `warning.count` the number of texts that were cut.
 """
 
 
 class MlxJinaError(Exception):
     """Base of all errors below.
 
-    `position` is the index of the text at fault among those that were given, or None if none of them is. The words
-    of an error with a position go on after the text's name: "has 9 tokens" is shown as "text 3 has 9 tokens".
+    `position` is the index of the text at fault among the texts of the call, or None if no text is at fault. The
+    words of an error with a position follow the text's name: "has 9 tokens" is shown as "text 3 has 9 tokens".
     """
 
     def __init__(self, words: str, *, position: int | None = None) -> None:
@@ -37,7 +37,7 @@ class InputError(MlxJinaError, ValueError):
 
 
 class TooLongError(InputError):
-    """A text of more tokens than the limit, which was not to be cut."""
+    """A text has more tokens than the limit, and the caller asked not to cut texts."""
 
 
 class ModelNotFoundError(MlxJinaError, LookupError):
@@ -53,11 +53,11 @@ class ModelTooLargeError(MlxJinaError, MemoryError):
 
 
 class NumericalError(MlxJinaError, ArithmeticError):
-    """A vector came out as NaN, infinite or zero, also in float32."""
+    """A vector came out as NaN, infinite or zero, and did so again in float32."""
 
 
 class ForkError(MlxJinaError, RuntimeError):
-    """The process was forked from one that had loaded a model, whose threads it does not have."""
+    """The process was forked from one that had loaded a model, and a fork does not copy the model's threads."""
 
 
 class TruncationWarning(UserWarning):

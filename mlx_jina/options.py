@@ -1,4 +1,4 @@
-"""What `load` and `Encoder`'s methods take by name, for type checkers and for whoever passes options on.
+"""Options of `load` and of `Encoder`'s methods, for type checkers and for code that passes options on.
 
     def encode_notes(notes: list[str], **options: Unpack[EncodeOptions]) -> Vectors:
         return model.encode(notes, **options)
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 
 class Texts(Protocol):
-    """Any sequence of texts but a str, which is a sequence of texts as well: a list, a tuple, an array."""
+    """A sequence of texts, such as a list, a tuple or an array; a str, itself a sequence of str, is none."""
 
     def __len__(self) -> int: ...
     def __iter__(self) -> Iterator[str]: ...
     def __getitem__(self, index: int, /) -> str: ...
-    # A str only takes a str here.
+    # Excludes str, whose `__contains__` takes a str only.
     def __contains__(self, value: object, /) -> bool: ...
 
 
@@ -38,7 +38,7 @@ class LoadOptions(TypedDict, total=False):
 
 
 class TextOptions(TypedDict, total=False):
-    """What becomes of texts before the vectors are stored: options of `Encoder.encode` besides the precision."""
+    """Options of `Encoder.encode` besides the precision: prompt, length, and what happens to vectors."""
 
     task: str | None
     prompt_name: str | None
@@ -53,7 +53,7 @@ class TextOptions(TypedDict, total=False):
 
 
 class EncodeOptions(TextOptions, total=False):
-    """What every `encode` method takes; `Encoder.encode` says what each option means."""
+    """Options of every `encode` method; `Encoder.encode` explains each."""
 
     precision: Precision
 
@@ -82,10 +82,10 @@ class CutOptions(TypedDict, total=False):
 
 
 class ChunkingOptions(CutOptions, total=False):
-    """`CutOptions`, and what is cut at."""
+    """`CutOptions`, and the kind of boundary to cut at."""
 
     chunk: ChunkKind
 
 
 class ChunkOptions(EncodeOptions, CutOptions, total=False):
-    """What `Encoder.encode_chunks` takes, which says what its own options mean."""
+    """Options of `Encoder.encode_chunks`, which explains those that `encode` does not have."""

@@ -1,4 +1,4 @@
-"""What a program sets for its whole process, and `mlx_jina.load` never does."""
+"""Settings of the whole process, for programs to make; `mlx_jina.load` makes none."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from mlx_jina.errors import InputError
 
 
 def tune() -> None:
-    """Set up a process that is there to embed: the command line, the server, a benchmark. Before MLX is imported.
+    """Set up a process whose purpose is to embed, such as the command line's. Call `tune` before MLX is imported.
 
-    Unlike `mlx_jina.load`, this changes what other code in the process may depend on.
+    Unlike `mlx_jina.load`, `tune` changes what other code in the process may depend on.
     """
     blas.let_idle_threads_sleep()
     blas.open_fast()
@@ -22,12 +22,12 @@ def tune() -> None:
 
 
 def limit_cache(limit: int | None = None) -> None:
-    """Bound the freed memory that MLX keeps, which texts of ever new lengths would otherwise fill without end.
+    """Bound MLX's cache of freed memory, which otherwise grows with every new length of text.
 
     `limit` is in bytes, and holds for everything that computes with MLX in this process. A program that embeds for
-    long calls this once; `mlx_jina.load` does not, and `mlx-jina` on the command line does. None leaves the choice
-    to what suits the machine: on a GPU a sixteenth of the memory that it recommends to use, at most 1 GiB; on a
-    CPU nothing where glibc's malloc can be told to keep freed memory instead, 256 MiB elsewhere.
+    long calls `limit_cache` once; `mlx-jina` on the command line does so by itself, and `mlx_jina.load` never
+    does. None takes what suits the machine: on a GPU a sixteenth of the memory that Metal recommends to use, at
+    most 1 GiB; on a CPU no cache where glibc's malloc can keep freed memory instead, and 256 MiB elsewhere.
 
     Raises InputError for a negative limit.
     """

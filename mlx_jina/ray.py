@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 
 
 class RayOptions(LoadOptions, EncodeOptions, total=False):
-    """Of `mlx_jina.load` and of `Encoder.encode`; the task is the former's, which fuses its adapter."""
+    """Options of `mlx_jina.load` and of `Encoder.encode`; `task` goes to `load`, which fuses the adapter."""
 
 
 class Encoder:
-    """A callable for `map_batches` with a model of its own: adds `output` (N, D) to a batch of texts in `column`.
+    """A callable for `map_batches` that adds the column `output`, vectors (N, D), for the texts in `column`.
 
-    Takes the options of `mlx_jina.load` and `Encoder.encode`, and raises what they raise. A worker is a process of
-    its own, whose memory is bounded as by `mlx_jina.limit_cache`.
+    Takes the options of `mlx_jina.load` and `Encoder.encode`, and raises their errors. Ray starts each worker as a
+    process with a model of its own; `limit_cache` bounds its memory.
     """
 
     def __init__(
@@ -48,11 +48,11 @@ class Encoder:
         self._encoder = load(model, task=task, **loading)
         self._options = cast(EncodeOptions, given)
         self._column, self._output = column, output
-        # A wrong option is an error here, before any batch.
+        # Without texts, to find a wrong option before the first batch.
         self._encoder.encode([], **self._options)
 
     def __call__(self, batch: dict[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:
-        """Ray's batch, a column for each key, with one more."""
+        """Ray's batch, columns by name, with the vectors as one more column."""
         texts = batch[self._column].tolist()
         vectors = self._encoder.encode(texts, show_progress_bar=False, **self._options)
         return {**batch, self._output: vectors}

@@ -11,11 +11,11 @@ import numpy.typing as npt
 from mlx_jina.choices import PRECISIONS, Precision
 from mlx_jina.errors import InputError
 
-# Vectors that are expanded to float32 at a time.
+# How many quantised vectors are expanded to float32 at a time, so that a large index fits into memory.
 SIMILARITY_ROWS = 16_384
 Floats = npt.NDArray[np.float32]
 Vectors = npt.NDArray[Any]
-# The same for type checkers that know how many axes there are: one vector (D,), and one a row (N, D).
+# Types by the number of axes: one vector (D,), or one vector for each row (N, D).
 FloatVector = np.ndarray[tuple[int], np.dtype[np.float32]]
 FloatRows = np.ndarray[tuple[int, int], np.dtype[np.float32]]
 AnyVector = np.ndarray[tuple[int], np.dtype[Any]]
@@ -39,7 +39,7 @@ def check_precision(precision: str) -> Precision:
 
 
 def check_dimension(wanted: int | None, full: int, trained: Sequence[int], allow_untrained: bool) -> int:
-    """The size to cut vectors of `full` dimensions to, None meaning all; `trained` is empty without Matryoshka."""
+    """How many of `full` dimensions to keep; None keeps all. `trained` is empty for a model without Matryoshka."""
     if wanted is None:
         return full
     if not 1 <= wanted <= full:
@@ -69,7 +69,7 @@ def fixed_ranges(dimension: int) -> Floats:
     """Bounds (2, D) for 8-bit quantisation of unit vectors that depend on no data: four sigma, ±4/√D.
 
     A unit vector's components have a root mean square of 1/√D whatever the model, so vectors quantised
-    years apart remain comparable, and a single text can be quantised. What lies outside is clipped.
+    years apart remain comparable, and a single text can be quantised. Values outside the bounds are clipped.
     """
     bound = 4 / np.sqrt(dimension)
     return np.array([[-bound], [bound]], dtype=np.float32).repeat(dimension, axis=1)
@@ -104,9 +104,9 @@ def quantize(vectors: Floats, precision: Precision, ranges: npt.ArrayLike | None
 
 
 def dequantize(vectors: npt.ArrayLike, precision: Precision, ranges: npt.ArrayLike | None = None) -> Floats:
-    """What `quantize` kept of (N, D) vectors, in float32: the middle of each bucket, or each sign as 1 or -1.
+    """Float32 vectors (N, D) from quantised ones: the middle of each bucket, or each sign as 1 or -1.
 
-    Bits come in whole bytes, so D is a multiple of eight then.
+    Packed bits fill whole bytes, so their D is a multiple of eight.
     """
     stored = np.asarray(vectors)
     expected = np.dtype(_DTYPES[precision])
@@ -114,7 +114,7 @@ def dequantize(vectors: npt.ArrayLike, precision: Precision, ranges: npt.ArrayLi
         return stored.astype(np.float32)
     if stored.dtype != expected:
         raise InputError(f"precision={precision!r} is stored as {expected}, and these vectors are {stored.dtype}")
-    # The signed kinds are the unsigned ones less 128.
+    # int8 and binary are uint8 and ubinary minus 128.
     unsigned = stored if expected == np.uint8 else (stored.astype(np.int16) + 128).astype(np.uint8)
     if precision.endswith("binary"):
         return np.unpackbits(unsigned, axis=-1).astype(np.float32) * 2 - 1
@@ -130,29 +130,29 @@ def similarity(
 ) -> Floats:
     """Cosine similarity of every vector in `a` (N, D) with every one in `b` (M, D): an (N, M) matrix.
 
-    Quantised vectors are compared as what they stand for. For packed bits on both sides that is 1 - 2h/D, where h
-    is the Hamming distance; a float query against packed documents rescores what a search by Hamming distance
-    has found. int8 and uint8 arrays need `precision` to say whether they hold buckets ("int8", "uint8") or
-    packed bits ("binary", "ubinary"); beside a float array their width says it. `ranges` are those that the
-    buckets were made with.
+    Quantised vectors are compared as the vectors they stand for. Two sides of packed bits give 1 - 2h/D, where h
+    is the Hamming distance; a float query against packed documents rescores the hits of a search by Hamming
+    distance. `precision` says whether int8 and uint8 arrays hold buckets ("int8", "uint8") or packed bits
+    ("binary", "ubinary"); beside a float array, the width of the other array says so. `ranges` are the bounds that
+    `quantize` cut into buckets.
     """
     sides = [np.atleast_2d(np.asarray(x)) for x in (a, b)]
     kinds = [_stored_as(own, other, precision) for own, other in (sides, sides[::-1])]
     dimension = _common_dimension(sides, kinds)
     rows = dequantize(sides[0], kinds[0], ranges)[:, :dimension]
     out = np.empty((len(rows), len(sides[1])), dtype=np.float32)
-    # Unpacked as a whole, a large index might not fit.
+    # A large index might not fit into memory, so a part of it is unpacked at a time.
     for start in range(0, out.shape[1], SIMILARITY_ROWS):
         block = slice(start, start + SIMILARITY_ROWS)
         columns = dequantize(sides[1][block], kinds[1], ranges)[:, :dimension]
-        # Divided last, equal Hamming distances stay exactly equal.
+        # The division comes last, so that equal Hamming distances give exactly equal cosines.
         lengths = np.linalg.norm(rows, axis=-1)[:, None] * np.linalg.norm(columns, axis=-1)
         out[:, block] = rows @ columns.T / lengths
     return out
 
 
 def _common_dimension(sides: Sequence[Vectors], kinds: Sequence[Precision]) -> int:
-    """Of two sets of vectors; the last byte of packed bits may hold more of them."""
+    """The dimension that both sides have; the last byte of packed bits may hold more bits than dimensions."""
     packed = [kind.endswith("binary") for kind in kinds]
     widths = [8 * x.shape[1] if bits else x.shape[1] for x, bits in zip(sides, packed, strict=True)]
     if widths[0] != widths[1]:
