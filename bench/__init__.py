@@ -1,4 +1,4 @@
-"""Measurements. What is measured beside mlx-jina gets the same settings of the BLAS as the command line."""
+"""Measurements. All peers run with the BLAS settings of mlx-jina's command line."""
 
 from mlx_jina.cpu import blas
 

@@ -37,7 +37,7 @@ QUESTIONS = (
     "conversion",
     "server",
 )
-# Those that go through the models, which may take hours.
+# Questions that go through all models, which may take hours.
 BY_MODEL = ("throughput", "latency", "memory", "roofline", "tokenizing", "conversion")
 SHORTEST, LONGEST = 3, 8192
 
@@ -82,7 +82,7 @@ def main() -> None:
     here = machine.describe()
     mlx_jina.limit_cache()
     path = given.results / f"{machine.name(here)}{'-quick' if given.quick else ''}.json"
-    # What is missing has to be known now, not hours later.
+    # The user should hear of missing packages now, not after hours of measuring.
     try:
         questions: dict[str, Any] = {name: importlib.import_module(f"bench.{name}") for name in given.only}
     except ModuleNotFoundError as error:
@@ -104,7 +104,7 @@ def main() -> None:
 
 
 def answers(name: str, question: Any, options: Options) -> Iterator[tuple[Sequence[Row], Section]]:
-    """New rows, and the section so far: after each model, so that a run that is cut short keeps what it has."""
+    """New rows and the section so far, after each model, so that an interrupted run keeps its results."""
     whole: Section | None = None
     for chosen in [[model] for model in options.models] if name in BY_MODEL else [options.models]:
         part: Section = question.run(replace(options, models=chosen))
@@ -116,7 +116,7 @@ def answers(name: str, question: Any, options: Options) -> Iterator[tuple[Sequen
 
 
 def how(options: Options) -> str:
-    """What a reader has to know about the options that were given."""
+    """The options of this run, in words for the reader of the results."""
     words = [f"{options.rounds} rounds of about {options.seconds:g} s"]
     if options.peers:
         words.append(f"only peers with {' or '.join(options.peers)} in their name")

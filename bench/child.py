@@ -1,7 +1,7 @@
 """One peer in a process of its own, driven by lines of JSON: python -m bench.child PEER OPTION FOLDER
 
-Requests: {"texts": [...], "longest": N} sets what is encoded; {"do": "encode"} gives seconds, {"do": "vectors"}
-the vectors, {"do": "memory"} one encoding's peak. Nothing but the work itself is on the clock.
+Requests: {"texts": [...], "longest": N} sets the texts; {"do": "encode"} returns seconds, {"do": "vectors"} the
+vectors, {"do": "memory"} one encoding's peak. Only the encoding itself is timed.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from bench import resident
 
 
 def _framework_bytes(peer: Any, *, reset: bool = False) -> int | None:
-    """What MLX or CUDA hold now, the peak then counting from here, or else that peak. None if nobody counts."""
+    """Bytes that MLX or CUDA hold now, from where the peak counts anew, or that peak; None if neither counts."""
     if peer.PACKAGE.startswith("mlx"):
         import mlx.core as mx
 
@@ -38,9 +38,9 @@ def _framework_bytes(peer: Any, *, reset: bool = False) -> int | None:
 
 
 def main() -> None:
-    """Load, say so, then answer until standard input ends."""
+    """Load the peer, report that, then answer requests until standard input ends."""
     module, option, folder = sys.argv[1:]
-    # Libraries print to standard output, also from C; replies have a descriptor of their own.
+    # Replies have a descriptor of their own, because libraries print to standard output, also from C.
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
 

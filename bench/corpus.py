@@ -12,11 +12,11 @@ import mlx_jina
 from bench import models, resident, texts
 from bench.harness import Options, Section
 
-# A larger model would take hours over the same code.
+# A larger model would take hours for the same answer.
 MODEL = "pocket"
 SIZES = (2_000, 8_000, 32_000)
 QUICK_SIZES = (500, 1_000)
-# Different passages; a larger corpus repeats them, which nothing in the encoder could profit from.
+# Different passages. A larger corpus repeats them, and the encoder keeps nothing that repetition would speed up.
 DIFFERENT = 2_000
 
 

@@ -24,16 +24,16 @@ from bench.peers import OURS, Peer
 
 # Longest wait for one reply; a peer that takes longer is listed as skipped.
 SECONDS_PER_REPLY = 900
-# After each timed call: threads of OpenMP and BLAS pools spin for a while, on cores that the next peer needs.
+# Seconds after each timed call, in which idle threads of OpenMP and BLAS stop spinning on the next peer's cores.
 PAUSE_SECONDS = 0.25
-# Free memory that a peer must find, in sizes of the weights in float32: itself and its working memory.
+# Free memory for a peer, as a multiple of its weights in float32: room for weights and working memory.
 ROOM = 1.5
-# A column: below 1 the peer is faster.
+# Name of the column of ratios; below 1 the peer is faster.
 THEIRS_OVER_OURS = "its time over ours"
 
 
 class PeerError(Exception):
-    """A peer could not be started, died, or computes something else."""
+    """A peer did not start, died, or computes other vectors."""
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,9 @@ class Options:
     """About how long one timed run should take."""
     models: Sequence[str]
     peers: Sequence[str]
-    """Only peers whose name has one of these in it; all if empty."""
+    """Measure only peers whose name contains one of these words; all peers if empty."""
     lengths: Sequence[int] = ()
-    """Tokens a text, for the questions that go by length; each has its own if empty."""
+    """Lengths of texts in tokens, for questions by length; each question has its own if empty."""
 
 
 @dataclass
@@ -67,7 +67,7 @@ class Process:
 
     def __init__(self, peer: Peer, model: Model) -> None:
         self.peer = peer
-        # Lives as long as the process does.
+        # Closed together with the process, in `close`.
         self._errors = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
         command = [sys.executable, "-m", "bench.child", peer.module, peer.option, str(model.folder)]
         pipe = subprocess.PIPE
@@ -120,7 +120,7 @@ class Process:
 
 @contextmanager
 def started(model: Model, peers: Sequence[Peer], skipped: dict[str, str]) -> Iterator[dict[str, Process]]:
-    """The peers that can run here, ours first, loaded one after the other; the others go to `skipped`."""
+    """Load the peers that can run here, ours first, one after the other; the others go to `skipped`."""
     size = sum(path.stat().st_size for path in model.folder.glob("*.safetensors"))
     with ExitStack() as stack:
         running: dict[str, Process] = {}
@@ -144,7 +144,7 @@ def started(model: Model, peers: Sequence[Peer], skipped: dict[str, str]) -> Ite
 def give(
     running: dict[str, Process], texts: Sequence[str], longest: int, what: str, skipped: dict[str, str]
 ) -> dict[str, Process]:
-    """Hand out texts, warm up, and keep those whose vectors are ours; `what` names the texts in `skipped`."""
+    """Give peers the texts, warm up, and keep peers whose vectors equal ours; `what` names texts in `skipped`."""
     print(f"  {what} ...", file=sys.stderr, flush=True)
     kept = {}
     ours: npt.NDArray[np.float32] | None = None
@@ -164,7 +164,7 @@ def give(
 
 
 def alternate(running: Mapping[str, Process], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each peer, round by round; every round starts with another one."""
+    """Seconds of each peer, round by round; every round starts with another peer."""
     names = list(running)
     times: dict[str, list[float]] = {name: [] for name in names}
     for i in range(rounds):
@@ -175,7 +175,7 @@ def alternate(running: Mapping[str, Process], rounds: int) -> dict[str, list[flo
 
 
 def lowest_cosine(a: npt.NDArray[np.float32], b: npt.NDArray[np.float32]) -> float:
-    """Between rows of the same text; NaN if any is."""
+    """The lowest cosine between rows of the same text; NaN if any cosine is."""
     if a.shape != b.shape:
         return float("nan")
     products = (a.astype(np.float64) * b).sum(axis=1)
@@ -189,5 +189,5 @@ def spread(values: Sequence[float]) -> list[float]:
 
 
 def ratio(theirs: Sequence[float], ours: Sequence[float]) -> list[float]:
-    """How many times as long theirs took, round by round: median, lowest, highest."""
+    """Their time over ours, round by round: median, lowest, highest."""
     return spread([a / b for a, b in zip(theirs, ours, strict=True)])

@@ -3,8 +3,8 @@
     python -m bench.late_chunking [MODEL]
 
 Prints a Markdown table of ratios: sentences grouped into chunks of 256 tokens and late-chunked, and the same
-chunks embedded one by one, each over `encode` of the whole documents. The three run in turn, and each counts with
-its fastest run. Finding boundaries and spans is part of the price.
+chunks embedded one by one, each over `encode` of the whole documents. The three run in turn, and the fastest run
+of each counts. The time includes finding boundaries and spans.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ CASES = ((40, 100), (8, 500), (3, 2000), (1, 8000))
 
 
 def seconds(function: Callable[[], object]) -> float:
-    """Of one call."""
+    """Seconds of one call."""
     start = time.perf_counter()
     function()
     return time.perf_counter() - start

@@ -1,4 +1,4 @@
-"""What a figure was measured on and with: without this it means nothing."""
+"""The machine and the versions that a figure was measured with."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ PACKAGES = (
     "uvicorn",
     "xllamacpp",
 )
-# Variables with these prefixes change how fast the BLAS is.
+# Prefixes of variables that change how fast the BLAS is.
 SETTINGS = ("MKL_", "OMP_", "OPENBLAS_")
 
 

@@ -21,7 +21,7 @@ def run(options: Options) -> Section:
         "one adds to it at most. 'framework, above the weights' is by MLX's own count, which on a Mac includes "
         "what Metal holds, or by torch's of what CUDA holds. The ALiBi bias alone would take the last column if "
         "it were written out in float32.",
-        # Zero is possible: a short text may fit in what is held already.
+        # Zero is possible, because a short text may fit into memory that the process holds already.
         plot={"panel": "model", "line": "peer", "x": "tokens", "y": "above, MB", "scale": "symlog"},
     )
     lengths = options.lengths or (QUICK_LENGTHS if options.quick else LENGTHS)

@@ -1,6 +1,6 @@
-"""The models that are measured: real shapes in their published layouts, with random weights, and `pocket`.
+"""The models to measure: `pocket`, and published shapes and layouts with random weights.
 
-Their values matter to speed only through how far a head with ALiBi sees in a long text. They are made once, in
+Values of weights matter to speed only where a head with ALiBi skips keys in a long text. Models are made once, in
 `.cache/bench`.
 """
 
@@ -37,7 +37,7 @@ from tests.support import checkpoints, decoder_checkpoints  # noqa: E402
 
 CACHE = Path(__file__).resolve().parent.parent / ".cache" / "bench"
 QUICK_LAYERS = 2
-# So that v2-small's scores spread about as far as in the geometric mean of `pocket`'s heads, which are trained.
+# Makes v2-small's scores spread about as far as those of `pocket`'s trained heads in their geometric mean.
 SHARPER = 5
 # Qwen's vocabulary, without special tokens.
 QWEN_TOKENS = 151_643
@@ -45,7 +45,7 @@ QWEN_TOKENS = 151_643
 
 @dataclass(frozen=True)
 class Model:
-    """A folder to load, and what is worth saying about it."""
+    """A folder to load, and facts about the model."""
 
     name: str
     family: str
@@ -59,7 +59,7 @@ class Model:
         return "real" if self.name == "pocket" else "random"
 
     def precision(self) -> Dtype:
-        """What this backend computes the model in by default: half precision on a GPU, else float32."""
+        """The precision that this backend computes in by default: half precision on a GPU, else float32."""
         return self.half if device.on_gpu() else "float32"
 
     def tokenizer(self) -> Tokenizer:
@@ -72,12 +72,12 @@ class Model:
 
 
 def names() -> tuple[str, ...]:
-    """All there are."""
+    """Names of all models."""
     return ("pocket", *_MAKERS)
 
 
 def find(name: str, *, quick: bool = False) -> Model:
-    """A model, made if this is the first time. `quick` keeps the widths and leaves out layers."""
+    """A model, made at its first use. `quick` keeps the widths and leaves out layers."""
     if name == "pocket":
         return Model(name, "jina_bert", 4, "float16", hub.embedded(name))
     family, layers, half, make = _MAKERS[name]
@@ -101,7 +101,7 @@ def tensors(folder: Path) -> dict[str, mx.array]:
 
 
 def float32_tensors(folder: Path) -> checkpoints.Weights:
-    """The same as NumPy arrays, for implementations that share nothing else with ours."""
+    """`tensors` as NumPy arrays, for implementations that share nothing else with ours."""
     return {name: np.array(x.astype(mx.float32)) for name, x in tensors(folder).items()}
 
 
@@ -165,7 +165,7 @@ _MAKERS: dict[str, tuple[str, int, Dtype, Callable[[Path, int], None]]] = {
 
 
 def _last_token_modules(folder: Path, pad: str) -> None:
-    """What sentence-transformers reads: the transformer, its last token, unit length."""
+    """Write the modules that sentence-transformers reads: transformer, last token, unit length."""
     kinds = ("Transformer", "Pooling", "Normalize")
     rows = [
         {
@@ -191,9 +191,9 @@ def _last_token_modules(folder: Path, pad: str) -> None:
 
 
 def qwen_tokenizer() -> FastTokenizer:
-    """Qwen's rules over as many tokens as Qwen has: merges learned from the manual, then random ones.
+    """A tokenizer with Qwen's rules and number of tokens: merges learned from the manual, then random ones.
 
-    So text becomes about as many tokens as with the real one, and files are as large.
+    Texts become about as many tokens as with Qwen's own tokenizer, and files are as large.
     """
     tokenizer = FastTokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()

@@ -1,4 +1,4 @@
-"""What is lost by storing vectors smaller? `pocket`, whose weights are real, on the manual's passages."""
+"""How many neighbours do smaller vectors lose? `pocket`, whose weights are trained, on the manual's passages."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def run(options: Options) -> Section:
 
 
 def bytes_per_vector(dimension: int, precision: str) -> int:
-    """What one vector takes on disk."""
+    """Bytes of one stored vector."""
     return dimension * {"float32": 32, "float16": 16, "int8": 8, "binary": 1}[precision] // 8
 
 

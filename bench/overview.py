@@ -23,7 +23,7 @@ TOKENS = 8192
 
 
 def bars(rows: Sequence[Row], model: str, column: str, **where: Any) -> dict[str, float]:
-    """A figure for each peer, by name; of three, which are the median and the range, the median."""
+    """A figure for each peer, by name: the median, where the results also have a range."""
     return {
         row["peer"]: row[column][0] if isinstance(row[column], Sequence) else row[column]
         for row in rows
@@ -36,7 +36,7 @@ def draw(path: Path, panels: Mapping[str, Mapping[str, float]], title: str) -> N
     import matplotlib as mpl
     from matplotlib import pyplot as plt
 
-    # The same file from the same numbers.
+    # With these settings the same numbers give the same file.
     mpl.rcParams.update({"svg.hashsalt": "overview", "svg.fonttype": "none", "font.size": 10})
     figure, axes = plt.subplots(1, len(panels), figsize=(9, 2.9), sharey=True, layout="constrained")
     for axis, (heading, values) in zip(axes, panels.items(), strict=True):

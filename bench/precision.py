@@ -2,9 +2,9 @@
 
     python -m bench.precision STS.csv [--model pocket] [--plot bench/precision.svg]
 
-The file has rows of sentence, sentence, score. Prints a Markdown table; `--plot` draws it (matplotlib, in
-`pip install --group bench`). 8-bit vectors use the bounds that depend on no data. "Binary, rescored" compares the
-first sentence's float32 vector with the second one's bits, as a search does that rescores what it has found by
+The file has rows of sentence, sentence, score. Prints a Markdown table; `--plot` draws it (matplotlib, in `pip
+install --group bench`). 8-bit vectors use the bounds that depend on no data. "Binary, rescored" compares the first
+sentence's float32 vector with the second sentence's bits, as a search does when it rescores hits that it found by
 Hamming distance.
 """
 
@@ -22,7 +22,7 @@ from mlx_jina import vectors
 from mlx_jina.choices import Precision
 from mlx_jina.vectors import Floats, Vectors
 
-# Name, and the precisions of the two sides of a pair.
+# Precisions of the two sides of a pair, by the column's name.
 COLUMNS: dict[str, tuple[Precision, Precision]] = {
     "float32": ("float32", "float32"),
     "int8": ("int8", "int8"),
@@ -66,7 +66,7 @@ def draw(path: Path, title: str, dims: list[int], rows: dict[str, list[float]]) 
     import matplotlib as mpl
     from matplotlib import pyplot as plt
 
-    # The same file from the same numbers.
+    # With these settings the same numbers give the same file.
     mpl.rcParams.update({"svg.hashsalt": "precision", "svg.fonttype": "none", "font.size": 10})
     figure, axes = plt.subplots(figsize=(6.4, 3.6), layout="constrained")
     for (name, values), marker in zip(rows.items(), "os^v", strict=True):

@@ -1,4 +1,4 @@
-"""Published figures of another program on another machine, to hold a Mac's own against. Nothing here is measured.
+"""Published figures of another program on another machine, to compare a Mac with. Nothing here is measured.
 
 jina-grep's README (github.com/jina-ai/jina-grep-cli, 2026-05-12): Jina's own MLX code on an M3 Ultra with 512 GB.
 """
@@ -14,7 +14,7 @@ NOTE = (
     "Beside it, **another machine and another program**: what Jina publishes for its own MLX code on an M3 Ultra "
     "(jina-grep's README; at best: 32 texts of about 160 tokens; one query: 5 or 6 tokens). Not measured here."
 )
-# By question: our column, which of our rows counts, what to call it, and the published figure of each model.
+# By question: our column, the row of ours to compare, the name of the figure, and each model's published figure.
 FIGURES: dict[str, tuple[str, Callable[[list[Any]], Any], str, dict[str, float]]] = {
     "throughput": ("tokens/s", max, "tokens/s at best", {"v5-small": 21_600, "v5-nano": 77_000}),
     "latency": ("one query, ms", min, "one short query, ms", {"v5-small": 7.5, "v5-nano": 3}),

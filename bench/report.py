@@ -1,4 +1,4 @@
-"""Results as JSON, and from it Markdown and plots. A question measured again replaces its own section only.
+"""Results as JSON, and Markdown and plots from the JSON. A question that is measured again replaces its section.
 
 python -m bench.report bench/results/MACHINE.json writes a machine's page and plots anew, without measuring.
 """
@@ -28,12 +28,12 @@ HEAD = (
     "Before a peer is timed, its vectors are compared with mlx-jina's; one that differs by more than its "
     "precision explains is listed as skipped."
 )
-# What a peer can have less of than we. Where there is a ratio, taken round by round, it decides alone.
+# Columns in which less is better. In a row with a ratio, which is taken round by round, the ratio alone decides.
 LESS = ("95th percentile, ms", "first vector, s", "loaded, MB", "above, MB", "framework, above the weights, MB")
 
 
 def save(path: Path, machine: Mapping[str, Any], name: str, section: Section, context: Mapping[str, Any]) -> None:
-    """Add a section to a machine's results, and draw them anew."""
+    """Add a section to a machine's results, and write the page and the plots anew."""
     results: dict[str, Any] = {"sections": {}}
     if path.exists():
         results = json.loads(path.read_text(encoding="utf-8"))
@@ -112,7 +112,7 @@ def table(rows: Sequence[Row]) -> Iterator[str]:
 
 
 def _place(row: Row) -> tuple[Any, ...]:
-    """What rows that may be compared have in common."""
+    """The values that two rows must share to be compared."""
     return tuple(row.get(key) for key in ("model", "weights", "tokens a text", "tokens"))
 
 
@@ -190,7 +190,7 @@ def _draw(path: Path, name: str, section: Mapping[str, Any]) -> str:
     if len(drawn) > 1:
         figure.legend(drawn.values(), drawn.keys(), loc="outside right upper", fontsize="small")
     target = path.with_name(f"{path.stem}-{name}.svg")
-    # Without these two the file would differ with every run.
+    # Without a fixed salt and an empty date the file would differ with every run.
     mpl.rcParams["svg.hashsalt"] = name
     figure.savefig(target, metadata={"Date": None})
     plt.close(figure)

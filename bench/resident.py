@@ -15,7 +15,7 @@ def now() -> int:
 
 
 def reset() -> None:
-    """Forget the peak so far. Only Linux can; elsewhere measure the small before the large."""
+    """Forget the peak so far, which only Linux can do; elsewhere measure short texts before long ones."""
     if sys.platform == "linux":
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
@@ -24,6 +24,6 @@ def peak() -> int:
     """The most bytes that were resident since the last `reset`."""
     if sys.platform == "darwin":
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    # Linux's ru_maxrss starts from the parent's.
+    # Not getrusage: Linux's ru_maxrss of a process starts at the parent's value.
     status = Path("/proc/self/status").read_text(encoding="ascii")
     return 1024 * int(status.split("VmHWM:")[1].split()[0])

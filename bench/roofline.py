@@ -1,4 +1,4 @@
-"""How much of the time is matrix products, which no encoder can avoid?
+"""How much of the time goes into matrix products, which no encoder can avoid?
 
 The products of a forward pass's linear layers alone, at the same shapes, by MLX: once with all cores on each, once
 with one core on each (as many at a time as there are cores). The faster of the two is what the machine can do.
@@ -25,7 +25,7 @@ TEXTS, QUICK_TEXTS, LENGTH = 32, 4, 128
 ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 
 Product = tuple[int, int, int, int]
-"""Rows, columns, inner size, and how many of them."""
+"""Rows, columns, inner size, and the number of such products."""
 
 
 def run(options: Options) -> Section:
@@ -68,7 +68,7 @@ def run(options: Options) -> Section:
 
 
 def products(model: Model, texts: int, length: int) -> list[Product]:
-    """The linear layers' products. A last-token model's last layer needs most of them for one token a text."""
+    """The linear layers' products. A last-token model's last layer runs most of them for one token a text."""
     shapes: Counter[tuple[int, int, int]] = Counter()
     for name, tensor in models.tensors(model.folder).items():
         if tensor.ndim != 2 or re.search("embed|pooler", name):

@@ -20,15 +20,15 @@ MODEL = "pocket"
 CLIENTS = 32
 SUBJECTS = "bread soup tea music light rivers trains gardens paper winter stars maps".split()
 TEXTS = [f"How do I find out more about {a} and {b}?" for a in SUBJECTS for b in SUBJECTS for _ in range(4)]
-# As many of 1 to 24 words each.
+# The same number of texts with 1 to 24 words each.
 _words = random.Random(0)
 MIXED = [" ".join(_words.choices(" ".join(TEXTS).split(), k=_words.randint(1, 24))) for _ in TEXTS]
-# Times that the clients send all of them: starting and ending, when few clients are left, should not show.
+# How often the clients send all texts, so that the start, and the end with few clients, hardly count.
 REPEATS = 4
 QUICK_TEXTS = 96
 QUERIES = 60
 DOCUMENT_TOKENS = 8192
-# Of the encoder; milliseconds; of three requests to an idle server and one batch of the encoder.
+# Goals: a share of the encoder's speed; milliseconds; a share of three idle requests and one batch of the encoder.
 LEAST_THROUGHPUT, MOST_MORE, MOST_WAIT = 70, 5, 100
 
 
@@ -103,7 +103,7 @@ def run(options: Options) -> Section:
 
 
 class Client:
-    """One kept connection, and no more work per request than HTTP asks for: the server is what is measured."""
+    """One open connection, with as little work per request as possible, so that the server's work is measured."""
 
     def __init__(self, port: int) -> None:
         self._port = port
@@ -117,7 +117,7 @@ class Client:
         await self._writer.wait_closed()
 
     async def embed(self, text: str) -> float:
-        """Seconds until the answer was there."""
+        """Send a request; seconds until the answer was complete."""
         body = json.dumps({"input": text, "encoding_format": "base64"}).encode()
         start = time.perf_counter()
         self._writer.write(
@@ -146,7 +146,7 @@ async def many(port: int, texts: Sequence[str]) -> float:
 
 
 async def alone(port: int) -> list[float]:
-    """Seconds of each query, one after another."""
+    """Seconds of each of several queries in a row."""
     async with Client(port) as client:
         return [await client.embed(text) for text in TEXTS[:QUERIES]]
 

@@ -1,6 +1,6 @@
 """Texts to measure with: the English prose of Python's own reference manual, cut to exact numbers of tokens.
 
-It comes with every Python (`pydoc_data.topics`), so no machine has to download anything.
+Every Python has the manual (`pydoc_data.topics`), so nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from mlx_jina.text.tokenizer import Tokenizer
 
 FILLER = "the"
-# Texts that mixed lengths are a sample of, and those of a batch of whoever pads.
+# Texts of the corpus that mixed lengths are drawn from, and texts of a padded batch.
 CORPUS, BATCH = 2048, 32
 
 
@@ -38,10 +38,10 @@ def mixed_lengths(count: int, seed: int = 0) -> list[int]:
 
 
 def sample_of_mixed(count: int, least: int) -> list[int]:
-    """Lengths of about `count` texts that stand for a corpus: every so many of its batches, sorted by length.
+    """Lengths of about `count` texts that stand for a corpus: some of its batches, evenly spread over the lengths.
 
-    Of a few texts drawn at random a padded batch would have all lengths, and up to twice as many tokens as its
-    texts; of a corpus it has neighbours. `least` is how many batches there are at least.
+    A padded batch of a few random texts would have all lengths, and up to twice as many tokens as its texts. A
+    padded batch of a sorted corpus has texts of nearly one length. `least` is the lowest number of batches.
     """
     ordered = sorted(mixed_lengths(CORPUS), reverse=True)
     total = CORPUS // BATCH
@@ -57,7 +57,7 @@ def _passage(tokenizer: Tokenizer, length: int, start: int) -> str:
     def tokens(text: list[str]) -> int:
         return len(tokenizer.encode([" ".join(text)])[0])
 
-    # A word is a token or more, so fewer words than `length` are enough: halve the doubt until it is gone.
+    # A word is at least one token, so at most `length` words are needed: bisect for their number.
     low, high = 0, length - 1
     while low < high:
         middle = (low + high + 1) // 2

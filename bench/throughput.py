@@ -8,12 +8,12 @@ from bench.models import Model
 
 LENGTHS = (16, 64, 128, 512, 2048, 8192)
 QUICK_LENGTHS = (16, 128)
-# Of `texts.mixed_lengths`.
+# Mean of `texts.mixed_lengths`, in tokens.
 MEAN_OF_MIXED = 120
-# Batches of them, at least.
+# Batches of mixed lengths, at least.
 MIXED_BATCHES, QUICK_MIXED_BATCHES = 4, 1
 MOST_TEXTS = 2048
-# A length of which one text would take us longer is left out.
+# Seconds; a length is left out if one text would take mlx-jina longer.
 PATIENCE_SECONDS = 60
 
 
@@ -48,7 +48,7 @@ def run(options: Options) -> Section:
 
 
 def _seconds_each(ours: Process, model: Model, length: int) -> float:
-    """How long we take for a text of a length, among others."""
+    """Seconds of mlx-jina for a text of a length, within a batch."""
     probe = texts.of_lengths(model.tokenizer(), [length] * max(1, 1024 // length))
     ours.give(probe, length)
     return min(ours.seconds(), ours.seconds()) / len(probe)

@@ -2,10 +2,10 @@
 
     python -m bench.v5_small [--layers 4] [--rounds 3] [--long TOKENS]
 
-Random weights, the same in all; every round runs each side in turn, and the ratios are medians over rounds.
-The other side is mlx-embeddings' own Qwen3 where that package is installed, else mlx-lm's with right padding
-and its causal mask. "Same depth" leaves out what the last layer saves, which weighs more the fewer layers
-there are. --long prints instead what one long text takes above the weights.
+All sides have the same random weights. Every round runs each side in turn, and ratios are medians over rounds. The
+other side is mlx-embeddings' Qwen3 where that package is installed, else mlx-lm's with right padding and a causal
+mask. "Same depth" leaves out the saving in the last layer, whose share grows as layers get fewer. --long prints
+instead the memory that one long text takes above the weights.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ Encode = Callable[[Texts], npt.NDArray[np.float32]]
 
 
 def config(layers: int) -> Config:
-    """v5-small's, but for the depth and a vocabulary that saves memory and changes no time."""
+    """v5-small's config.json, with another depth and a small vocabulary, which changes no time."""
     return Config(
         hidden_size=1024,
         num_hidden_layers=layers,
@@ -127,7 +127,7 @@ def matmuls(c: Config, model: Qwen3, texts: Texts) -> Callable[[], None]:
         return x
 
     def attention_products(bucket: Bucket, count: int) -> list[mx.array]:
-        """Of the last `count` queries of each text, in the blocks that a CPU runs."""
+        """The products of attention for the last `count` queries of each text, in the blocks that a CPU runs."""
         found = []
         cells = attention.SCORE_BYTES // (bucket.texts * c.num_attention_heads * 4)
         for start, stop in attention.causal_spans(count, bucket.length, cells):
@@ -208,7 +208,7 @@ def compare(c: Config, rounds: int) -> None:
 
 
 def long_text(c: Config, length: int) -> None:
-    """Print what one text takes above the weights."""
+    """Print the memory that one text takes above the weights."""
     model = Qwen3(c)
     mx.eval(model.parameters())
     process.limit_cache()

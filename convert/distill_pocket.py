@@ -52,7 +52,7 @@ def collect(work: Path, captions: int) -> None:
 @click.option("--workers", default=2, show_default=True, help="Single-threaded processes.")
 @click.option("--worker", type=int, hidden=True, help="The number of this process, in a worker.")
 def teach(work: Path, workers: int, worker: int | None) -> None:
-    """Write the teacher's vectors. May be stopped: training uses the chunks that are done."""
+    """Write the teacher's vectors. Training also works with the chunks of a run that was stopped."""
     if worker is None:
         command = [sys.executable, "-m", "convert.distill_pocket", "teach", "--work", str(work), "--worker"]
         for process in [subprocess.Popen([*command, str(i)]) for i in range(workers)]:

@@ -1,4 +1,4 @@
-"""What mlx-jina's users would otherwise run, one file each, set up as its own documentation, if any, advises.
+"""Peers that users could run instead of mlx-jina, one file each, set up as the peer's documentation advises.
 
 A module says which distribution it needs (`PACKAGE`), which architectures it runs (`FAMILIES`), its `SETTINGS` in
 words, its variants by backend (`options`), and `load(folder, option)` gives a function from texts, and the
@@ -42,17 +42,17 @@ class Peer:
     settings: str
 
     def missing(self) -> str | None:
-        """Why it cannot run here, if it cannot."""
+        """Why the peer cannot run here, or None."""
         return None if util.find_spec(self.package) else f"{self.package} is not installed"
 
     @property
     def cosine(self) -> float:
-        """What its vectors have to reach."""
+        """The lowest cosine to our vectors that the peer must reach."""
         return COSINES[self.option]
 
 
 def of(model: Model, wanted: Sequence[str] = ()) -> list[Peer]:
-    """The peers that know the model's architecture, ours first; of the others those with a part in `wanted`."""
+    """Peers that run the model's architecture, ours first, then those whose name contains a word of `wanted`."""
     found = []
     for name in MODULES:
         module: Any = importlib.import_module(f"bench.peers.{name}")

@@ -12,7 +12,7 @@ TEXTS, TOKENS = 32, 8192
 
 
 def sorted_batches(lengths: Sequence[int]) -> Iterator[list[int]]:
-    """Indices of texts of so many tokens, the longest first: as many a batch as `TEXTS` and `TOKENS` allow."""
+    """Batches of indices, the longest texts first, each as large as `TEXTS` and `TOKENS` allow."""
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     start = 0
     while start < len(order):

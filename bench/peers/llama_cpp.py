@@ -27,7 +27,7 @@ def options(model: Model) -> tuple[str, ...]:
 
 
 def load(folder: Path, option: str) -> Callable[[Sequence[str], int], Any]:
-    """Texts to vectors. The server is made anew for longer texts than it has room for."""
+    """Texts to vectors. Longer texts than the server has room for get a new server."""
     from bench.models import CACHE
 
     gguf = CACHE / f"{folder.name}-{option}.gguf"

@@ -1,7 +1,7 @@
-"""JinaBERT in torch, padded: sentence-transformers would run code from the repository for it, which is not here.
+"""JinaBERT in torch, padded. sentence-transformers would need code from the model repository for it.
 
-The published layout with scaled_dot_product_attention over the whole ALiBi bias; also what is exported to ONNX:
-python -m bench.peers.torch_dense FOLDER TARGET.onnx
+The published layout with scaled_dot_product_attention over the whole ALiBi bias. The module can be exported to
+ONNX: python -m bench.peers.torch_dense FOLDER TARGET.onnx
 """
 
 from __future__ import annotations

@@ -72,7 +72,7 @@ def of_vocabulary(words: list[str], synth: Synthesiser, rng: random.Random) -> I
 
 
 def collect(root: Path, out: Path, vocabulary: list[str], seed: int, captions: int) -> None:
-    """Write the corpus; texts that only repeat another of their family are dropped."""
+    """Write the corpus without texts that repeat another text of their family."""
     rng = random.Random(seed)
     lex = lexicon.load(root / "tree/usr/share/wordnet")
     synth = Synthesiser(lex, texts.countries(root), rng)
@@ -94,7 +94,7 @@ def collect(root: Path, out: Path, vocabulary: list[str], seed: int, captions: i
             if kept:
                 families.append(kept)
         print(f"{len(families)} families, {len(seen)} texts")
-    # Shuffled, so that any part of the corpus is like the whole.
+    # Shuffled, so that any part of the corpus resembles the whole.
     rng.shuffle(families)
     with out.open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(family) + "\n" for family in families)

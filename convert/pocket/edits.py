@@ -58,7 +58,7 @@ def drop_word(text: str, rng: random.Random) -> str:
 
 
 def edit(text: str, lex: Lexicon, rng: random.Random) -> str:
-    """The first of a few drawn changes that applies; failing all, the text without one word."""
+    """The first of a few random changes that applies to the text, or the text without one word."""
     for _ in range(4):
         kind = rng.random()
         if kind < 0.2:

@@ -28,7 +28,7 @@ def alibi(length: int, heads: int, dtype: torch.dtype) -> Tensor:
 
 
 class Pad(torch.autograd.Function):
-    """Flat rows to their places in a zero-filled table. Places are unique, so neither way needs to add."""
+    """Copy flat rows to their places in a table of zeros. Places are unique, so the gradient is a copy as well."""
 
     @staticmethod
     def forward(ctx: Any, flat: Tensor, places: Tensor, rows: int) -> Tensor:
@@ -55,7 +55,7 @@ class Unpad(torch.autograd.Function):
 
 
 class GatedGelu(torch.autograd.Function):
-    """gelu(u[:F]) * u[F:], with one output buffer for the gradient of both halves."""
+    """gelu(u[:F]) * u[F:]. The gradient of both halves is written into one array."""
 
     @staticmethod
     def forward(ctx: Any, u: Tensor) -> Tensor:
@@ -82,7 +82,7 @@ gated_gelu: Any = GatedGelu.apply
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Weights stay float32 and follow the activations' dtype."""
+    """A linear layer whose float32 weights are cast to the dtype of the activations."""
     return fn.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
 
 

@@ -38,7 +38,7 @@ def windows(ids: list[int]) -> list[list[int]]:
 
 
 def encode(token_ids: list[list[int]], batch_tokens: int = 4096, dtype: str = "bfloat16") -> Array:
-    """Unit vectors of texts given as content ids; a text of many windows gets their normalised mean."""
+    """Unit vectors of texts given as content ids; a text of several windows gets the windows' normalised mean."""
     import torch
     from transformers import BertModel
 
@@ -70,7 +70,7 @@ def encode(token_ids: list[list[int]], batch_tokens: int = 4096, dtype: str = "b
 def teach(families: list[list[str]], out: Path, worker: int) -> None:
     """Encode the chunks of families that no other worker has claimed.
 
-    Stopped half way, it leaves a claim without vectors, which training takes for a chunk never made.
+    A worker that is stopped leaves a claim without vectors, and training ignores that chunk.
     """
     tok = tokenizer()
     out.mkdir(exist_ok=True)

@@ -27,7 +27,7 @@ Family = list[tuple[Array, int]]  # token ids and row in the teacher's vectors
 
 
 def principal(vectors: Array, width: int) -> Array:
-    """(384, width) leading directions, uncentred so that dot products survive."""
+    """Leading directions (384, width) of vectors that are not centred, so that dot products are preserved."""
     x = vectors.astype(np.float32)
     values, directions = np.linalg.eigh(x.T @ x)
     return np.ascontiguousarray(directions[:, np.argsort(-values)[:width]])
@@ -72,7 +72,7 @@ def batches(families: list[Family], rng: random.Random) -> Iterator[Family]:
 def loss(student: Tensor, teacher: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """Cosine to the teacher's reduced vectors, and squared error of similarities at every width.
 
-    Unrelated pairs are the many, so an error counts more the more alike the teacher finds the two texts.
+    Most pairs are unrelated, so the error of a pair has a weight that grows with the teacher's similarity.
     """
     wanted = teacher @ teacher.T
     weight = (wanted.square() + 0.02).fill_diagonal_(0)

@@ -35,7 +35,7 @@ def choose(vocab: dict[str, int], counts: Counter[str], size: int) -> list[str]:
     """
     by_count = {t: i for i, (t, _) in enumerate(counts.most_common())}
     candidates = [t for t in vocab if t.isascii() and not t.startswith("[unused") and not essential(t)]
-    # Pieces of words can be spelt with shorter pieces; whole words have only their own vector.
+    # Pieces of words rank lower, because shorter pieces can spell them; nothing replaces a whole word's vector.
     rank = {
         t: min(vocab[t] * (1.6 if t.startswith("##") else 1.0), by_count.get(t, 10**6) * 1.2) for t in candidates
     }

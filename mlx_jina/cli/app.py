@@ -1,4 +1,4 @@
-"""The parsers of `mlx-jina`. What a command does is imported when it runs, so that `--help` is immediate."""
+"""The parsers of `mlx-jina`. Each command imports its code when it runs, so that `--help` is immediate."""
 
 from __future__ import annotations
 
@@ -55,13 +55,13 @@ def _prompt_options(command: F) -> F:
 
 
 def _split(options: dict[str, Any]) -> tuple[LoadOptions, EncodeOptions]:
-    """The options of `load`, and those of `encode`."""
+    """Split options into those of `load` and those of `encode`."""
     loading = {name: options.pop(name) for name in sorted(LoadOptions.__optional_keys__)}
     return cast(LoadOptions, loading), cast(EncodeOptions, options)
 
 
 def _chunking(chunk: ChunkKind | None, options: dict[str, Any]) -> ChunkingOptions | None:
-    """The options of `Encoder.encode_chunks`; none of them means anything without --chunk."""
+    """The options of `Encoder.encode_chunks`. Raises InputError for one of them without --chunk."""
     if chunk is not None:
         cut = cast(CutOptions, options)
         return {"chunk": chunk, **cut, "chunk_tokens": cut["chunk_tokens"] or None}
@@ -197,7 +197,7 @@ commands.add_command(convert)
 
 
 class _Terminated(KeyboardInterrupt):
-    """SIGTERM: stop as tidily as for Ctrl-C."""
+    """SIGTERM arrived: the command stops as tidily as after Ctrl-C."""
 
 
 def _terminate(*_: object) -> NoReturn:
@@ -207,7 +207,7 @@ def _terminate(*_: object) -> NoReturn:
 def _warn(message: Warning | str, *_: object, **__: object) -> None:
     from tqdm import tqdm
 
-    # Above a progress bar, not through it.
+    # tqdm writes the line above a progress bar instead of through it.
     tqdm.write(f"warning: {' '.join(str(message).split())}", file=sys.stderr)
 
 
@@ -217,7 +217,7 @@ def _fail(words: str) -> int:
 
 
 def _status(command: click.Command, name: str, arguments: list[str]) -> int:
-    """Run a command; its exit status. What a person can cause is one line, never a traceback."""
+    """Run a command and return its exit status. A user's mistake becomes one line, never a traceback."""
     try:
         with command.make_context(name, arguments) as context:
             command.invoke(context)
@@ -230,32 +230,32 @@ def _status(command: click.Command, name: str, arguments: list[str]) -> int:
     except click.ClickException as error:
         return _fail(error.format_message())
     except KeyboardInterrupt as interrupt:
-        # While threads finish their last batch, a second signal ends the process at once.
+        # A second signal ends the process at once, though threads have not finished their last batch.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         terminated = isinstance(interrupt, _Terminated)
         print("terminated" if terminated else "interrupted", file=sys.stderr)
         return 128 + (signal.SIGTERM if terminated else signal.SIGINT)
     except BrokenPipeError:
-        # Whoever read standard output has seen enough.
+        # The reader of standard output has closed it, as `head` does.
         _drop_stdout()
         return 0
     except MlxJinaError as error:
         return _fail(str(error))
     except OSError as error:
         _drop_stdout()
-        # Files are named in their errors; what has no name is standard output.
+        # An error of a file has the file's name; an error without a name comes from standard output.
         return _fail(f"{error.filename or 'standard output'}: {error.strerror or error}")
     return 0
 
 
 def _drop_stdout() -> None:
-    """What could not be written would fail once more when Python exits."""
+    """Discard unwritten output, which would fail once more when Python exits."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _open_standard_streams() -> None:
-    """Python has none where the shell closed them, and a terminal's encoding may lack a text's characters."""
+    """Open streams that the shell closed, and escape characters that the terminal's encoding lacks."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode, encoding="utf-8", closefd=False))

@@ -98,7 +98,7 @@ def compare(a: str, b: str, texts: Path | None, task: str | None, threshold: flo
     for text, cosine in zip(result.texts, result.cosines, strict=True):
         click.echo(f"{cosine:.6f}  {' '.join(text.split())[:70]}")
     click.echo(f"{result.min:.6f}  min\n{result.mean:.6f}  mean of {len(result.texts)} texts")
-    # A NaN is no agreement either.
+    # Written so that NaN, which compares as false, fails as well.
     if not result.min >= threshold:
         click.echo(f"the lowest cosine is under {threshold}", err=True)
         sys.exit(1)

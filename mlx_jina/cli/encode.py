@@ -25,18 +25,18 @@ if TYPE_CHECKING:
     from mlx_jina.text.chunking import Chunk
     from mlx_jina.vectors import Vectors
 
-    # Texts, and what there is to write of them: a row of vectors for each label.
+    # Texts, and the rows to write for them: a vector for each label.
     Block = tuple[list[Record], list[Label], Vectors]
 
 DEFAULT_MODEL = "pocket"
 
-# Of the options of `Encoder.encode`, those that change no vector and may differ when a job is resumed.
+# Options of `Encoder.encode` that change no vector, and so may differ when a job is resumed.
 CHANGES_NOTHING = ("batch_tokens", "truncate", "allow_untrained_dim")
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where the texts are: in `texts`, or in `paths` ("-" is standard input), by `field` in .jsonl and .csv."""
+    """Texts themselves, or `paths` that hold texts ("-" is standard input), under `field` in .jsonl and .csv."""
 
     texts: Sequence[str]
     paths: Sequence[str]
@@ -47,7 +47,7 @@ class Source:
         return inputs.from_paths(self.paths, self.field) if self.paths else inputs.from_arguments(self.texts)
 
     def count(self) -> int | None:
-        """How many texts, if known; reads the files once."""
+        """How many texts there are, or None where that is unknown. Reads the files once."""
         return inputs.count(self.paths) if self.paths else len(self.texts)
 
 
@@ -64,8 +64,8 @@ def run(
 ) -> None:
     """Encode `source` to `output`, or as JSON lines to standard output.
 
-    `loading` are options of `mlx_jina.load`, `options` those of `Encoder.encode`; `chunking`, with which every
-    chunk of a text is a row, those that `Encoder.encode_chunks` has besides.
+    `loading` are options of `mlx_jina.load`, `options` those of `Encoder.encode`. With `chunking`, the further
+    options of `Encoder.encode_chunks`, every chunk of a text is a row.
     """
 
     def opened() -> Encoder:
@@ -77,7 +77,7 @@ def run(
         return
     if chunking:
         raise InputError("--chunk works in one process: start it without mlx.launch")
-    # Imported here: it would be an eighth of the time that a single process takes to start.
+    # Imported here, because a single process does without, and would take an eighth longer to start.
     from mlx_jina.engine import distributed
 
     if rank := int(given):
@@ -116,7 +116,7 @@ def _run(
 
 
 def open_model(model: str | None, loading: LoadOptions) -> Encoder:
-    """Load the model asked for, or else `pocket`, saying so."""
+    """Load `model`, or `pocket` with a line that says so."""
     from mlx_jina import process
     from mlx_jina.cpu import blas
 
@@ -134,7 +134,7 @@ def open_model(model: str | None, loading: LoadOptions) -> Encoder:
 
 
 def tell(words: str) -> None:
-    """A line for the person at the terminal; data alone goes to standard output."""
+    """Print a line for the user to standard error; standard output is for data alone."""
     print(words, file=sys.stderr, flush=True)
 
 
@@ -158,7 +158,7 @@ def _checked(source: Source) -> Source:
 
 @dataclass(frozen=True)
 class _Job:
-    """What to encode, with what, and how."""
+    """Texts, the encoder, and the options of one command."""
 
     source: Source
     encoder: Encoder | Team
@@ -166,19 +166,19 @@ class _Job:
     chunking: ChunkingOptions | None
 
     def empty(self) -> Vectors:
-        """No rows, in the shape and type of those to come. Raises for options that do not fit the model."""
+        """An output without rows, of the right width and dtype. Raises InputError for options that do not fit."""
         if self.chunking:
             self.encoder.encode_chunks_stream([], **self.options, **self.chunking)
         return self.encoder.encode([], **self.options)
 
     def labels(self) -> Mapping[str, type]:
-        """What every row says of its vector."""
+        """Keys and types of the label of every row."""
         from mlx_jina.files.outputs import CHUNK_LABELS, LABELS
 
         return CHUNK_LABELS if self.chunking else LABELS
 
     def shaping(self) -> dict[str, Any]:
-        """Whatever changes the rows."""
+        """All options that change the rows, and the model's fingerprint."""
         options = {**self.options, **(self.chunking or {})}
         kept = {key: value for key, value in options.items() if key not in CHANGES_NOTHING}
         kept["truncate_dim"] = self.options["truncate_dim"] or self.encoder.dimension
@@ -205,7 +205,7 @@ def _to_stdout(job: _Job) -> None:
 
 @contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """Put off Ctrl-C and SIGTERM until whole lines are written."""
+    """Delay Ctrl-C and SIGTERM until whole lines are written."""
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     late: list[tuple[int, FrameType | None]] = []
     for number, handler in handlers.items():
@@ -223,7 +223,7 @@ def _uninterrupted() -> Iterator[None]:
 def _to_file(job: _Job, output: Path, resume: bool) -> None:
     from mlx_jina.files.resumable import Partial
 
-    # Also checks the options, before there is a file.
+    # This also checks the options, before the file exists.
     empty = job.empty()
     finished = False
     with Partial(
@@ -234,8 +234,8 @@ def _to_file(job: _Job, output: Path, resume: bool) -> None:
             partial.skip_done(records)
             stream = _Stream(job, records)
             for done, labels, rows in stream.blocks(partial.texts):
-                # A mistake in the input ends its window early. To be the same bytes as without the mistake,
-                # that window has to be made again, whole.
+                # A mistake in the input ends its window early. --resume has to make that window again as a whole,
+                # or the bytes would not be those of a run without the mistake.
                 partial.append(done, labels, rows, resumable=stream.failure is None)
             stream.end()
             partial.finish()
@@ -246,7 +246,7 @@ def _to_file(job: _Job, output: Path, resume: bool) -> None:
 
 
 class _Stream:
-    """Records through the encoder, in step with their vectors."""
+    """Feed records to the encoder, and pair them with their vectors."""
 
     def __init__(self, job: _Job, records: Iterator[Record]) -> None:
         self._job = job
@@ -263,7 +263,7 @@ class _Stream:
 
         total = self._job.source.count() if sys.stderr.isatty() else None
         taken = 0
-        # disable=None: only on a terminal.
+        # disable=None shows the bar on a terminal only.
         with tqdm(initial=start, total=total, desc="Encoding", unit=" texts", disable=None) as bar:
             try:
                 make = self._chunks(start, bar.update) if self._job.chunking else self._whole(bar.update)
@@ -274,13 +274,13 @@ class _Stream:
                 raise self._located(error, taken, start) from error
 
     def _whole(self, advance: Callable[[int], object]) -> Iterator[Block]:
-        """A row for every text."""
+        """Blocks with a row for every text."""
         for rows in self._job.encoder.encode_stream(self._texts(), advance=advance, **self._job.options):
             records = [self._waiting.popleft() for _ in range(len(rows))]
             yield records, [_label(record) for record in records], rows
 
     def _chunks(self, start: int, advance: Callable[[int], object]) -> Iterator[Block]:
-        """A row for every chunk of a text."""
+        """Blocks with a row for every chunk of a text."""
         import numpy as np
 
         encoder, options, chunking = self._job.encoder, self._job.options, self._job.chunking or {}
@@ -296,7 +296,7 @@ class _Stream:
             number += len(documents)
 
     def end(self) -> None:
-        """Raise what stopped the input, after all that came before it is written."""
+        """Raise the error that stopped the input, once all rows before it are written."""
         if self.failure is not None:
             raise self.failure
 
@@ -309,7 +309,7 @@ class _Stream:
             self.failure = error
 
     def _located(self, error: MlxJinaError, taken: int, start: int) -> MlxJinaError:
-        """The encoder counts texts from where it started; a person looks for a file and a line."""
+        """The error with file and line in place of the encoder's count of texts."""
         if error.position is None:
             return error
         record = self._waiting[error.position - taken]

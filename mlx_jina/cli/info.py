@@ -23,7 +23,7 @@ Row = tuple[str, ...]
 
 
 def run(model: str | None, loading: LoadOptions) -> None:
-    """Print what `model` can do, or else what this machine has."""
+    """Print facts of `model`, or for None of this machine."""
     if model is None:
         _machine(loading["cache_dir"])
     else:
@@ -81,7 +81,7 @@ def _memory(encoder: Encoder) -> Iterator[Row]:
 
 
 def _fingerprints(encoder: Encoder) -> Iterator[Row]:
-    """A line for each task, or one where vectors of all tasks may be mixed."""
+    """A line for each task, or one line where vectors of all tasks may be mixed."""
     found = {task: encoder.fingerprint(task) for task in encoder.tasks or (None,)}
     if len(set(found.values())) == 1:
         yield "fingerprint", next(iter(found.values()))

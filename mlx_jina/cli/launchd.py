@@ -22,9 +22,9 @@ from mlx_jina.errors import InputError, MlxJinaError
 from mlx_jina.weights import hub
 
 LABEL = "local.mlx-jina.serve"
-# Where models are; launchd knows nothing of a shell's environment.
+# Variables that say where models are. The agent passes them on, since launchd does not know a shell's environment.
 VARIABLES = ("HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE")
-# Starting the server, and stopping it, which launchd itself ends after 20 seconds.
+# Seconds to wait for the server to start, and to stop; launchd kills a process 20 seconds after the request.
 SECONDS = 30
 
 
@@ -34,12 +34,12 @@ def plist_path() -> Path:
 
 
 def log_path() -> Path:
-    """What the server says."""
+    """The file that the server logs to."""
     return Path.home() / "ModelStore" / "Logs" / "mlx-jina" / "serve.log"
 
 
 def absolute(argument: str) -> str:
-    """An argument of `serve`, its path made absolute if it is one: launchd starts agents elsewhere."""
+    """An argument of `serve`, with a path made absolute, because launchd starts agents in another folder."""
     alias, name = hub.split_alias(argument)
     path = Path(name).expanduser()
     if catalog.find(name) is not None or not path.exists():
@@ -55,10 +55,10 @@ def agent(arguments: Sequence[str]) -> dict[str, Any]:
         "EnvironmentVariables": {name: os.environ[name] for name in VARIABLES if name in os.environ},
         "WorkingDirectory": str(Path.home()),
         "RunAtLoad": True,
-        # A crash starts it again, but not more often than this; what was told to stop stays stopped.
+        # launchd restarts a server that crashed, once in so many seconds at most, and none that ended well.
         "KeepAlive": {"SuccessfulExit": False},
         "ThrottleInterval": 30,
-        # Background agents get little of the processor and the disk.
+        # Interactive, because macOS slows down the processor and the disk for background agents.
         "ProcessType": "Interactive",
         "StandardOutPath": str(log_path()),
         "StandardErrorPath": str(log_path()),
@@ -66,7 +66,7 @@ def agent(arguments: Sequence[str]) -> dict[str, Any]:
 
 
 def install(arguments: Sequence[str], host: str, port: int) -> None:
-    """Write the agent, start it, and wait until it answers. An older one is replaced."""
+    """Write the agent, start it, and wait until it answers. Replaces an older agent."""
     if shutil.which("launchctl") is None:
         raise InputError(
             "services are launchd's, and this is no macOS; run `mlx-jina serve` from a systemd unit or the like"
@@ -82,14 +82,14 @@ def install(arguments: Sequence[str], host: str, port: int) -> None:
     try:
         print(_start(path, host, port))
     except MlxJinaError:
-        # Or it would be tried again and again, and after every login.
+        # launchd would otherwise try the agent again and again, and after every login.
         _stop()
         path.unlink()
         raise
 
 
 def _start(path: Path, host: str, port: int) -> str:
-    """How far the server came."""
+    """How far the server came within the time to start."""
     loaded = _launchctl("bootstrap", _domain(), str(path))
     if loaded.returncode:
         raise MlxJinaError(f"launchctl bootstrap failed: {loaded.stderr.strip() or loaded.returncode}")
@@ -116,7 +116,7 @@ def uninstall() -> None:
 
 
 def status() -> bool:
-    """Show what the agent is doing; whether it runs."""
+    """Print the state of the agent. Returns whether it runs."""
     if not plist_path().exists():
         print("not installed")
         return False
@@ -128,7 +128,7 @@ def status() -> bool:
 
 
 def _described() -> dict[str, str]:
-    """What launchd knows of the agent."""
+    """The agent in the words of launchd."""
     said = _launchctl("print", f"{_domain()}/{LABEL}").stdout
     found = {
         key: re.search(rf"^\s*{key} = (.+)$", said, re.MULTILINE) for key in ("state", "pid", "last exit code")
@@ -147,7 +147,7 @@ def _launchctl(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def _stop() -> None:
-    """Unload the agent; `launchctl stop` would only have it started again."""
+    """Unload the agent. After `launchctl stop` launchd would start it again."""
     service = f"{_domain()}/{LABEL}"
     _launchctl("bootout", service)
     if not _wait(lambda: _launchctl("print", service).returncode != 0):
@@ -162,7 +162,7 @@ def _answers(host: str, port: int) -> bool:
     except OSError:
         return False
     except http.client.HTTPException:
-        # Something else lives there.
+        # Another program listens on the port.
         return True
     finally:
         connection.close()

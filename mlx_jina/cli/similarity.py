@@ -1,4 +1,4 @@
-"""`mlx-jina similarity`: what a model makes of a few texts, as a small table."""
+"""`mlx-jina similarity`: the cosines of a few texts, as a small table."""
 
 from __future__ import annotations
 

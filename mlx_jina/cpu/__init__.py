@@ -1,1 +1,1 @@
-"""What a CPU computes in another way than MLX does; a GPU never comes here."""
+"""Computations that a CPU does better in another way than MLX's; a GPU uses none of them."""

@@ -19,20 +19,20 @@ from mlx_jina.cpu.elementwise import LOG2_E, exp2
 # For each group of heads, blocks of queries: functions of no argument that return (b, H, n, d).
 Blocks = Sequence[Sequence[Callable[[], mx.array]]]
 
-# The scores of a block take at most this many bytes, which stay in a core's caches.
+# Bytes of a block's scores, at most: so many stay in a core's caches.
 SCORE_BYTES = 2 << 20
-# Blocks have fewer heads rather than fewer queries than this: BLAS rearranges the keys for each block.
+# Queries of a block, if possible: BLAS rearranges the keys for each block, so blocks rather have fewer heads.
 QUERIES = 128
-# Queries of a causal block: fewer compute fewer scores in vain, more make better matrix products.
+# Queries of a causal block: with fewer, fewer scores are masked in vain; with more, matrix products are faster.
 CAUSAL_QUERIES = 64
 # Added to scores that do not count.
 MASKED = -1e30
-# Neighbouring buckets of at most this many tokens together are computed as one text.
+# Neighbouring buckets are computed as one text up to this many tokens, to start fewer operations.
 TOGETHER = 96
-# Texts of at least this many tokens skip keys that cannot matter, for blocks of at most this many queries: fewer
-# see less in vain, more are fewer products.
+# Texts of at least this many tokens skip keys that cannot matter. A block then has at most this many queries: with
+# fewer queries a block looks at fewer keys in vain, with more there are fewer products.
 LONG, LONG_QUERIES = 2048, 256
-# Rows of at least this many scores are searched for the largest in two steps, in this many parts.
+# For rows of at least this many scores, the largest score is found in two steps, over this many parts.
 LONG_ROW, ROW_PARTS = 256, 8
 
 
@@ -119,12 +119,12 @@ def alibi(queries: mx.array, keys: mx.array, values: mx.array, bias: mx.array, s
 
 
 def written_out(queries: mx.array, keys: mx.array, values: mx.array, bias: mx.array) -> Blocks:
-    """Attention of a few tokens (1, H, L, d) with a bias (H, L, L), such as that of `apart`."""
+    """Attention of a few tokens (1, H, L, d) with a bias (H, L, L), such as the result of `apart`."""
     return [[partial(_attend, queries, keys, values, bias)]]
 
 
 def neighbours(tokens: Sequence[int]) -> Iterator[slice]:
-    """Which buckets of so many `tokens` each are computed together: an operation takes microseconds to start."""
+    """Group buckets, of so many `tokens` each, for one computation: each operation takes microseconds to start."""
     first = total = 0
     for index, count in enumerate(tokens):
         if index > first and total + count > TOGETHER:
@@ -135,7 +135,7 @@ def neighbours(tokens: Sequence[int]) -> Iterator[slice]:
 
 
 def apart(slopes: mx.array, lengths: Sequence[int]) -> mx.array:
-    """ALiBi's bias (H, L, L) for texts of these lengths as one, in which no text attends to another."""
+    """ALiBi's bias (H, L, L) for texts of these lengths in one row, which keeps each text from the others."""
     owners = mx.array(np.repeat(np.arange(len(lengths)), lengths))
     positions = mx.arange(sum(lengths))
     distances = mx.abs(positions[:, None] - positions)
@@ -150,19 +150,19 @@ def visible_ranges(queries: mx.array, keys: mx.array, slopes: Sequence[float]) -
     """
     length, width = queries.shape[2:]
     q, k = queries.astype(mx.float32), keys.astype(mx.float32)
-    # What all keys share moves all scores of a query alike, and would only lengthen them.
+    # A part that all keys share moves all scores of a query alike, and would only make the norms larger.
     k = k - k.mean(axis=2, keepdims=True)
     ones = mx.ones((width, 1))
     products = []
     for x, y in ((q, q), (k, k), (q, k)):
         products.append((x * y) @ ones)
-        # One product of the whole text at a time.
+        # Evaluated one at a time, because each product is as large as the whole text.
         mx.eval(products[-1])
     q_norms, k_norms, own = products
     excess = (mx.sqrt(q_norms * k_norms.max(axis=2, keepdims=True)) - own).max(axis=(0, 2, 3))
     falls = np.array(excess) * width**-0.5 + math.log(length * 2**24)
     distances = np.ceil(falls / slopes)
-    # NaN is not less.
+    # NaN is not less than any length, so a head with NaN sees everything.
     return [int(distance) if distance < length else length for distance in distances]
 
 
@@ -183,7 +183,7 @@ def _block(queries: mx.array, keys: mx.array) -> tuple[int, int]:
 
 
 def _heads(queries: mx.array, keys: mx.array, values: mx.array, own: slice) -> tuple[mx.array, mx.array, mx.array]:
-    """Those of some key heads."""
+    """The queries, keys and values of the key heads in `own`."""
     shared = queries.shape[1] // keys.shape[1]
     return queries[:, own.start * shared : own.stop * shared], keys[:, own], values[:, own]
 
@@ -191,9 +191,9 @@ def _heads(queries: mx.array, keys: mx.array, values: mx.array, own: slice) -> t
 def _attend(queries: mx.array, keys: mx.array, values: mx.array, mask: mx.array | str | None = None) -> mx.array:
     """Softmax attention of (b, H, n, d) to keys and values (b, H', L, d); H' divides H.
 
-    A mask is added to the scores times LOG2_E; "causal" aligns the last query with the last key. MLX's way with a
-    faster exponential, divided after the second product instead of before, and with the queries of all heads that
-    share a key in one matrix.
+    A mask is added to the scores times LOG2_E; "causal" aligns the last query with the last key. Three things
+    differ from MLX's own attention: a faster exponential, a division after the second product instead of before
+    it, and one matrix for the queries of all heads that share a key.
     """
     texts, heads, count, width = queries.shape
     kv_heads, length = keys.shape[1:3]
@@ -214,8 +214,8 @@ def _attend(queries: mx.array, keys: mx.array, values: mx.array, mask: mx.array 
 def _largest(scores: mx.array) -> mx.array:
     """The largest of each row of a contiguous array, (b, H, n, 1).
 
-    MLX's CPU backend goes through a row number by number, but takes the larger numbers of whole rows at once. So a
-    long row is seen as several.
+    MLX's CPU backend searches one row number by number, but compares two whole rows at once. So a long row is
+    viewed as several rows.
     """
     *outer, length = scores.shape
     if length < LONG_ROW:

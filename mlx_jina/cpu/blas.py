@@ -1,6 +1,6 @@
-"""The BLAS behind MLX's CPU backend on Linux, and the malloc. A Mac has Accelerate, and never comes here.
+"""The BLAS behind MLX's CPU backend on Linux, and the malloc. A Mac has Accelerate, and uses nothing of this file.
 
-mlx.core is not imported here: `open_fast` only works before its first import.
+This file does not import mlx.core: `open_fast` only works before the first import of mlx.core.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from pathlib import Path
 from mlx_jina import device
 
 _fast: str | None = None
-# Opened library, and what its functions for the number of threads are called.
+# The opened library, and the names that libraries give to the functions for the number of threads.
 _opened: ctypes.CDLL | None = None
 _THREADS = (
     ("openblas_get_num_threads", "openblas_set_num_threads"),
     ("MKL_Get_Max_Threads", "MKL_Set_Num_Threads"),
 )
 
-# M_MMAP_THRESHOLD and M_TRIM_THRESHOLD of malloc.h: what is larger goes back to the system at once (no more is
-# allowed), and so does what is free beyond that at the heap's end.
+# M_MMAP_THRESHOLD and M_TRIM_THRESHOLD of malloc.h. Blocks above the first (the largest value that glibc allows)
+# go back to the system when they are freed, as does free memory above the second at the heap's end.
 _MALLOC = ((-3, 32 << 20), (-1, 64 << 20))
 
-# Who wants a BLAS of one thread now, and how many it had before.
+# How many callers want a BLAS of one thread now, and how many threads the BLAS had before.
 _counting = threading.Lock()
 _callers = 0
 _threads_before = 1
@@ -40,7 +40,7 @@ _threads_before = 1
 def _candidates() -> Iterator[str]:
     """Libraries with the plain `cblas_sgemm` names, best first: OpenBLAS of pip, of conda, of the system; MKL.
 
-    What is installed beside this package goes first: it was chosen for this environment, and its version is known.
+    The library that is installed beside this package comes first, because somebody chose it for this environment.
     """
     wheel = find_spec("scipy_openblas32")
     for folder in (wheel.submodule_search_locations if wheel else None) or ():
@@ -55,8 +55,8 @@ def _candidates() -> Iterator[str]:
 def open_fast() -> str | None:
     """Open OpenBLAS or MKL ahead of the reference BLAS inside MLX's Linux CPU wheel (some 30 times slower).
 
-    A Mac never needs it. Returns the library's name, or None when there is none, or when mlx.core came first
-    (its symbols are bound at import), which is worth a warning.
+    Returns the library's name, or None: on a Mac, where no library is found, or, with a warning, where mlx.core
+    was imported before (MLX binds its symbols when it is imported).
     """
     global _fast, _opened
     if sys.platform != "linux" or _fast:
@@ -89,9 +89,9 @@ def name() -> str:
 
 
 def slow() -> str | None:
-    """What to tell whoever waits for MLX's reference BLAS, in one line with the remedies; None if nobody does.
+    """A line for users about MLX's slow reference BLAS, with the remedies; None where a fast one is in use.
 
-    The command line and the server say it once; the library never does.
+    The command line and the server print the line once; the library never does.
     """
     if sys.platform != "linux" or _fast or device.on_gpu():
         return None
@@ -102,7 +102,7 @@ def slow() -> str | None:
 
 
 def _threads() -> tuple[Callable[[], int], Callable[[int], object]] | None:
-    """How to ask and tell the BLAS its number of threads, if it can be told."""
+    """Functions that get and set the BLAS's number of threads, or None where it has none."""
     for get, set_ in _THREADS:
         if _opened is not None and hasattr(_opened, get):
             return getattr(_opened, get), getattr(_opened, set_)
@@ -128,7 +128,7 @@ def multiplies_small() -> bool:
 
 @contextmanager
 def single_threaded() -> Iterator[None]:
-    """Each matrix product on its caller's core, until the last of those who want it so has ended."""
+    """Multiply on the caller's core only. The last block to end gives the BLAS its threads back."""
     global _callers, _threads_before
     threads = _threads()
     if threads is None:
@@ -149,12 +149,12 @@ def single_threaded() -> Iterator[None]:
 
 
 def let_idle_threads_sleep() -> None:
-    """OpenBLAS's idle threads spin for 2**26 ticks (20 ms or so), on cores that other threads need."""
+    """Have idle OpenBLAS threads sleep at once: by default they spin for some 20 ms on cores that others need."""
     os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "20")
 
 
 def let_malloc_keep() -> bool:
-    """Tell malloc to keep freed memory for whoever asks next; false if it is one that cannot be told."""
+    """Have malloc keep freed memory for the next caller. Returns False for a malloc without that setting."""
     if sys.platform != "linux":
         return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)

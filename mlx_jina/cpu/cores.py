@@ -1,6 +1,6 @@
-"""All cores of a CPU for one long input, of which MLX uses one for everything but matrix products.
+"""Use all cores of a CPU for one long input. By itself MLX uses several cores for matrix products only.
 
-The input is cut in pieces. Each is evaluated on a stream of its own, which MLX runs in a thread of its own.
+The input is cut in pieces. Each piece is evaluated on a stream of its own, and MLX runs each stream in a thread.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from mlx_jina.cpu import blas
 
 T = TypeVar("T")
 
-# Tokens of a piece: intermediate results stay in a core's caches.
+# Tokens of a piece, so few that intermediate results stay in a core's caches.
 ROWS = 512
 # A core's piece has at least this many tokens.
 MIN_ROWS = 128
@@ -59,7 +59,7 @@ def streams() -> list[mx.Stream]:
 
 
 def share(total: int, most: int) -> int:
-    """Tokens of a piece of `total`: at most `most`, and fewer where the cores would not get the same."""
+    """Tokens of each piece of `total`: at most `most`, and fewer where that gives all cores the same share."""
     most = min(most, max(-(-total // _here.cores), MIN_ROWS))
     pieces = -(-total // most)
     if pieces > _here.cores:
@@ -68,7 +68,7 @@ def share(total: int, most: int) -> int:
 
 
 def side_by_side(pieces: Sequence[Callable[[], T]]) -> Iterator[list[T]]:
-    """The evaluated arrays of as many pieces at a time as there are cores. Their inputs must be evaluated."""
+    """Evaluate as many pieces at a time as there are cores, and yield their arrays. Inputs must be evaluated."""
     for first in range(0, len(pieces), _here.cores):
         done: list[T] = []
         with blas.single_threaded():

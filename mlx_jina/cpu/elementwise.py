@@ -1,12 +1,13 @@
-"""exp2, SwiGLU and GELU on x86, where MLX's own call the C library for each step of their polynomials.
+"""exp2, SwiGLU and GELU on x86, where MLX's own versions call the C library for each step of their polynomials.
 
-That takes 12 ns for an exp and 23 ns for an erf. The functions here are steps that `mx.compile` turns into loops
-over neighbours in memory, which the compiler vectorises. Their form follows from three things:
+One exp takes 12 ns that way, and one erf 23 ns. `mx.compile` turns the functions of this file into loops over
+neighbours in memory, which the C++ compiler vectorises. Three facts shape these functions:
 
-- It cuts what is deeper than 11 operations (`max_compile_depth` in mlx/compile.cpp), where a number that meets
-  another one or a constant counts as two. What it cuts badly reads its constants from memory with a stride.
-- So polynomials are divided by their first coefficient, which leaves that one out of the loop.
-- Maxima and minima look for NaN, and are as slow as three other operations.
+- `mx.compile` cuts a graph that is deeper than 11 operations (`max_compile_depth` in mlx/compile.cpp), where a
+  number that meets another number or a constant counts as two. A loop that begins at a bad cut reads its constants
+  from memory with a stride.
+- A polynomial that is divided by its first coefficient needs that coefficient no more within the loop.
+- Maxima and minima look for NaN, and take as long as three other operations.
 """
 
 from __future__ import annotations
@@ -51,9 +52,9 @@ _EXP2 = (
     1.0000000733176138,
 )
 _X86 = platform.machine() in ("x86_64", "AMD64")
-# Added to a number it leaves the nearest integer in the lowest bits, and taken away again that integer.
+# Adding this constant to a number rounds the number to an integer; subtracting it again gives that integer.
 _ROUND = 1.5 * 2**23
-# Beyond which 1 does not matter beside 2^x; soon after, formulas for it overflow.
+# Above this exponent 1 + 2^x equals 2^x in float32, and a little higher the formulas overflow.
 _EXP2_BOUND = 126.0
 
 T = TypeVar("T")
@@ -70,19 +71,19 @@ def on_x86() -> bool:
 
 
 def _monic(coefficients: tuple[float, ...]) -> tuple[float, ...]:
-    """The coefficients of a polynomial divided by its first one, which is left out."""
+    """All coefficients but the first, divided by the first."""
     return tuple(each / coefficients[0] for each in coefficients[1:])
 
 
 def _horner(y: mx.array, x: mx.array, coefficients: Sequence[float]) -> mx.array:
-    """Go on with a polynomial in `x` that is `y` so far, highest power first."""
+    """Evaluate further coefficients of a polynomial in `x`, highest power first; `y` is the value so far."""
     for coefficient in coefficients:
         y = y * x + coefficient
     return y
 
 
 def _begun(coefficients: tuple[float, ...], x: mx.array) -> mx.array:
-    """A monic polynomial up to its fourth coefficient: as much as `mx.compile` does not cut."""
+    """A monic polynomial up to its fourth coefficient, the deepest graph that `mx.compile` does not cut."""
     first, *others = _monic(coefficients)[:3]
     return _horner(x + first, x, others)
 
@@ -92,7 +93,7 @@ def _begun(coefficients: tuple[float, ...], x: mx.array) -> mx.array:
 
 @_compiled
 def _power_of_two(x: mx.array) -> mx.array:
-    """The bits of 2^n; those of zero where it would be too small."""
+    """The bits of 2^n, or of zero where 2^n is too small for float32."""
     exponent = x + _ROUND - (_ROUND - 127)
     return ((exponent + mx.abs(exponent)) * 2**22).astype(mx.int32)
 
@@ -144,7 +145,7 @@ def swiglu(gate: mx.array, up: mx.array) -> mx.array:
 @_compiled
 def _within(x: mx.array) -> tuple[mx.array, mx.array]:
     x = x.astype(mx.float32) * math.sqrt(0.5)
-    # NaN may become a number here: what is multiplied by it is still NaN.
+    # NaN may become a number here; the caller multiplies by x, which is still NaN.
     x = mx.where(mx.abs(x) < _ERF_BOUND, x, mx.sign(x) * _ERF_BOUND)
     return x, x * x
 

@@ -9,13 +9,13 @@ import mlx.nn as nn
 
 from mlx_jina.cpu import blas, cores
 
-# Rows of the input, and numbers in the weights, for which the cut below is faster.
+# `Linear` cuts a product of at most so many rows with weights of at least so many numbers, where that is faster.
 FEW_ROWS = 32
 LARGE = 1 << 20
-# What OpenBLAS multiplies as it stands: `sgemm_small_kernel_permit` of its kernel/x86_64.
+# The largest product for OpenBLAS's kernel for small matrices: `sgemm_small_kernel_permit` of its kernel/x86_64.
 _CELLS = 1200
 _MULTIPLICATIONS = 1_000_000
-# Outputs of a product, at least and at most.
+# Outputs of one such product, at least and at most.
 _NARROW, _WIDE = 8, 128
 
 
@@ -27,10 +27,11 @@ def adapt(model: nn.Module) -> None:
 
 
 class Linear(nn.Linear):
-    """`nn.Linear`, in small products where BLAS has a way of its own for these.
+    """`nn.Linear`, cut into small products for a short text where BLAS has a kernel for small matrices.
 
-    For any other product OpenBLAS first rearranges the weights, which for one short text takes longer than to
-    multiply. Cut into groups of outputs they are read once, as they stand, and each core reads a share of them.
+    For a larger product OpenBLAS first rearranges the weights, and for one short text that takes longer than the
+    product. Small products, of some outputs each, read the weights once as they stand, and each core reads a
+    share.
     """
 
     def __call__(self, x: mx.array) -> mx.array:
@@ -40,7 +41,7 @@ class Linear(nn.Linear):
         total = self.weight.shape[0]
         streams = cores.streams()[: 1 + self.weight.size // LARGE]
         share = -(-total // (outputs * len(streams))) * outputs
-        # Of three axes, or MLX makes one product of all.
+        # With three axes, because MLX would join products of two axes into one.
         columns = x.T[None]
         parts = []
         for start, stream in zip(range(0, total, share), streams, strict=False):
@@ -52,7 +53,7 @@ class Linear(nn.Linear):
 
 
 def _together(x: mx.array, weight: mx.array) -> int:
-    """Outputs of one small product of (T, D) and weights (N, D), a divisor of N; 0 if not to be cut."""
+    """Outputs of one small product of (T, D) with weights (N, D), a divisor of N; 0 where no cut helps."""
     rows, width = x.shape
     if rows > FEW_ROWS or weight.size < LARGE or not x.dtype == weight.dtype == mx.float32:
         return 0
@@ -67,15 +68,15 @@ def _together(x: mx.array, weight: mx.array) -> int:
 
 @cache
 def _averaging(width: int) -> mx.array:
-    """(width, 1) that a product with takes the mean: a fifth of the time of MLX's own."""
+    """A column (width, 1) whose product with rows is their mean, in a fifth of the time of `mx.mean`."""
     column = mx.full((width, 1), 1 / width)
-    # Or it would belong to the thread that asked first.
+    # An unevaluated array would belong to the thread that asked first.
     mx.eval(column)
     return column
 
 
 def _scaled(x: mx.array, eps: float) -> mx.array:
-    """To a mean square of one."""
+    """Scale each row to a mean square of one."""
     return x * mx.rsqrt(mx.addmm(mx.array(eps), x * x, _averaging(x.shape[-1])))
 
 

@@ -1,8 +1,8 @@
-"""A batch split over the cores of a CPU, where MLX uses more than one for matrix products alone.
+"""Split a batch over the cores of a CPU. By itself MLX uses several cores for matrix products only.
 
 MLX evaluates the arrays of each thread on a stream of their own. So each core gets a thread, its share of the
-texts, and a BLAS of one thread; nothing is exchanged before the vectors. What cannot be split, such as one long
-text, is cut in pieces for all cores (cpu/cores.py). A GPU gets each batch whole.
+texts, and a BLAS of one thread; threads exchange nothing before the vectors. A batch that cannot be split, such as
+one long text, is cut in pieces for all cores (cpu/cores.py). A GPU gets each batch whole.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from mlx_jina.nn.ragged import Batch, flatten
 
 T = TypeVar("T")
 
-# The fewest tokens that are worth waking a thread, and how much longer than the average the longest share may be.
+# The fewest tokens that are worth waking a thread, and the longest share over the average one, at most.
 CORE_TOKENS = 64
 UNEVEN = 1.25
 
-# Beside the caller's own thread; for all models, which take turns: the cores are the same.
+# Threads beside the caller's own. All models use these in turn, because they use the same cores.
 _helpers: list[ModelThread] = []
 _turn = threading.Lock()
 
 
 def run(function: Callable[[Batch], T], batch: Batch) -> list[tuple[Batch, T]]:
-    """A function of batches applied to the shares of one, and the shares; it must evaluate what it returns."""
+    """Apply `function` to the shares of a batch: each share with its result, which `function` must evaluate."""
     if len(shares := split(batch, blas.cores())) == 1:
         with cores.using(blas.cores()):
             return [(batch, function(batch))]
@@ -41,7 +41,7 @@ def run(function: Callable[[Batch], T], batch: Batch) -> list[tuple[Batch, T]]:
         try:
             results = [function(shares[0])]
         finally:
-            # Also after an error: what they read may be gone, or the BLAS threaded, once this returns.
+            # Also after an error, because threads must not read inputs, or call the BLAS, once this has returned.
             outcomes = [future.exception() for future in started]
         for error in filter(None, outcomes):
             raise error
@@ -51,7 +51,7 @@ def run(function: Callable[[Batch], T], batch: Batch) -> list[tuple[Batch, T]]:
 def split(batch: Batch, count: int) -> list[Batch]:
     """At most `count` batches of nearly the same number of tokens each, or only the batch itself.
 
-    That is when one text outweighs the others, or a share would not be worth a thread's waking up.
+    A batch stays whole where one text outweighs the others, or where a share would not be worth waking a thread.
     """
     starts = batch.ragged.starts
     count = min(count, len(starts), len(batch.ids) // CORE_TOKENS)

@@ -3,12 +3,12 @@
     mlx.launch --backend ring --hostfile hosts.json -- mlx-jina encode --input corpus.jsonl --output vectors.npy
 
 Process 0 alone reads the input and writes the output, so the machines need no common file system; each needs the
-model. Every process takes the next window when it is done with one, so a faster machine does more, and the window
-of one that is lost goes to another. The windows are those of a single process, hence the vectors, too.
+model. Every process takes the next window when it has finished one, so a faster machine does more, and the window
+of a lost process goes to another. Windows are cut as in a single process, so the vectors are the same.
 
-Of MLX only the launcher and its list of hosts are used: the ring's collectives can hang (ml-explore/mlx#4475), and
-would keep all machines in step. As in the ring, whoever can reach the port can take part: use a trusted network. A
-process that dies is noticed at once, a machine that falls silent after a minute and a half.
+mlx-jina uses only MLX's launcher and its list of hosts: the ring's collectives can hang (ml-explore/mlx#4475), and
+would keep all machines in step. As in the ring, any program that can reach the port can take part, so the network
+must be trusted. A process that dies is noticed at once, a machine that falls silent after a minute and a half.
 """
 
 from __future__ import annotations
@@ -38,22 +38,22 @@ if TYPE_CHECKING:
     from mlx_jina.options import EncodeOptions
     from mlx_jina.vectors import Vectors
 
-# Seconds that the others look for process 0, which listens before it loads the model.
+# Seconds that the other processes try to reach process 0, which listens before it loads the model.
 PATIENCE = 60
-# Seconds that process 0 listens at least: one that found nobody would look on.
+# Seconds that process 0 listens at least, for a process that finds nobody keeps trying.
 LATECOMERS = 10
-# Seconds without a word before a machine is asked whether it is there, and how often it may not answer, that far
-# apart; Darwin has another name for the first.
+# TCP keep-alive: seconds of silence before the first probe, seconds between probes, and how many may go
+# unanswered. Darwin has another name for the first.
 _IDLE = getattr(socket, "TCP_KEEPIDLE", getattr(socket, "TCP_KEEPALIVE", None))
 _KEEPALIVE = ((_IDLE, 30), (socket.TCP_KEEPINTVL, 10), (socket.TCP_KEEPCNT, 6))
-# Milliseconds that what was sent may go unacknowledged, where that can be said.
+# Milliseconds that sent bytes may go unacknowledged, on systems with this option.
 _UNANSWERED = (getattr(socket, "TCP_USER_TIMEOUT", None), 90_000)
 
 Work = Callable[[Sequence[str]], "tuple[Vectors, int]"]
 
 
 class StreamEncoder(Protocol):
-    """What a job is done with: `mlx_jina.Encoder`, of which this much is needed."""
+    """The part of `mlx_jina.Encoder` that a job needs."""
 
     max_length: int
 
@@ -62,7 +62,7 @@ class StreamEncoder(Protocol):
 
 
 def _hosts() -> list[tuple[str, int]]:
-    """Address of each process, from what `mlx.launch --backend ring` leaves; one process has none."""
+    """Address of each process, from the file of `mlx.launch --backend ring`; a single process has none."""
     file = os.environ.get("MLX_HOSTFILE")
     if file is None:
         raise InputError("mlx-jina works with mlx.launch --backend ring only")
@@ -91,7 +91,7 @@ class Helpers(AbstractContextManager["Helpers"]):
             threading.Thread(target=self._welcome, daemon=True).start()
 
     def __exit__(self, *error: object) -> None:
-        """Wait a little for latecomers: their connection, and so their work, ends with this process."""
+        """Wait a little for latecomers, whose connection ends with this process."""
         for _ in range(self.count):
             self._missing.acquire(timeout=max(0, self._end - time.monotonic()))
 
@@ -102,7 +102,7 @@ class Helpers(AbstractContextManager["Helpers"]):
             threading.Thread(target=self._admit, args=(connection,), daemon=True).start()
 
     def _admit(self, connection: Connection) -> None:
-        """Whenever another process has its model, let it help."""
+        """Let each process help as soon as its model is loaded."""
         try:
             _notice_silence(connection)
             connection.recv_bytes()
@@ -113,7 +113,7 @@ class Helpers(AbstractContextManager["Helpers"]):
 
 
 class Team:
-    """Process 0's encoder, with the help of the others. Whatever is not `encode_stream` is the encoder's own."""
+    """Process 0's encoder with the help of the others. All attributes but `encode_stream` are the encoder's."""
 
     def __init__(self, encoder: StreamEncoder, helpers: Helpers) -> None:
         self._encoder = encoder
@@ -125,7 +125,7 @@ class Team:
     def encode_stream(
         self, texts: Iterable[str], *, advance: Callable[[int], object] = int, **options: Unpack[EncodeOptions]
     ) -> Iterator[Vectors]:
-        """`Encoder.encode_stream`; `advance` is told of whole windows."""
+        """`Encoder.encode_stream`; `advance` is called once for each window."""
         from mlx_jina.engine import pipeline
 
         free, size = self._helpers.free, self._helpers.count + 1
@@ -146,7 +146,7 @@ class Team:
                     advance(len(rows))
                     yield rows
             except (KeyboardInterrupt, GeneratorExit):
-                # Or the pool would wait for what nobody wants any more.
+                # The pool would otherwise wait for windows that nobody wants any more.
                 for connection in self._helpers.connections:
                     _hang_up(connection)
                 raise
@@ -159,7 +159,7 @@ class Team:
 
 
 class _LostError(Exception):
-    """A process, or the way to it, is gone."""
+    """A process, or the connection to it, is lost."""
 
 
 def _notice_silence(connection: Connection) -> None:
@@ -172,13 +172,13 @@ def _notice_silence(connection: Connection) -> None:
 
 
 def _hang_up(connection: Connection) -> None:
-    """Whoever waits for the other side sees its end."""
+    """Shut down the connection, so that both sides stop waiting."""
     with suppress(OSError), socket.socket(fileno=os.dup(connection.fileno())) as own:
         own.shutdown(socket.SHUT_RDWR)
 
 
 class _Remote:
-    """The work of another process, as a call."""
+    """Another process, called like a function."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -200,7 +200,7 @@ class _Remote:
 
 
 def follow(load: Callable[[], StreamEncoder], rank: int, options: EncodeOptions) -> int:
-    """In every process but the first: encode what process 0 sends, until it has no more or is gone.
+    """In every process but the first: encode the windows that process 0 sends, until process 0 ends.
 
     Returns the number of texts that were encoded.
     """
@@ -210,7 +210,7 @@ def follow(load: Callable[[], StreamEncoder], rank: int, options: EncodeOptions)
 
 
 def answer(connection: Connection, encoder: StreamEncoder, options: EncodeOptions) -> int:
-    """Encode the texts that come over a connection until it ends; how many they were."""
+    """Encode the texts that come over a connection until it ends. Returns the number of texts."""
     count = 0
     try:
         connection.send_bytes(b"ready")
@@ -243,7 +243,7 @@ def _connect(address: tuple[str, int], rank: int) -> Connection:
 
 
 def encode_window(encoder: StreamEncoder, texts: Sequence[str], options: EncodeOptions) -> tuple[Vectors, int]:
-    """Vectors of one window, and how many texts were cut, which is worth one warning for all windows."""
+    """Vectors of one window, and how many texts were cut; process 0 warns once for all windows."""
     import numpy as np
 
     with warnings.catch_warnings(record=True) as caught:
@@ -253,7 +253,7 @@ def encode_window(encoder: StreamEncoder, texts: Sequence[str], options: EncodeO
 
 
 def _by_any(free: queue.SimpleQueue[Work], window: Sequence[tuple[int, str]]) -> tuple[Vectors, int]:
-    """A window by whoever is free, or another if that one is lost. Errors name positions in the whole input."""
+    """Encode a window by a free process, or by another if one is lost. Errors name positions in all the input."""
     while True:
         work = free.get()
         try:

@@ -1,9 +1,9 @@
 """Vectors of chunks, which have seen the whole document.
 
 Günther et al. 2024, "Late Chunking" (arXiv 2409.04701): a document is run once, and each chunk's vector is the
-mean of its own tokens' states. A document longer than the model's window is run in windows that overlap, and what
-a window repeats of the one before is only context (the paper's "long late chunking"). The paper's code cuts
-through the row of all tokens; here every window has the special tokens and the prompt that the model was trained
+mean of its own tokens' states. A document longer than the model's window is run in windows that overlap, and the
+tokens that a window repeats from the one before are only context (the paper's "long late chunking"). The paper's
+code cuts the row of all tokens; here every window has the special tokens and the prompt that the model was trained
 with.
 """
 
@@ -29,7 +29,7 @@ from mlx_jina.text.chunking import Chunk, Chunking, Span
 from mlx_jina.text.tokenizer import Ids
 from mlx_jina.vectors import Floats, Vectors
 
-# Tokens of the window before that later windows of a long document see again, as in the paper's code.
+# Tokens that each later window of a long document repeats from the window before, as in the paper's code.
 WINDOW_OVERLAP = 512
 
 
@@ -43,14 +43,14 @@ class ChunkedDocument:
 
 @dataclass(frozen=True)
 class _Tokenized:
-    """A text with its tokens: `lead` of them stand before its own, whose characters `own` (N, 2) has."""
+    """A text with its tokens: `lead` before the text's own tokens, whose characters are `own` (N, 2)."""
 
     text: chunking.Text
     ids: Ids
     lead: int
 
     def token_spans(self, spans: Sequence[Span]) -> list[Span]:
-        """The tokens of consecutive pieces of the text; the outer ones have what is outside of it."""
+        """The tokens of consecutive pieces of the text; the outer pieces also get the tokens outside the text."""
         starts = self.lead + self.text.before([start for start, _ in spans])
         stops = self.lead + self.text.before([stop for _, stop in spans])
         starts[0], stops[-1] = 0, len(self.ids)
@@ -65,7 +65,7 @@ class _Tokenized:
 
 @dataclass(frozen=True)
 class _Window:
-    """Part of a document: the ids to run, and which of them each chunk has, by the chunk's number."""
+    """Part of a document: the ids to run, numbers of the chunks in it, and each chunk's span of these ids."""
 
     ids: Ids
     numbers: range
@@ -73,7 +73,7 @@ class _Window:
 
 
 class Windows:
-    """Documents as they are run: each in one window or more, and what every window has of the chunks."""
+    """Documents in windows, one or more for each, and the spans of chunks in every window."""
 
     def __init__(
         self,
@@ -88,9 +88,9 @@ class Windows:
         self.of_document: list[int] = [len(parts) for parts in windows]
         """How many windows each document has."""
         self.ids: list[Ids] = [part.ids for parts in windows for part in parts]
-        """What to run, window by window."""
+        """The ids to run, window by window."""
         self.spans: list[list[Span]] = [part.spans for parts in windows for part in parts]
-        """Tokens of a window that are one chunk's each."""
+        """Spans of tokens in each window, one for each chunk in it."""
         self.tokens: list[int] = [stop - start for chunks in spans for start, stop in chunks]
         """How many tokens each chunk has."""
         self.numbers: list[slice] = [
@@ -98,10 +98,10 @@ class Windows:
             for first, parts in zip(firsts, windows, strict=False)
             for part in parts
         ]
-        """Which chunks each window has something of, counted through all documents."""
+        """The chunks that each window holds a part of, numbered through all documents."""
 
     def pool(self, window: int) -> Pool:
-        """The means of one window's spans, to be run by itself."""
+        """A pool that takes the means of one window's spans, for a window that runs alone."""
         return partial(_means, [self.spans[window]])
 
     @property
@@ -110,7 +110,7 @@ class Windows:
         return [numbers.start for numbers in self.numbers]
 
     def chunks(self, means: Floats) -> Floats:
-        """Each chunk's mean (C, D), of those that the windows have of it, all one after the other."""
+        """Each chunk's mean (C, D), from the means of its parts in all windows, in order."""
         pooled: Floats = np.zeros((len(self.tokens), means.shape[1]), dtype=np.float32)
         lengths = np.array(self.tokens, dtype=np.float32)
         row = 0
@@ -122,7 +122,7 @@ class Windows:
 
 
 def check_pooling(model: EncoderModel) -> None:
-    """Raise for a model whose vectors are no means of tokens."""
+    """Raise InputError for a model whose vectors are no means of token states."""
     if model.pooling != "mean":
         raise InputError(
             f"late chunking needs a model that averages its tokens; this one takes the {model.pooling} token's "
@@ -151,7 +151,7 @@ def documents(
             windows = Windows([document for document, _ in prepared], spans, pipeline.tokenizer.closing, plan)
             rows = _late(pipeline, windows, np.repeat(positions, windows.of_document).tolist(), plan, advance)
         else:
-            # Positions name documents, in errors too.
+            # Positions are those of documents, also in errors.
             pieces = [
                 (position, chunk.text)
                 for position, (_, chunks) in zip(positions, prepared, strict=True)
@@ -167,7 +167,7 @@ def documents(
 
 
 def joined(pipeline: Pipeline, texts: Sequence[str], plan: Plan, advance: Callable[[int], object]) -> Vectors:
-    """One vector for each text, as a chunk of the document that all of them make, joined by spaces: (N, D)."""
+    """One vector (N, D) for each text, taken as a chunk of one document: all texts, joined by spaces."""
     check_pooling(plan.model)
     if not texts:
         return finish(np.empty((0, plan.model.dimension), dtype=np.float32), plan)
@@ -176,7 +176,7 @@ def joined(pipeline: Pipeline, texts: Sequence[str], plan: Plan, advance: Callab
 
 
 def joined_windows(pipeline: Pipeline, texts: Sequence[str], plan: Plan) -> Windows:
-    """The document that one text or more make, joined by spaces; each text is a chunk of it.
+    """The windows of one document: all texts, joined by spaces, each of which is a chunk.
 
     Raises InputError for a text without tokens of its own.
     """
@@ -223,7 +223,7 @@ def _windows(document: _Tokenized, spans: Sequence[Span], closing: int, max_leng
     begin, end = 0, 0
     while end < content:
         end = min(begin + room, content)
-        # Tokens of the document that count here. Their place in the window is `begin` less.
+        # The document's tokens that count in this window; subtracting `begin` gives their place in the window.
         first = lead + begin + overlap if begin else 0
         last = lead + end if end < content else total
         here = range(int(np.searchsorted(stops, first, "right")), int(np.searchsorted(starts, last, "left")))

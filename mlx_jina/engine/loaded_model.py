@@ -1,4 +1,4 @@
-"""What every loaded model has, whatever it computes: facts, tokens and an identity."""
+"""The common part of all loaded models: facts, tokens and a fingerprint."""
 
 from __future__ import annotations
 
@@ -33,29 +33,29 @@ class LoadedModel:
         self._fingerprints: dict[str | None, str] = {}
         model = next(iter(loaded.models.values()))
         self.entry: Entry | None = loaded.entry
-        """The catalog's row of the model, if it has one."""
+        """The model's row in the catalog, if there is one."""
         self.path: Path = loaded.files.path
-        """Where the files are."""
+        """The folder, or the .gguf, with the model's files."""
         self.architecture: str = model.architecture
-        """What kind of model it is, such as "jina_bert"."""
+        """The architecture, such as "jina_bert"."""
         self.dtype: str = str(loaded.dtype).removeprefix("mlx.core.")
-        """What the model computes in."""
+        """The dtype that the model computes in."""
         self.dimension: int = model.dimension
         """Width of an untruncated vector."""
         self.truncate_dims: tuple[int, ...] = loaded.truncate_dims
-        """Dimensions the model was trained to be cut to; empty if it was not."""
+        """Sizes that the model was trained to be cut to; empty for a model without Matryoshka."""
         self.max_length: int = model.max_length
         """Tokens of the longest text, special tokens included."""
         self.pooling: str = model.pooling
         """How token states become one vector: "mean" or "last"."""
         self.tasks: tuple[str, ...] = loaded.prompts.tasks
-        """Tasks that can be asked for; empty if the model has one vector space for all."""
+        """Tasks that a call can name; empty for a model with one vector space."""
         self.prompts: dict[str, str] = loaded.prompts.by_name
         """Prefixes by name."""
         trees = [dict(tree_flatten(each.parameters())) for each in loaded.models.values()]
         arrays = {id(x): x for tree in trees for x in tree.values()}
         self.nbytes: int = sum(x.nbytes for x in arrays.values())
-        """Bytes of its weights in memory."""
+        """Bytes of the model's weights in memory."""
 
     def __repr__(self) -> str:
         name = type(self).__name__
@@ -66,7 +66,7 @@ class LoadedModel:
         return [ids.tolist() for ids in self._tokenizer.encode(listed(texts))]
 
     def tokens(self, texts: str | Texts, special_tokens: bool = True) -> list[list[Token]]:
-        """Each text's tokens with their places in it, in characters: what a chunker needs. Raises InputError."""
+        """Each text's tokens with their places in the text, in characters, for chunkers. Raises InputError."""
         return self._tokenizer.tokens(listed(texts), special_tokens)
 
     def count_tokens(self, texts: str | Texts) -> list[int]:
@@ -74,13 +74,14 @@ class LoadedModel:
         return [len(ids) for ids in self.tokenize(texts)]
 
     def fingerprint(self, task: str | None = None) -> str:
-        """Sixteen hex digits that tell an index which vectors may be mixed: those of equal fingerprints.
+        """Sixteen hex digits of a hash: vectors may be mixed in one index if their fingerprints are equal.
 
-        They cover weights (as values, whatever the file format), tokenizer, pooling, prompts and normalisation.
-        A model that keeps several tasks has one for each. Raises InputError for an unknown task.
+        The hash covers weights (as values, whatever the file format), tokenizer, pooling, prompts and
+        normalisation. A model that keeps several tasks has a fingerprint for each. Raises InputError for an
+        unknown task.
         """
         name, _ = self.loaded.prompts.choose_task(task)
-        # Tasks that differ by a prompt alone share weights, and their vectors a space.
+        # Tasks that differ by a prompt alone share the weights, so their vectors share a space.
         name = name if name in self.loaded.models else None
         if name not in self._fingerprints:
             model = self.loaded.model_for(name)

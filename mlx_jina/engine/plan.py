@@ -1,4 +1,4 @@
-"""The options of one call, checked: what each of its texts goes through."""
+"""Check the options of one call, and keep them as the plan for its texts."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def make(
     ranges: npt.ArrayLike | None = None,
     batch_tokens: int | None = None,
 ) -> Plan:
-    """The plan of a call with these options, which are those of `Encoder.encode`. Raises InputError."""
+    """The plan of a call with these options of `Encoder.encode`. Raises InputError."""
     name, prompt_name = loaded.prompts.choose_task(task, prompt_name)
     model = loaded.model_for(name)
     vectors.check_precision(precision)

@@ -3,8 +3,8 @@
 MLX arrays and streams belong to the thread that made them: weights that another thread loaded lazily, or a
 graph it left pending, cannot be evaluated here. So a model's every job runs on one thread of its own.
 
-A forked process has none of its parent's threads, MLX's own included, and would wait for them for ever: it is
-told so instead.
+A forked process has none of its parent's threads, MLX's own included, and would wait for them for ever. A call in
+such a process raises ForkError instead.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ T = TypeVar("T")
 
 _Jobs = SimpleQueue[tuple["Future[Any]", Callable[..., Any], tuple[Any, ...]]]
 
-# The queue of every thread there is, and of those among them that wait for the next model.
+# The queues of all threads, and of the threads that wait for the next model.
 _all: list[_Jobs] = []
 _parked: list[_Jobs] = []
-# Whether their threads are another process's.
+# Whether the threads belong to the process that this one was forked from.
 _forked = False
 
 
@@ -72,7 +72,7 @@ def _serve(jobs: _Jobs) -> None:
                 future.set_result(function(*arguments))
             except BaseException as error:
                 future.set_exception(error)
-        # Or the last job's arrays would live until the next one comes.
+        # Otherwise the last job's arrays would live until the next job comes.
         del future, function, arguments
 
 
@@ -95,9 +95,9 @@ os.register_at_fork(after_in_child=_after_fork)
 
 @atexit.register
 def _finish() -> None:
-    """A job that is cut off inside MLX would abort the process as well: let what is queued end.
+    """Wait for all queued jobs, because a job that is cut off inside MLX would abort the process.
 
-    Also that of a model which is gone already, as after Ctrl-C.
+    The wait includes jobs of models that are gone already, as after Ctrl-C.
     """
     for jobs in _all:
         _submit(jobs, int).result()

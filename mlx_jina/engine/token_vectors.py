@@ -1,4 +1,4 @@
-"""One vector for every token of a text, which has seen the whole text."""
+"""One vector for every token of a text, computed from the whole text."""
 
 from __future__ import annotations
 

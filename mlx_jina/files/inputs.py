@@ -24,7 +24,7 @@ _BOM = b"\xef\xbb\xbf"
 
 
 class Record(NamedTuple):
-    """One text, the label its input gave it (such as `("id", "a7")` or `("file", "notes/a.md")`), its origin."""
+    """A text, its label in the input, such as `("id", "a7")` or `("file", "notes/a.md")`, and its origin."""
 
     text: str
     label: tuple[str, str | int] | None = None
@@ -38,7 +38,7 @@ class Record(NamedTuple):
 
 
 def check(paths: Sequence[str], field: str | None) -> None:
-    """Raise for an input that does not exist, that nothing here reads, or to which `field` means nothing."""
+    """Raise InputError for an input that does not exist, cannot be read, or has no use for `field`."""
     for path in paths:
         if path == STDIN or os.path.isdir(path):
             continue
@@ -54,7 +54,7 @@ def check(paths: Sequence[str], field: str | None) -> None:
 
 
 def from_arguments(texts: Iterable[str]) -> Iterator[Record]:
-    """The texts as they stand."""
+    """One record for each argument."""
     return map(Record, texts)
 
 
@@ -78,7 +78,7 @@ def from_paths(paths: Iterable[str], field: str | None) -> Iterator[Record]:
 
 
 def count(paths: Iterable[str]) -> int | None:
-    """How many texts there will be, as far as that is known without parsing; else None."""
+    """How many texts the inputs have, or None where only parsing would tell."""
     total = 0
     for path in paths:
         if path == STDIN or _suffix(path) in TABLES:
@@ -129,7 +129,7 @@ def _lines(file: BinaryIO, source: str) -> Iterator[Record]:
 
 
 def _json_lines(file: BinaryIO, source: str, field: str) -> Iterator[Record]:
-    """A JSON object a line; blank lines are no objects and are passed over."""
+    """One JSON object for each line; blank lines are skipped."""
     for number, line in enumerate(_decoded_lines(file, source), 1):
         if not line.strip():
             continue
@@ -162,7 +162,7 @@ def _check_unicode(name: str, where: str) -> None:
 
 
 def _table(file: BinaryIO, source: str, field: str) -> Iterator[Record]:
-    """CSV with a header row. Quoted fields may hold newlines; blank lines are passed over."""
+    """CSV with a header row. Quoted fields may hold newlines; blank lines are skipped."""
     csv.field_size_limit(sys.maxsize)
     # Strict, or an unclosed quote would swallow the rest of the file as one text.
     reader = csv.reader(_decoded_lines(file, source), strict=True)
@@ -195,7 +195,7 @@ def _table(file: BinaryIO, source: str, field: str) -> Iterator[Record]:
 
 
 def _folder(path: str) -> Iterator[str]:
-    """Every .md and .txt file below, in the order of the names; hidden files and folders are passed over."""
+    """Every .md and .txt file below, in the order of the names; hidden files and folders are skipped."""
     with os.scandir(path) as listing:
         entries = sorted((entry for entry in listing if not entry.name.startswith(".")), key=lambda e: e.name)
     for entry in entries:

@@ -1,6 +1,6 @@
-"""What vectors look like in a file: JSON lines, .npy, Parquet.
+"""Formats of files with vectors: JSON lines, .npy, Parquet.
 
-Each format also says what its unfinished file holds, which grows by appending and can be read at any time.
+Each format also defines an unfinished file, which grows by appending and can be read at any time.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ import numpy as np
 
 from mlx_jina.vectors import Vectors
 
-# What a row says of its vector, by the column's name.
+# The label of a row: what it says of its vector, by the column's name.
 Label = dict[str, str | int]
 
-# Lines of JSON handed to the system in one write.
+# Lines of JSON in one write.
 LINES_PER_WRITE = 64
 # Rows of a Parquet row group, at least.
 GROUP_ROWS = 16_384
 
-# Significant digits that bring back every value exactly.
+# Enough significant digits to read back every value exactly.
 _DIGITS = {"float32": "%.9g", "float16": "%.5g"}
 
 
-# Of a text, and of a chunk of one: which text it is of, and where it is there, in characters and tokens.
+# The label of a text; and of a chunk: its text, and its place there in characters and in tokens.
 LABELS: Mapping[str, type] = {"id": str, "file": str}
 CHUNK_LABELS: Mapping[str, type] = {
     **LABELS,
@@ -44,19 +44,19 @@ CHUNK_LABELS: Mapping[str, type] = {
 class Format(Protocol):
     """One kind of output file. `columns` and `dtype` are those of every block of vectors.
 
-    Every label has the keys and types of `labels`, or fewer: "id" and "file" are strings or missing.
+    A label has keys and types of `labels`, not necessarily all: "id" and "file" are strings or missing.
     """
 
     def __init__(self, columns: int, dtype: np.dtype[Any], labels: Mapping[str, type] = LABELS) -> None: ...
 
     def header(self, rows: int) -> bytes:
-        """What an unfinished file of so many rows starts with; the length is always the same."""
+        """The first bytes of an unfinished file of so many rows, always of the same length."""
 
     def block(self, start: int, labels: Sequence[Label], rows: Vectors) -> Iterator[bytes]:
-        """What to append for these rows, the first of which is row `start`."""
+        """The bytes to append for these rows, the first of which has the number `start`."""
 
     def finish(self, partial: Path, target: Path) -> None:
-        """Make the finished file of an unfinished one."""
+        """Turn the unfinished file into the finished one."""
 
 
 class JsonLines:
@@ -91,7 +91,7 @@ class Npy:
         self._columns, self._dtype = columns, dtype
 
     def header(self, rows: int) -> bytes:
-        """NumPy pads it so that the number of rows can grow in place."""
+        """NumPy's header, padded so that the number of rows can grow in place."""
         buffer = io.BytesIO()
         description = np.lib.format.dtype_to_descr(self._dtype)
         shape = {"descr": description, "fortran_order": False, "shape": (rows, self._columns)}
@@ -108,7 +108,7 @@ class Npy:
 
 
 class Parquet:
-    """Columns `index`, those of the labels (null where one has none), and `embedding` of fixed width.
+    """Columns `index`, one for each key of labels (null where a label lacks it), and `embedding` of fixed width.
 
     A Parquet file cannot be read before its end is written, so the unfinished one is a stream of Arrow record
     batches (`pyarrow.ipc.open_stream`).

@@ -1,8 +1,8 @@
 """A file that takes hours to write and may be interrupted, or killed, at any moment.
 
-`NAME.partial` grows block by block and can be read at any time. `NAME.partial.json` says how much of it counts,
-and of which texts and options it is made; it is replaced only after a block is on disk. When all is done, the
-partial file becomes NAME, byte for byte as without any interruption.
+`NAME.partial` grows block by block and can be read at any time. `NAME.partial.json`, the state, says how many
+bytes of the partial file count, and which texts and options made it; the state is replaced only after a block is
+on disk. In the end the partial file becomes NAME, byte for byte as without any interruption.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def check(target: Path, inputs: Iterable[str], *, resume: bool, force: bool) -> 
         raise InputError(f"{target} exists already: --force replaces it")
     if force or not target.exists():
         return True
-    # Left if a run was killed between its last two steps.
+    # A run that was killed between its last two steps leaves its state behind.
     _state_of(target).unlink(missing_ok=True)
     return False
 
@@ -67,8 +67,8 @@ def check(target: Path, inputs: Iterable[str], *, resume: bool, force: bool) -> 
 class Partial:
     """The unfinished file of `target`, held by one process at a time. A context manager.
 
-    `made_with` is whatever shapes the vectors. If `resume`, that of the earlier run must be the same, and the
-    rows of that run are kept. Leaving the context keeps what was written, unless there are no rows at all.
+    `made_with` holds all options that shape the vectors. With `resume` these must equal the options of the earlier
+    run, whose rows are kept. Leaving the context keeps the partial file unless it has no rows.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class Partial:
     ) -> None:
         self.path = partial_of(target)
         self.rows = 0
-        # Texts done; of each there may be several rows.
+        # Texts that are done; one text may have several rows.
         self.texts = 0
         self._target = target
         self._state_path = _state_of(target)
@@ -103,11 +103,11 @@ class Partial:
                 raise
 
     def _lock(self) -> int:
-        # Not truncated by opening it: it may be another process's.
+        # Opened without truncating, because another process may be writing the file.
         file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Another process may have finished, and renamed it, between the two calls above.
+            # Another process may have finished and renamed the file between the two calls above.
             mine = os.path.samestat(os.fstat(file), os.stat(self.path))
         except (BlockingIOError, FileNotFoundError):
             mine = False
@@ -139,9 +139,9 @@ class Partial:
         self._bytes, self._expected = state["bytes"], state["digest"]
 
     def skip_done(self, records: Iterator[Record]) -> None:
-        """Pass over the texts whose vectors are here already, checking that they are the same texts.
+        """Skip the texts whose vectors are here already, and check that they are the same texts.
 
-        Only then is anything cut off that the state does not vouch for. To be called before `append`.
+        Only then are bytes cut off that the state does not count. Call `skip_done` before `append`.
         """
         for done in range(self.texts):
             record = next(records, None)
@@ -162,9 +162,9 @@ class Partial:
     def append(
         self, records: Sequence[Record], labels: Sequence[Label], rows: Vectors, *, resumable: bool = True
     ) -> None:
-        """Write the next rows, with a label each, which are all those of the next texts.
+        """Write all rows of the next texts, with a label for each row.
 
-        Those that are not `resumable` can be read, but --resume makes them again.
+        Rows that are not `resumable` can be read, but --resume makes them again.
         """
         with self._named_errors():
             self._append(self._format.block(self.rows, labels, rows))
@@ -188,7 +188,7 @@ class Partial:
 
     def __exit__(self, *_: object) -> None:
         if self._checked:
-            # What a full disk or an interrupt left of the last block; after `finish` there is nothing to cut.
+            # A full disk or an interrupt leaves part of a block; after `finish` there is nothing to cut.
             with suppress(OSError):
                 os.ftruncate(self._file, self._bytes)
         if self.rows == 0:
@@ -242,7 +242,7 @@ class Partial:
 
     @contextmanager
     def _named_errors(self) -> Iterator[None]:
-        """Give an OSError the file's name: a descriptor has none."""
+        """Put the file's name into an OSError, since errors of a file descriptor lack it."""
         try:
             yield
         except OSError as error:

@@ -1,4 +1,4 @@
-"""Adapters to other libraries, which `pip install 'mlx-jina[langchain]'` brings along, by each module's name."""
+"""Adapters to other libraries. `pip install 'mlx-jina[NAME]'` installs the library of a module."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ if TYPE_CHECKING:
 
 @lru_cache(maxsize=4)
 def open_encoder(model_name: str, task: str | None = None) -> Encoder:
-    """`mlx_jina.load`, kept: databases rebuild their embedding function for every query.
+    """`mlx_jina.load` with a cache, because databases rebuild their embedding function for every query.
 
-    These libraries search, so a known model that has the task retrieval gets it unless another is named.
+    These libraries search, so a known model with the task retrieval gets this task unless the caller names
+    another.
     """
     entry = catalog.find(model_name)
     if task is None and entry is not None and "retrieval" in entry.tasks:

@@ -12,7 +12,7 @@ from mlx_jina.integrations import open_encoder
 
 @register_embedding_function
 class MLXJinaEmbeddingFunction(EmbeddingFunction[Documents]):
-    """Documents and queries each with the model's own prompt. Arguments as of `load` and `encode`."""
+    """Embeds documents and queries, each with the model's own prompt. Arguments as in `load` and `encode`."""
 
     def __init__(self, model_name: str, *, task: str | None = None, truncate_dim: int | None = None) -> None:
         self._config = {"model_name": model_name, "task": task, "truncate_dim": truncate_dim}

@@ -11,12 +11,12 @@ from mlx_jina.integrations import open_encoder
 
 @register("mlx-jina")
 class MLXJinaEmbeddings(TextEmbeddingFunction):
-    """The source column and queries each with the model's own prompt. Fields as of `load` and `encode`."""
+    """Embeds the source column and queries, each with the model's own prompt. Fields as in `load` and `encode`."""
 
     name: str
     task: str | None = None
     truncate_dim: int | None = None
-    # Nothing here fails that would succeed a minute later.
+    # None, because an embedding that failed here would fail again.
     max_retries: int = 0
 
     def ndims(self) -> int:
@@ -29,6 +29,6 @@ class MLXJinaEmbeddings(TextEmbeddingFunction):
         return list(encoder.encode_document(texts, truncate_dim=self.truncate_dim))
 
     def compute_query_embeddings(self, query: str, *_: Any, **__: Any) -> list[Any]:
-        """The vector of what is searched for."""
+        """The vector of a query."""
         encoder = open_encoder(self.name, self.task)
         return [encoder.encode_query(query, truncate_dim=self.truncate_dim)]

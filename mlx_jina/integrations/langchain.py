@@ -8,16 +8,16 @@ from mlx_jina.integrations import open_encoder
 
 
 class MLXJinaEmbeddings(Embeddings):
-    """Texts and queries each with the model's own prompt. Arguments as of `load` and `encode`."""
+    """Embeds documents and queries, each with the model's own prompt. Arguments as in `load` and `encode`."""
 
     def __init__(self, model_name: str, *, task: str | None = None, truncate_dim: int | None = None) -> None:
         self._encoder = open_encoder(model_name, task)
         self._truncate_dim = truncate_dim
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
-        """One vector for each of the texts that are searched."""
+        """One vector for each document."""
         return list(self._encoder.encode_document(texts, truncate_dim=self._truncate_dim).tolist())
 
     def embed_query(self, text: str) -> list[float]:
-        """The vector of what is searched for."""
+        """The vector of a query."""
         return list(self._encoder.encode_query(text, truncate_dim=self._truncate_dim).tolist())

@@ -11,7 +11,7 @@ from mlx_jina.integrations import open_encoder
 
 
 class MLXJinaEmbedding(BaseEmbedding):
-    """Texts and queries each with the model's own prompt. Fields as of `load` and `encode`."""
+    """Embeds documents and queries, each with the model's own prompt. Fields as in `load` and `encode`."""
 
     model_name: str
     task: str | None = None

@@ -12,7 +12,7 @@ from mlx_jina.integrations import open_encoder
 
 
 class MLXJinaEmbeddingModel(llm.EmbeddingModel):
-    """Documents, or as `...-query` what they are searched for with: llm has one model for both."""
+    """Embeds documents, or queries under the name `...-query`, since llm does not tell the two sides apart."""
 
     batch_size = 1000
 
@@ -33,7 +33,7 @@ class MLXJinaEmbeddingModel(llm.EmbeddingModel):
 
 @llm.hookimpl  # type: ignore[untyped-decorator]
 def register_embedding_models(register: Callable[[llm.EmbeddingModel], None]) -> None:
-    """Every model of the catalogue, and the query's side of those that have one."""
+    """Register every known model, and a second name for the queries of those with prompts."""
     for name in catalog.short_names():
         entry = catalog.find(name)
         for query in (False, True) if entry and entry.prompts else (False,):

@@ -15,7 +15,7 @@ from mlx_jina import catalog, process
 from mlx_jina.choices import Precision
 from mlx_jina.vectors import Vectors
 
-# What jina-embeddings-v5 does for MTEB's types of tasks, as in mteb's own jina_models.py; the rest is retrieval.
+# The task of jina-embeddings-v5 for each of MTEB's types of tasks, as in mteb's jina_models.py; others: retrieval.
 TASKS = dict.fromkeys(("STS", "PairClassification", "BitextMining", "Summarization"), "text-matching")
 TASKS |= dict.fromkeys(("Classification", "MultilabelClassification"), "classification")
 TASKS["Clustering"] = "clustering"
@@ -23,7 +23,7 @@ UNKNOWN = ModelMeta.create_empty({"similarity_fn_name": ScoringFunction.COSINE})
 
 
 class MLXJinaEncoder(AbsEncoder):
-    """An encoder of MTEB 2 from any name that `load` takes; `mlx-jina/` stands for an owner where it has none."""
+    """An encoder of MTEB 2 for any name that `load` takes; a name without an owner gets `mlx-jina/` in front."""
 
     def __init__(
         self, model_name: str, revision: str | None = None, *, embed_dim: int | None = None, device: Any = None

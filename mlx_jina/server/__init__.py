@@ -5,10 +5,10 @@
 
 - `access.py` refuses foreign hosts and origins, `app.py` reads and checks bodies, watches for clients that
   hang up, and turns errors into answers.
-- A dialect is one file that knows a client's requests and answers and nothing else. It has the request's
+- A dialect is one file that knows a client's requests and answers and nothing else. The file has the request's
   schema (a `Body`, whose fields are checked by pydantic and shown in /openapi.json), async handlers that call
-  `Engine.embed` and shape the answer, the error body its clients read, and `ENDPOINTS`, one `Endpoint` for
-  each route. To add one, write that file and name it in `app.DIALECTS`; tests/server/ has one file for each.
+  `Engine.embed` and shape the answer, the error body that clients read, and `ENDPOINTS`, one `Endpoint` for each
+  route. To add a dialect, write such a file and name it in `app.DIALECTS`; docs/architecture.md has the steps.
 
         class EmbedRequest(Body):
             model: str
@@ -20,5 +20,5 @@
 
         ENDPOINTS = (Endpoint("POST", "/api/embed", embed, error_body, EmbedRequest),)
 
-- `engine.py` is what handlers call: names to loaded models (`model_store.py`), texts to vectors.
+- Handlers call `engine.py`, which turns names into loaded models (`model_store.py`) and texts into vectors.
 """

@@ -1,4 +1,4 @@
-"""Who may ask: no page of another site, no name that was rebound to this machine, and the key's owner only."""
+"""Refuse requests from pages of other sites, from names rebound to this machine, and without the API key."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from mlx_jina.server.errors import ApiError
 
 _LOCAL = ("localhost", "127.0.0.1", "[::1]")
-# Obsidian on a desktop and on a phone; pages and apps of this machine.
+# Origins of Obsidian on a desktop and on a phone, and of pages and apps of this machine.
 _ORIGINS = r"app://obsidian\.md|capacitor://localhost|https?://(?:localhost|127\.0\.0\.1|\[::1\])(?::\d+)?"
 _HOST = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^:\[\]]+)(?::\d+)?")
 
@@ -34,9 +34,9 @@ def origin_pattern(allowed: Sequence[str]) -> str:
 class Guard:
     """Middleware that refuses foreign Host and Origin headers with 403.
 
-    A page of any site can have its own name resolve to 127.0.0.1 (DNS rebinding); the Host header still tells
-    that name. `anywhere` also lets addresses in numbers pass, which cannot be rebound: for servers that
-    listen beyond this machine.
+    A page of any site can have its own name resolve to 127.0.0.1 (DNS rebinding), and the Host header still has
+    that name. `anywhere`, for servers that listen beyond this machine, also allows numeric addresses, which cannot
+    be rebound.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ def _is_address(host: str) -> bool:
 
 
 def check_key(headers: Headers, key: str | None) -> None:
-    """Raise ApiError 401 unless the request brings the key, if there is one. Takes as long for any wrong one."""
+    """Raise ApiError 401 for a wrong key; None allows every request. The comparison takes constant time."""
     if key is None:
         return
     scheme, _, given = headers.get("authorization", "").partition(" ")

@@ -1,4 +1,4 @@
-"""Requests to handlers and replies to bytes: the Starlette application."""
+"""The Starlette application: parses requests for handlers, and writes their replies."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ logger = logging.getLogger(__name__)
 
 DIALECTS = (openai, ollama, lm_studio, tei, cohere)
 
-# Bodies and vectors of at least so many bytes are parsed and written off the event loop.
+# Bodies and vectors of at least so many bytes are parsed and written in a thread, not on the event loop.
 LARGE = 1 << 17
-# Bodies under way at once, as a multiple of the largest.
+# Bytes of all bodies under way, as a multiple of the largest body.
 BODIES = 8
 
-# JSON's escapes; the group is half of a character that takes two.
+# JSON's escapes; the group is a lone surrogate, half of a character that needs two escapes.
 _ESCAPE = re.compile(
     rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)",
     re.DOTALL,
@@ -55,7 +55,8 @@ T = TypeVar("T")
 class Settings:
     """What a server allows.
 
-    `hosts` and `origins` come on top of this machine's own; `anywhere` is for a server that listens beyond it.
+    `hosts` and `origins` come on top of this machine's own; `anywhere` is for a server that listens beyond the
+    machine.
     """
 
     api_key: str | None = None
@@ -99,7 +100,7 @@ def create_app(engine: Engine, metrics: Metrics, settings: Settings) -> Starlett
 
 
 def _refusal(refusal: ApiError, path: str) -> Response:
-    """For requests that reach no endpoint."""
+    """The answer to a request that reaches no endpoint."""
     dialect = ollama if path.startswith("/api/") and not path.startswith("/api/v0/") else openai
     return _json(dialect.error_body(refusal, uuid.uuid4().hex), refusal.status, refusal.headers)
 
@@ -174,7 +175,7 @@ class _Caller:
 
 
 async def _read(headers: Headers, receive: Receive, limit: int, slot: Slot) -> bytes:
-    """The body, if it is not too large."""
+    """Read the body. Raises ApiError 413 if it is too large, ClientDisconnect if the client hangs up."""
     too_large = ApiError(
         413, f"the body is larger than {limit} bytes; send fewer texts at a time", "body_too_large"
     )
@@ -230,7 +231,7 @@ def _parsed(schema: type[Body], content: bytes) -> Body:
 
 
 def _whole(escape: re.Match[bytes]) -> bytes:
-    """U+FFFD for half a character: JavaScript's clients cut texts in the midst of emoji, and JSON lets them."""
+    """Replace half a character by U+FFFD: JavaScript clients cut texts within an emoji, which JSON allows."""
     return rb"\ufffd" if escape[1] else escape[0]
 
 

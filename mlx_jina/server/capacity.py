@@ -12,7 +12,7 @@ class Capacity:
     """Room for a number of requests, from their first byte to their vectors, and for the bytes of their bodies."""
 
     def __init__(self, requests: int, size: int, seconds_ahead: Callable[[], float]) -> None:
-        """`seconds_ahead` estimates how long what is waiting will take."""
+        """`seconds_ahead` estimates how long the waiting texts will take."""
         self._requests = requests
         self._size = size
         self._seconds_ahead = seconds_ahead
@@ -21,7 +21,7 @@ class Capacity:
 
     @contextmanager
     def one(self) -> Iterator[Slot]:
-        """A request's slot, to be left by the end of the block. Raises ApiError 503 when all are taken."""
+        """A slot for one request until the end of the block. Raises ApiError 503 when all slots are taken."""
         if self.requests >= self._requests:
             raise self._full()
         self.requests += 1
@@ -33,7 +33,7 @@ class Capacity:
             self.size -= slot.size
 
     def take(self, size: int) -> None:
-        """Bytes of a body. Raises ApiError 503 when there is no room for them; a lone request always has room."""
+        """Count bytes of a body. Raises ApiError 503 without room for them; a lone request always has room."""
         if self.size + size > self._size and self.requests > 1:
             raise self._full()
         self.size += size
@@ -49,13 +49,13 @@ class Capacity:
 
 
 class Slot:
-    """One request's share."""
+    """One request's share of the capacity."""
 
     def __init__(self, capacity: Capacity) -> None:
         self._capacity = capacity
         self.size = 0
 
     def grow(self, size: int) -> None:
-        """Count more bytes of its body."""
+        """Count more bytes of the request's body."""
         self._capacity.take(size)
         self.size += size

@@ -1,4 +1,4 @@
-"""What a dialect's handler calls: a client's names and options to vectors."""
+"""Turn a client's names, options and texts into vectors, for the handlers of all dialects."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mlx_jina.server.scheduler import BatchError
 from mlx_jina.text import prompts
 from mlx_jina.vectors import Vectors
 
-# How other APIs name the two sides and the tasks (Voyage, Cohere, sentence-transformers).
+# The side by its name in Cohere's API.
 _INPUT_TYPES = {"search_query": "query", "search_document": "document"}
 
 
@@ -29,15 +29,15 @@ class Embedded:
     vectors: Vectors
     """(N, D), in the order of the texts."""
     tokens: list[int]
-    """What each text was embedded from, prompt and special tokens included, after any cut."""
+    """How many tokens of each text were embedded, after any cut, with prompt and special tokens."""
     truncated: int
     """How many texts were cut."""
     fingerprint: str
     """Vectors of equal fingerprints may be mixed in one index."""
     load_seconds: float
-    """Of loading the model; 0 if it was loaded already."""
+    """Seconds of loading the model; 0 if it was loaded already."""
     seconds: float
-    """From the call to its end, loading included."""
+    """Seconds of the whole call, loading included."""
 
 
 class Engine:
@@ -63,14 +63,14 @@ class Engine:
 
         - `model`: a name as clients write it, perhaps with a task or a side as suffix
           ("v5-small:retrieval.query", "v2-base-en:query"); "" is the default model.
-        - `task`: as in Jina's API; `input_type`: "query" or "document", or a task, in anybody's spelling
-          (`prompt_name` means the same). They add to the suffix, and must not contradict it.
-        - `truncate`: cut texts that are too long, and count them; otherwise they are refused.
+        - `task`: as in Jina's API; `input_type`: "query" or "document", or a task, in the spelling of Jina, Cohere
+          or Voyage. Suffix, `task` and `input_type` must not contradict each other.
+        - `truncate`: cut texts that are too long, and count the cut ones; False refuses such texts.
         - `late_chunking`: the texts are one document's chunks, in order, each embedded in its context. The
           document may be longer than the model's limit.
 
         Raises ApiError: 404 for a model that is not here, 400 for texts and options that cannot be used, 503 if
-        the server has no room or the model does not load. Cancelling the call gives its place to others.
+        the server has no room or the model does not load. A call that is cancelled frees its place.
         """
         started = time.perf_counter()
         chosen, suffix = await self.store.find(model)
@@ -112,7 +112,7 @@ class Engine:
 def _task_and_prompt(
     encoder: Encoder, suffix: str | None, task: str | None, input_type: str | None
 ) -> tuple[str | None, str | None]:
-    """The task and prompt name for `Encoder.encode`, from the three places where clients can say them."""
+    """Task and prompt name for `Encoder.encode`, from the three places where a client can name them."""
     said = {"the model's suffix": suffix, "task": task, "input_type": input_type}
     tasks: dict[str, str] = {}
     sides: dict[prompts.Side, str] = {}
@@ -142,7 +142,7 @@ def _task_and_prompt(
 
 
 def _default_task(encoder: Encoder, side: str | None) -> str | None:
-    """Only retrieval has two sides; for the rest, the default of Jina's own API."""
+    """Retrieval for a request that names a side, which only retrieval has; else the default of Jina's API."""
     if len(encoder.tasks) < 2:
         return None
     if side is not None and "retrieval" in encoder.tasks:

@@ -7,9 +7,9 @@ from typing import Any
 
 
 class ApiError(Exception):
-    """In words that every dialect's error body can carry.
+    """A refusal with status and message, which each dialect puts into an error body of its own.
 
-    `code` is for programs, `param` the field at fault, `details` say more of a body that broke its schema.
+    `code` is for programs, `param` names the field at fault, `details` list all faults of a body by its schema.
     """
 
     def __init__(

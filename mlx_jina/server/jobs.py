@@ -1,4 +1,4 @@
-"""One request's texts, from their characters to its answer."""
+"""The job of one request: its texts, their tokens, their vectors, its answer."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Encoded:
 
 
 class Job:
-    """One request's texts, on their way through three threads: event loop, tokenising, the model's own."""
+    """One request's texts, which three threads handle in turn: the event loop's, a tokenising one, the model's."""
 
     def __init__(
         self, texts: Sequence[str], plan: Plan, late_chunking: bool, answer: asyncio.Future[Encoded]
@@ -40,19 +40,19 @@ class Job:
         self.characters = sum(map(len, texts))
         self.gone = False
         self.ids: list[Ids] = []
-        """What is run: the texts, or the windows of the document that they make (`late_chunking`)."""
+        """Ids to run: of the texts, or of the windows of the document that the texts make (`late_chunking`)."""
         self.windows: Windows | None = None
         self.truncated = 0
         self.rows: dict[int, Floats] = {}
-        """What came of each of `ids`: one row, or one for each chunk in a window."""
+        """The result for each of `ids`: one row, or one row for each chunk in a window."""
 
     @property
     def prompted(self) -> list[str]:
-        """What is tokenised as it is: the texts, unless they make one document."""
+        """The texts with their prompt, to be tokenised; none if the texts make one document."""
         return [] if self.late_chunking else pipeline.prompted(list(enumerate(self.texts)), self.plan)[1]
 
     def tokenize(self, road: Pipeline, ids: Sequence[Ids] | None) -> None:
-        """Fill `ids`; if it is given, from the ids of what is `prompted`. Raises InputError."""
+        """Set `self.ids`, from the ids of `prompted` if they are given. Raises InputError."""
         if self.late_chunking:
             self.windows = joined_windows(road, self.texts, self.plan)
             self.ids = self.windows.ids
@@ -66,13 +66,13 @@ class Job:
         return self.windows.pool(index) if self.windows else pipeline.whole
 
     def pooled(self) -> Floats:
-        """One row for each text, when all `rows` are there."""
+        """One row for each text, once all `rows` are there."""
         none: Floats = np.empty((0, self.plan.model.dimension), dtype=np.float32)
         pooled: Floats = np.concatenate([none, *(self.rows[index] for index in range(len(self.ids)))])
         return self.windows.chunks(pooled) if self.windows else pooled
 
     def repair(self) -> None:
-        """On the model's thread: compute again what came out unusable. Raises NumericalError."""
+        """On the model's thread: compute unusable rows once more. Raises NumericalError."""
         positions = self.windows.first_chunks if self.windows else range(len(self.ids))
         for index, rows in self.rows.items():
             if not pipeline.usable(rows, self.plan).all():
@@ -80,7 +80,7 @@ class Job:
                 self.rows[index] = pipeline.retry(self.plan, self.pool(index), [self.ids[index]], 0, position)
 
     def encoded(self, vectors: Vectors) -> Encoded:
-        """The answer that has these vectors."""
+        """The answer with these vectors."""
         tokens = self.windows.tokens if self.windows else [len(ids) for ids in self.ids]
         return Encoded(vectors, tokens, self.truncated)
 
@@ -89,7 +89,7 @@ Result = tuple[Job, Encoded | Exception]
 
 
 def finished(jobs: Sequence[Job]) -> list[Result]:
-    """On the model's thread: answers to requests whose rows are there. NumPy is called once for all of a kind."""
+    """On the model's thread: the answers to finished jobs. Jobs with equal options share their NumPy calls."""
     kinds: dict[object, list[Job]] = {}
     for job in jobs:
         plan = job.plan

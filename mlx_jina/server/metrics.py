@@ -1,4 +1,4 @@
-"""What GET /metrics tells, for Prometheus."""
+"""Metrics for Prometheus, which GET /metrics returns."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-# From a short query on a GPU to a long document on a CPU.
+# Buckets from a short query on a GPU to a long document on a CPU.
 _SECONDS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60)
 
 
@@ -33,11 +33,11 @@ class Metrics:
         self._busy = Counter("mlx_jina_forward_seconds", "Time in forward passes", ["model"], registry=registry)
 
     def gauge(self, name: str, meaning: str, value: Callable[[], float]) -> None:
-        """A value that is asked for when it is read."""
+        """Add a value that is computed whenever Prometheus asks for it."""
         Gauge(f"mlx_jina_{name}", meaning, registry=self._registry).set_function(value)
 
     def answered(self, path: str, status: int, seconds: float) -> None:
-        """A request has its answer."""
+        """Count a request that has its answer."""
         if (path, status) not in self._answered:
             self._answered[path, status] = self._requests.labels(path, str(status)), self._seconds.labels(path)
         requests, durations = self._answered[path, status]
@@ -45,20 +45,20 @@ class Metrics:
         durations.observe(seconds)
 
     def hung_up(self) -> None:
-        """A client left, or stopped reading its answer."""
+        """Count a client that left, or stopped reading its answer."""
         self._gone.inc()
 
     def truncated(self, model: str, texts: int) -> None:
-        """Texts of a request were cut."""
+        """Count the cut texts of a request."""
         self._truncated.labels(model).inc(texts)
 
     def batch(self, model: str, texts: int, tokens: int, seconds: float) -> None:
-        """A forward pass has ended. From any thread."""
+        """Count a forward pass. May be called from any thread."""
         self._texts.labels(model).inc(texts)
         self._tokens.labels(model).inc(tokens)
         self._batches.labels(model).inc()
         self._busy.labels(model).inc(seconds)
 
     def page(self) -> bytes:
-        """In Prometheus' text format."""
+        """All metrics in Prometheus' text format."""
         return generate_latest(self._registry)

@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 
 class StoreOptions(LoadOptions, total=False):
-    """What a `ModelStore` takes, which says what its own options mean."""
+    """Options of `ModelStore`, which explains those that `mlx_jina.load` does not have."""
 
     allow_download: bool
     max_memory: int | None
@@ -47,22 +47,22 @@ class Loaded:
         self.encoder = encoder
         self.scheduler = scheduler
         self.plan = lru_cache(maxsize=256)(encoder.plan)
-        """`Encoder.plan`; most requests ask for the same."""
+        """`Encoder.plan` with a cache, because most requests have the same options."""
         self._fingerprints: dict[str | None, str] = {}
 
     async def fingerprint(self, task: str | None) -> str:
-        """`Encoder.fingerprint`, which reads all weights the first time."""
+        """`Encoder.fingerprint`, in a thread because the first call reads all weights."""
         if task not in self._fingerprints:
             self._fingerprints[task] = await asyncio.to_thread(self.encoder.fingerprint, task)
         return self._fingerprints[task]
 
     async def warm_up(self) -> None:
-        """Have the first request be as quick as all later ones."""
+        """Run one text, so that the first request is as quick as all later ones."""
         await asyncio.to_thread(self.encoder.encode, "warm up", task=next(iter(self.encoder.tasks), None))
         await self.fingerprint(next(iter(self.encoder.tasks), None))
 
     def fingerprints(self) -> dict[str, str]:
-        """Those that are known, by task ("" for a model without tasks)."""
+        """The fingerprints that were computed so far, by task ("" for a model without tasks)."""
         return {task or "": fingerprint for task, fingerprint in self._fingerprints.items()}
 
 
@@ -71,28 +71,28 @@ class Model:
 
     def __init__(self, name: str, source: str) -> None:
         self.name = name
-        """What clients call it."""
+        """The name that clients use."""
         self.source = source
-        """What `mlx_jina.load` takes. From the command line or the catalog, never from a request."""
+        """The name for `mlx_jina.load`, from the command line or the catalog, never from a request."""
         self.entry: Entry | None = catalog.find(source)
-        """Its row in the catalog, if it has one."""
+        """The model's row in the catalog, if there is one."""
         self.loaded: Loaded | None = None
         self.requests = 0
-        """How many are using it now."""
+        """How many requests use the model now."""
         self.used = time.monotonic()
-        """When the last one ended."""
+        """When the last request ended."""
         self.loading: asyncio.Task[Loaded] | None = None
 
 
 class ModelStore:
     """Finds models by name and keeps them in memory while they are used.
 
-    - `names`: the models of the command line, as NAME or ALIAS=NAME, the first being the default. Besides
-      them, the catalog's models that are on this machine (or, with `allow_download`, all of them) can be asked
-      for. Nothing else can: a request never names a path.
+    - `names`: the models of the command line, as NAME or ALIAS=NAME, the first being the default. Requests may
+      also name the catalog's models on this machine (with `allow_download`, all of the catalog's), and nothing
+      else: a request never names a path.
     - `max_memory`: bytes of weights to keep; the least recently used idle models make room. None is no limit.
     - `keep_alive`: seconds without a request after which a model is unloaded. None is never.
-    - `observe` is told of every batch: the model's name, its texts, its tokens and its seconds.
+    - `observe` is called after every batch with the model's name, and the batch's texts, tokens and seconds.
     - `loading` are options of `mlx_jina.load`.
     """
 
@@ -111,7 +111,7 @@ class ModelStore:
         self._keep_alive = keep_alive
         self._observe = observe
         self._loading = loading
-        # One model at a time: two would both find room for themselves.
+        # One model loads at a time, because two could each find the same free memory.
         self._making_room = asyncio.Lock()
         self._tokenizing = (
             ThreadPoolExecutor(1, thread_name_prefix="mlx-jina-tokens"),
@@ -130,14 +130,14 @@ class ModelStore:
     # ---- by name
 
     async def find(self, name: str) -> tuple[Model, str | None]:
-        """The model of a client's name, not loaded, and the name's suffix. Raises ApiError 404."""
+        """The model that a client names, loaded or not, and the name's suffix. Raises ApiError 404."""
         if not name:
             return self.default, None
         if (found := await self._find(name)) is not None:
             return found, None
         model, _, suffix = name.rpartition(":")
         if model and (found := await self._find(model)) is not None:
-            # Ollama's clients add it to every name.
+            # Ollama's clients add `:latest` to every name.
             return found, None if suffix == "latest" else suffix
         known = ", ".join(sorted(own.name for own in self._models.values()))
         words = f"model {name!r} is not on this server, which has: {known}; mlx-jina serve takes more of them"
@@ -157,7 +157,7 @@ class ModelStore:
         return next((model for model in self._models.values() if model.entry is entry), None)
 
     def _known(self, entry: Entry) -> Model | None:
-        """A known model, under its shortest name that the command line has not given to another."""
+        """A model of the catalog, under its shortest name that no model of the command line has."""
         if (own := self._of(entry)) is not None:
             return own
         free = [name for name in (entry.repo, *entry.aliases) if name.lower() not in self._models]
@@ -197,7 +197,7 @@ class ModelStore:
         return sum(model.loaded.scheduler.waiting_tokens for model in self.in_memory() if model.loaded)
 
     def seconds_ahead(self) -> float:
-        """How long what waits now will take, roughly."""
+        """Roughly how long the waiting texts will take."""
         return max(
             (model.loaded.scheduler.seconds_ahead() for model in self.in_memory() if model.loaded), default=0
         )
@@ -205,7 +205,7 @@ class ModelStore:
     # ---- in memory
 
     async def in_turn(self, function: Callable[..., T], *arguments: Any) -> T:
-        """Work that may take much memory, in a thread, after all work of this kind that came before."""
+        """Run memory-hungry work in a thread, one call after the other."""
         return await asyncio.get_running_loop().run_in_executor(self._tokenizing[1], function, *arguments)
 
     @asynccontextmanager
@@ -286,11 +286,11 @@ class ModelStore:
         logger.info("unloaded %s", model.name)
 
     def bytes_in_memory(self) -> int:
-        """Of the weights of all loaded models."""
+        """Bytes of the weights of all loaded models."""
         return sum(model.loaded.encoder.nbytes for model in self._models.values() if model.loaded)
 
     async def unload_idle(self) -> None:
-        """Unload what nobody has used for `keep_alive` seconds; runs until it is cancelled."""
+        """Unload models without a request for `keep_alive` seconds; runs until it is cancelled."""
         if self._keep_alive is None:
             return
         while True:
@@ -302,13 +302,13 @@ class ModelStore:
 
 
 def _free() -> None:
-    # A refusal's traceback and its frames, which hold the model, hold each other.
+    # A refusal's traceback and its frames refer to each other, and keep the model until garbage is collected.
     gc.collect()
     mx.clear_cache()
 
 
 def _called(source: str) -> str:
-    """A folder or a file is called by its name without its ending."""
+    """The name that clients use for a source: of a folder or a file, its own name without the ending."""
     return source if catalog.find(source) else Path(source).name.removesuffix(".gguf")
 
 

@@ -1,4 +1,4 @@
-"""What watches the server rather than uses it: /health, /metrics and /openapi.json."""
+"""Routes to watch the server: /health, /metrics and /openapi.json."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mlx_jina.server.metrics import Metrics
 
 
 def endpoints(metrics: Metrics, document: Mapping[str, Any]) -> tuple[Endpoint, ...]:
-    """The three routes, of which only /health is for everybody."""
+    """The three routes, of which only /health needs no API key."""
 
     async def health(engine: Engine, body: None) -> Reply:
         """Whether the server is alive, and which models are in memory."""

@@ -25,7 +25,7 @@ _JSON: dict[str, Any] = {"application/json": {}}
 
 
 def document(endpoints: Sequence[Endpoint]) -> dict[str, Any]:
-    """What GET /openapi.json answers."""
+    """The document that GET /openapi.json returns."""
     paths: dict[str, dict[str, Any]] = {}
     schemas: dict[str, Any] = {}
     for endpoint in endpoints:
@@ -50,7 +50,7 @@ def document(endpoints: Sequence[Endpoint]) -> dict[str, Any]:
 
 
 def _schema(body: type[Body], schemas: dict[str, Any]) -> dict[str, Any]:
-    """A body's schema, in which null is as good as absent."""
+    """A body's schema, in which every optional field may be null."""
     schema = body.model_json_schema(ref_template="#/components/schemas/{model}")
     schemas.update(schema.pop("$defs", {}))
     for name, field in schema["properties"].items():

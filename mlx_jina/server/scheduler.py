@@ -1,9 +1,9 @@
-"""Texts of many requests to batches for one model's thread, and each vector back to its own request.
+"""Put texts of many requests into batches for one model's thread, and give each vector back to its own request.
 
-A batch is whatever waits when the thread is free, soonest due first. A text is due at its request's arrival
-plus a millisecond for each token of its own and of the request's shorter texts: a query overtakes long texts
-and the rest of a bulk, and nothing waits for ever. While a long text computes, short ones that arrive get a
-turn at every point where it evaluates a piece (nn/pieces.py).
+When the thread is free, the texts that wait form a batch, soonest due first. A text is due at its request's
+arrival plus a millisecond for each token of the text and of the request's shorter texts. So a query overtakes long
+texts and the rest of a bulk, and no text waits for ever. While a long text computes, short texts that arrive get a
+turn after each of its pieces (nn/pieces.py).
 """
 
 from __future__ import annotations
@@ -30,15 +30,16 @@ from mlx_jina.text.tokenizer import Ids
 logger = logging.getLogger(__name__)
 
 SECONDS_PER_TOKEN = 1e-3
-# Longer texts only run in batches of their own kind; what comes in between one's pieces is no larger than this.
+# Tokens of a short text, and of a batch between two pieces of a long text; long texts run alone.
 SHORT = 1024
-# Characters, of requests that arrived together, that are tokenised on the event loop: less work than handing over.
+# Up to this many characters, requests that arrived together are tokenised on the event loop: a thread would take
+# longer.
 SMALL = 1 << 11
-# Characters of a request whose tokenisation others need not wait for.
+# Requests of more characters are tokenised in a thread of their own, so that others need not wait.
 LARGE = 1 << 16
 # How long a batch waits for requests that are being tokenised, and for the clients that were just answered.
 GATHER_SECONDS = 0.005
-# Tokens from which a batch gains little by more of them.
+# Tokens of a batch that hardly gets faster per token by waiting for more.
 ENOUGH = 1024
 
 
@@ -65,7 +66,7 @@ class _Text:
 
 
 class _Queue:
-    """Texts for one of the model's tasks: short ones, which share batches, and those that run alone."""
+    """Waiting texts for one of the model's tasks: short texts, which share batches, and texts that run alone."""
 
     def __init__(self) -> None:
         self.short: list[_Text] = []
@@ -78,9 +79,9 @@ class Scheduler:
     def __init__(
         self, road: Pipeline, tokenizing: tuple[Executor, Executor], observe: Callable[[int, int, float], None]
     ) -> None:
-        """`tokenizing` are threads for small and for large requests; `observe` is told of every batch.
+        """`tokenizing` are threads for small and for large requests.
 
-        Of that its texts, its tokens and its seconds.
+        After every batch `observe` is called with the number of its texts, its tokens and its seconds.
         """
         self._pipeline = road
         self._small, self._large = tokenizing
@@ -89,26 +90,26 @@ class Scheduler:
         self._queues: dict[int, _Queue] = {}
         self._serial = 0
         self._pumping = False
-        # Requests that are not tokenised yet: how many, and those that the event loop has at hand.
+        # Requests that are not tokenised yet: their number, and those that arrived in this turn of the event loop.
         self._arriving = 0
         self._arrived: list[Job] = []
-        # Clients that the last batch answered and that have not asked again, and when they were answered.
+        # How many clients of the last batch have not asked again yet, and when they were answered.
         self._returning = 0
         self._answered_at = 0.0
         self._seconds_per_token = 0.0
         self.waiting_tokens = 0
-        """Of all texts whose batch has not started."""
+        """Tokens of all texts whose batch has not started."""
         self.running_tokens = 0
-        """Of the batches that compute now."""
+        """Tokens of the batches that compute now."""
 
     def seconds_ahead(self) -> float:
-        """How long what waits now will take, going by the last batches."""
+        """How long the waiting texts will take, at the speed of the last batches."""
         return self.waiting_tokens * self._seconds_per_token
 
     async def run(self, texts: Sequence[str], plan: Plan, *, late_chunking: bool = False) -> Encoded:
-        """Encode one request's texts. Cancelling drops those that have not started.
+        """Encode one request's texts. Cancelling drops the texts that have not started.
 
-        With `late_chunking` they are the chunks of one document, which is not cut: `encode` has the details.
+        With `late_chunking` the texts are the chunks of one document, which is not cut (see `Encoder.encode`).
         Raises InputError, NumericalError, BatchError.
         """
         loop = asyncio.get_running_loop()
@@ -120,7 +121,7 @@ class Scheduler:
                 self._arriving += 1
             self._arrived.append(job)
             if len(self._arrived) == 1:
-                # After the other requests that the event loop has at hand.
+                # Runs after the other requests that arrived in this turn of the event loop.
                 loop.call_soon(self._tokenize_arrived)
         try:
             return await job.answer
@@ -137,14 +138,14 @@ class Scheduler:
             self._small.submit(self._tokenize, jobs)
 
     def _tokenize(self, jobs: Sequence[Job]) -> None:
-        """On any thread: in one call for all, which uses all cores, and reads the tokenizer's data once."""
+        """On any thread: tokenise the texts of all jobs in one call, which uses all cores."""
         here = [job for job in jobs if not job.gone]
         failed: list[Result] = []
         prompted = [job.prompted for job in here]
         try:
             ids = iter(self._pipeline.tokenizer.encode([text for texts in prompted for text in texts]))
         except Exception:
-            # Each finds out by itself whether a text of its own is to blame.
+            # Each job is then tokenised alone, which shows the job whose text is to blame.
             ids = None
         for job, texts in zip(here, prompted, strict=True):
             try:
@@ -159,7 +160,7 @@ class Scheduler:
                 self._changed.notify()
 
     def _answer(self, results: Sequence[Result], *, batch: bool = False) -> None:
-        """From any thread: wake the event loop once for all of them, which may be what a batch came to."""
+        """From any thread: hand results to the event loop, all at once. `batch`: they are those of a batch."""
         # The loop is closed if the process is about to end.
         if results and not (loop := results[0][0].answer.get_loop()).is_closed():
             loop.call_soon_threadsafe(self._settle, results, batch)
@@ -173,9 +174,10 @@ class Scheduler:
                 job.answer.set_exception(result)
             else:
                 job.answer.set_result(result)
-        # Other answers, such as refusals, say nothing about who comes back.
+        # Other answers, such as refusals, do not tell which clients will ask again.
         if batch:
-            # Sent in the event loop's next turn but one: first the handler goes on, then who waits for it.
+            # Answers are sent two turns of the event loop later: the handler runs first, then the task that awaits
+            # it.
             loop = asyncio.get_running_loop()
             loop.call_soon(loop.call_soon, self._sent)
 
@@ -206,7 +208,7 @@ class Scheduler:
             self._pump_later()
 
     def _drop(self, job: Job) -> None:
-        """A client has gone: what waits is taken out, what computes is computed for nothing."""
+        """Take out the waiting texts of a client that has gone; texts that compute already go on for nothing."""
         with self._changed:
             job.gone = True
             for queue in self._queues.values():
@@ -218,7 +220,7 @@ class Scheduler:
                         heapq.heapify(texts)
 
     def _pump_later(self) -> None:
-        """With the lock held: have the thread take the next batch, if it is not about to."""
+        """With the lock held: have the thread take the next batch, unless it is about to do so."""
         if not self._pumping and any(queue.short or queue.alone for queue in self._queues.values()):
             self._pumping = True
             self._pipeline.thread.submit(self._pump)
@@ -236,7 +238,8 @@ class Scheduler:
         texts, queue = min(kinds, key=lambda kind: kind[0][0])
         taken = [heapq.heappop(texts)]
         tokens = len(taken[0].ids)
-        # Of the others each goes alone: long ones, that nobody short waits for their end, can be interrupted.
+        # Every other text runs alone; a long text can then be interrupted, so that no short text waits for its
+        # end.
         while texts is queue.short and texts and tokens + len(texts[0].ids) <= budget:
             taken.append(heapq.heappop(texts))
             tokens += len(taken[-1].ids)
@@ -245,9 +248,9 @@ class Scheduler:
         return taken
 
     def _gathered(self) -> bool:
-        """With the lock held: whether nobody is worth waiting for.
+        """With the lock held: whether the batch should start now instead of waiting for more texts.
 
-        Clients that ask again as soon as they are answered would otherwise fall into groups, a batch each.
+        Without a wait, clients that ask again as soon as they are answered fall into groups with a batch each.
         """
         return self.waiting_tokens >= ENOUGH or not (self._arriving or self._returning)
 
@@ -310,13 +313,13 @@ class Scheduler:
         self._answer(answers, batch=True)
 
     def _failed(self, taken: Sequence[_Text], error: Exception, interruptible: bool) -> None:
-        """Nobody's answer fails for another request's text: each request is run by itself."""
+        """Run each request of a failed batch alone, so that no answer fails for another request's text."""
         jobs = list(dict.fromkeys(text.job for text in taken))
         if len(jobs) > 1:
             for job in jobs:
                 self._run([text for text in taken if text.job is job], interruptible)
             return
-        # Its words might quote what they were computed from.
+        # The error's words are not logged, because they might quote a text.
         where = "".join(traceback.format_tb(error.__traceback__))
         logger.error("a forward pass failed with %s\n%s", type(error).__name__, where)
         self._drop(jobs[0])

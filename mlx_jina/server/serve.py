@@ -34,11 +34,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("mlx_jina.server")
 
-# What is in flight at SIGTERM has so long to finish; a second Ctrl-C does not wait.
+# Seconds that requests in flight have after SIGTERM; a second Ctrl-C does not wait.
 GRACE_SECONDS = 120
-# A request must be whole after so long, and a client that reads nothing more of its answer for so long loses it.
+# Seconds within which a request must be whole, and a client must read on.
 CLIENT_SECONDS = 60
-# New objects between two searches for garbage.
+# New objects between two runs of the garbage collector.
 GARBAGE_OBJECTS = 50_000
 
 
@@ -52,7 +52,7 @@ def run(
     api_key_file: Path | None,
     **store: Unpack[StoreOptions],
 ) -> None:
-    """Serve until SIGTERM or Ctrl-C, which both end it well: what is in flight is answered first.
+    """Serve until SIGTERM or Ctrl-C, then answer the requests in flight and return.
 
     `store` are options of `ModelStore`. Raises InputError for an address beyond this machine without a key.
     """
@@ -84,11 +84,11 @@ async def _serve(
     with listening(host, port) as listener:
         if preload:
             await _preload(store)
-        # What is there by now is there to stay: no need to look through it for garbage again and again. Nor at
-        # every 700th new object (Python's default), since requests leave few cycles behind.
+        # Objects that exist by now stay, so the garbage collector need not look at them again. Requests leave few
+        # cycles behind, so it need not run after every 700 new objects either, Python's default.
         gc.freeze()
         gc.set_threshold(GARBAGE_OBJECTS)
-        # uvicorn has its own handlers; when it is done it raises the signal once more, which is then no news.
+        # uvicorn sets handlers of its own, and raises the signal once more when it has ended.
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, _ignore)
         config = uvicorn.Config(
@@ -100,7 +100,7 @@ async def _serve(
             ws="none",
             proxy_headers=False,
             lifespan="off",
-            # Longer than clients keep a connection that they do not use: no request meets one that just closed.
+            # Longer than clients keep an idle connection, so that no request meets a connection that just closed.
             timeout_keep_alive=120,
             server_header=False,
             timeout_graceful_shutdown=GRACE_SECONDS,
@@ -149,8 +149,8 @@ def listening(host: str, port: int) -> socket.socket:
     except OSError as error:
         words = f"cannot listen on {host} port {port}: {error.strerror}; --port chooses another"
         raise InputError(words) from None
-    # Connections inherit it. asyncio sets it on sockets of its own making only, and an answer's second packet
-    # would wait 40 ms for the client to acknowledge the first.
+    # Connections inherit this option, which asyncio sets only on sockets that asyncio made. Without it an answer's
+    # second packet waits 40 ms until the client acknowledges the first.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listener
 
@@ -160,7 +160,7 @@ def _ignore(*_: object) -> None:
 
 
 def _allow_many_connections() -> None:
-    """MacOS gives a process 256 files to begin with."""
+    """Raise the limit of open files, which macOS sets to 256."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = 4096 if most == resource.RLIM_INFINITY else min(most, 4096)
     with suppress(ValueError, OSError):

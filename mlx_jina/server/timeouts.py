@@ -1,4 +1,4 @@
-"""Connections whose clients must send what they began, and read what they asked for."""
+"""Drop clients that do not send the rest of their request, or do not read their answer."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 def protocol(seconds: float, too_late: bytes, hung_up: Callable[[], None]) -> type[HttpToolsProtocol]:
     """The protocol for `uvicorn.Config`, which drops clients that stop sending or stop reading.
 
-    By itself uvicorn waits for ever for the rest of a request, and keeps an answer for ever until it is read. Here
-    a request that is not whole after that many seconds gets status 408 with the JSON body `too_late`. A client
-    that has read nothing more of its answer for so long loses its connection, and `hung_up` is called.
+    By itself uvicorn waits for ever for the rest of a request, and keeps an answer for ever until the client reads
+    it. Here a request that is not whole after `seconds` gets status 408 with the JSON body `too_late`. A client
+    that has read nothing more of its answer for `seconds` loses its connection, and `hung_up` is called.
     """
     refusal = (
         b"HTTP/1.1 408 Request Timeout\r\nContent-Type: application/json\r\nContent-Length: %d\r\n"
@@ -28,7 +28,7 @@ def protocol(seconds: float, too_late: bytes, hung_up: Callable[[], None]) -> ty
 
         def connection_made(self, transport: asyncio.BaseTransport) -> None:
             super().connection_made(cast(asyncio.Transport, transport))
-            # `pause_writing` and `resume_writing` then tell of every unsent byte, not of the 65,536th.
+            # With this, `pause_writing` is called for every unsent byte, and not only for the 65,536th.
             self.transport.set_write_buffer_limits(high=0)
             self._expect()
 
@@ -54,7 +54,7 @@ def protocol(seconds: float, too_late: bytes, hung_up: Callable[[], None]) -> ty
             self._expect()
 
         def _expect(self) -> None:
-            """Have the clock run while a request is on its way."""
+            """Run the clock while a request is incomplete."""
             if self._whole and self._begun is not None:
                 self._begun.cancel()
                 self._begun = None
@@ -64,7 +64,7 @@ def protocol(seconds: float, too_late: bytes, hung_up: Callable[[], None]) -> ty
         def _judge_request(self) -> None:
             self._begun = None
             if self.flow.read_paused:
-                # It is the server that does not read on.
+                # The server itself has stopped reading, so the client is not to blame.
                 self._expect()
                 return
             if self.cycle is None or not self.cycle.response_started:

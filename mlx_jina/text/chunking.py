@@ -21,14 +21,14 @@ from mlx_jina.errors import InputError
 from mlx_jina.text.tokenizer import Offsets
 
 Level = ChunkKind | Literal["character"]
-# Coarse to fine. What is too long for a chunk is cut at the next level.
+# Coarse to fine. A piece that is too long for a chunk is cut at the next level.
 LEVELS: tuple[Level, ...] = (*CHUNK_KINDS, "character")
 
 Span = tuple[int, int]
 
 _LINE_END = r"(?:\r\n|\n|\r(?!\n))"
 _BLANK_LINES = re.compile(rf"{_LINE_END}(?:[^\S\r\n]*{_LINE_END})+|\u2029")
-# What tokenizers count to the word that follows.
+# Spaces, which tokenizers count as part of the word that follows.
 _SPACES = np.array([code for code in range(0x3001) if chr(code).isspace()], dtype=np.uint32)
 
 
@@ -36,9 +36,9 @@ _SPACES = np.array([code for code in range(0x3001) if chr(code).isspace()], dtyp
 class Chunk:
     """A piece of a document: `text` is `document[start:stop]` of `span`, and `token_span` counts its tokens.
 
-    These are all tokens of the document, as `tokenize(prompt + document)` gives them: the first chunk has those
-    before its text, special tokens and prompt, and the last the closing one. Without overlap, spans of both kinds
-    follow on each other with no gap.
+    `token_span` refers to the tokens of `tokenize(prompt + document)`: the first chunk also has the special tokens
+    and the prompt before its text, the last chunk the closing token. Without overlap, neither kind of span leaves
+    a gap.
     """
 
     text: str
@@ -48,7 +48,7 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Chunking:
-    """How to cut: at what, into how many tokens at most, of how many shared with the chunk before."""
+    """How to cut: kind of boundary, tokens of a chunk at most, tokens shared with the chunk before, language."""
 
     kind: ChunkKind
     tokens: int | None
@@ -69,7 +69,7 @@ class Chunking:
 
 
 def breaks(level: Level, text: str, language: str) -> list[int]:
-    """Positions inside a text at which a piece of this level ends."""
+    """Positions within a text where a piece of this level ends. Raises InputError without ICU."""
     if level == "paragraph":
         return [match.end() for match in _BLANK_LINES.finditer(text)]
     try:
@@ -83,29 +83,29 @@ def breaks(level: Level, text: str, language: str) -> list[int]:
         breaker = breakers.LineBreaker(text, language)
     else:
         breaker = breakers.CharacterBreaker(text, language)
-    # Its own positions count UTF-16 units.
+    # The breaker's own positions count UTF-16 units, so the lengths of its pieces are added up.
     return list(accumulate(map(len, breaker)))
 
 
 class Text:
-    """A text with the characters that each of its own tokens stands for: (N, 2), no specials among them."""
+    """A text with the characters that each of its tokens stands for: (N, 2), without special tokens."""
 
     def __init__(self, text: str, offsets: Offsets) -> None:
         self.text = text
         self.tokens = len(offsets)
         self._stops = np.maximum.accumulate(offsets[:, 1])
-        # Spaces in front of a word are no part of it.
+        # A token starts at its first character that is no space.
         codes = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
         words = np.where(np.isin(codes, _SPACES), len(text), np.arange(len(text)))
         next_word = np.append(np.minimum.accumulate(words[::-1])[::-1], len(text))
         starts = np.minimum(next_word[offsets[:, 0]], self._stops)
-        # Tokens of nothing but spaces make no chunk. How many others there are before each token:
+        # How many tokens with a word or a sign come before each token: tokens of nothing but spaces make no chunk.
         self._words = np.append(0, np.cumsum(starts < self._stops))
         # The first character that any token from here on needs.
         self._needed = np.append(np.minimum.accumulate(starts[::-1])[::-1], len(text))
 
     def before(self, positions: npt.ArrayLike) -> npt.NDArray[np.int64]:
-        """How many tokens end by each position."""
+        """How many tokens end at each position, or before it."""
         return np.searchsorted(self._stops, positions, side="right")
 
     def cuts(self, level: Level, start: int, stop: int, language: str) -> list[int]:
@@ -121,7 +121,7 @@ class Text:
         return found[np.append(words[1:] > words[:-1], True)[: len(found)]].tolist()
 
     def chunks(self, chunking: Chunking) -> list[Span]:
-        """Cut: the characters of each chunk. At least one, for any text."""
+        """Cut the text: the characters of each chunk, of which any text has at least one."""
         levels = LEVELS[LEVELS.index(chunking.kind) :]
         whole = len(self.text)
         if chunking.tokens is None:
@@ -139,7 +139,7 @@ class Text:
         ]
 
     def _pack(self, start: int, stop: int, levels: Sequence[Level], limit: int, language: str) -> list[Span]:
-        """As many pieces of the first level to a chunk as fit; what is too long by itself, by the next levels."""
+        """Fill chunks with pieces of the first level; cut a piece that does not fit at the next levels."""
         first, last = self.before([start, stop])
         if last - first <= limit or not levels:
             return [(start, stop)]
@@ -158,10 +158,10 @@ class Text:
         return spans
 
     def _earlier(self, previous: int, start: int, stop: int, levels: Sequence[Level], chunking: Chunking) -> int:
-        """Where a chunk begins that shares tokens with the one before: at the coarsest level that allows it."""
+        """Where a chunk begins that overlaps the one before: at a boundary of the coarsest level that fits."""
         assert chunking.tokens is not None
         first, last = self.before([start, stop])
-        # What could not be cut may leave less room than the overlap, or none.
+        # A chunk that could not be cut may leave less room than the overlap, or none.
         earliest = max(first - chunking.overlap, last - chunking.tokens)
         for level in levels:
             cuts = self.cuts(level, previous, start, chunking.language)

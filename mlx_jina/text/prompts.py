@@ -1,4 +1,4 @@
-"""What is put in front of a text, and for which task."""
+"""The prefix of each text, by task and by side of retrieval."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ QUERY: Side = "query"
 SIDES: dict[Side, tuple[str, ...]] = {"query": ("query",), "document": ("document", "passage")}
 SIDE_OF: dict[str, Side] = {name: side for side, names in SIDES.items() for name in names}
 _SYNONYMS = {"document": "passage", "passage": "document"}
-# Both sides of these get the same prompt, the default one: only retrieval tells queries from documents.
+# Tasks that give queries and documents the same prompt, the default one.
 _SYMMETRIC = ("text-matching", "clustering", "classification", "separation")
 
 
 def tasks_with_prompts(prompts: Mapping[str, str]) -> tuple[str, ...]:
-    """Tasks that have a query's prompt of their own, by the names that sentence-transformers' files give them."""
+    """Tasks with a prompt for queries of their own, which sentence-transformers' files call TASK_query."""
     return tuple(name.removesuffix(f"_{QUERY}") for name in prompts if name.endswith(f"_{QUERY}"))
 
 
 def split_task(task: str) -> tuple[str, str | None]:
-    """The Jina API's names hold the side as well: "retrieval.query" is `retrieval` with the prompt `query`."""
+    """Task and side of a name of Jina's API: "retrieval.query" is `retrieval` with the prompt `query`."""
     name, _, side = task.rpartition(".")
     return (name, side) if name and side in SIDE_OF else (task, None)
 
@@ -32,7 +32,7 @@ def split_task(task: str) -> tuple[str, str | None]:
 def choose_task(
     task: str | None, prompt_name: str | None, tasks: Sequence[str], required: bool = False
 ) -> tuple[str | None, str | None]:
-    """The task, one of `tasks`, and the prompt that its name implies, checked against the one named."""
+    """The task, one of `tasks`, and the name of the prompt, which the task's name may imply. Raises InputError."""
     known = ", ".join(tasks) or "none: this model has one vector space for every task"
     if task is None:
         if required:
@@ -56,21 +56,22 @@ class Prompts:
 
     by_name: dict[str, str] = field(default_factory=dict)
     default_name: str | None = None
-    """Of the prompt that a text gets when none is asked for."""
+    """The name of the prompt that a text gets when the caller names none."""
     tasks: tuple[str, ...] = ()
-    """Tasks that can be asked for."""
+    """Tasks that a caller can name."""
     task_required: bool = False
-    """Whether one must be: the model has weights for each task, and none besides."""
+    """Whether a caller must name a task, because the model has weights for each task and none besides."""
 
     def choose_task(self, task: str | None, prompt_name: str | None = None) -> tuple[str | None, str | None]:
         """The task that is meant, and the name of the prompt. Raises InputError."""
         return choose_task(task, prompt_name, self.tasks, self.task_required)
 
     def prefix(self, task: str | None, prompt_name: str | None, prompt: str | None) -> str:
-        """The prefix of every text: `prompt` itself if given, else the one named, else the default one.
+        """The prefix of every text: `prompt` itself, else the prompt called `prompt_name`, else the default one.
 
-        Where each task has prompts of its own, those of `task` are meant, or of the first. A prompt that is named
-        after a task is that task's default. `task` is what `choose_task` returned. Raises InputError.
+        Where each task has prompts of its own, `prompt_name` means a prompt of `task`, or of the first task. A
+        prompt that is named after a task is that task's default. `task` comes from `choose_task`. Raises
+        InputError.
         """
         if prompt is not None:
             return prompt
@@ -88,7 +89,7 @@ class Prompts:
         return self.by_name[key]
 
     def task_of(self, side: Side, task: str | None) -> str | None:
-        """`task`; without one, the task of this side if the model has one for each, such as "retrieval.query"."""
+        """`task`, or for None the task of this side, if the model has one for each side ("retrieval.query")."""
         sides = {own: SIDE_OF[word] for own in self.tasks if (word := split_task(own)[1]) is not None}
         fitting = [own for own in sides if sides[own] == side]
         if (task is None and sides and not fitting) or (task in sides and task not in fitting):
@@ -103,10 +104,10 @@ class Prompts:
         return next((name for name in SIDES[side] if self._key(name, scope)), None)
 
     def _sole(self, task: str | None) -> str | None:
-        """The task, or the only one there is."""
+        """The task, or for None the model's only task."""
         return task or (self.tasks[0] if len(self.tasks) == 1 else None)
 
     def _key(self, name: str, task: str | None) -> str | None:
-        """What the model itself calls a prompt: some have a query's and a document's for each task."""
+        """The model's own key of a prompt: some models have a prompt for queries and documents of each task."""
         names = (name, _SYNONYMS.get(name, name))
         return next((key for own in names for key in (f"{task}_{own}", own) if key in self.by_name), None)

@@ -22,7 +22,7 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class Token(NamedTuple):
-    """One token of a text: characters `start` to `stop` of it, or none of them if the token is special."""
+    """One token, which stands for the characters `start` to `stop` of its text; special tokens have None."""
 
     id: int
     text: str
@@ -34,7 +34,7 @@ class Token(NamedTuple):
 class Tokenizer:
     """A checkpoint's `tokenizer.json`, run by the `tokenizers` library.
 
-    Stateless: padding and truncation that some files bring along are switched off, so threads may share it.
+    Padding and truncation, which some files ask for, are switched off. Threads may share a tokenizer.
     """
 
     def __init__(self, fast: FastTokenizer) -> None:
@@ -45,7 +45,7 @@ class Tokenizer:
         self.leading: int = next((i for i, special in enumerate(mask) if not special), 0)
         """How many special tokens stand before every text."""
         self.closing: int = next((i for i, special in enumerate(reversed(mask)) if not special), 0)
-        """How many stand after it."""
+        """How many special tokens stand after every text."""
 
     @classmethod
     def from_file(cls, path: Path) -> Tokenizer:
@@ -98,7 +98,7 @@ class Tokenizer:
         ]
 
     def truncate(self, tokens: npt.NDArray[D], max_length: int) -> npt.NDArray[D]:
-        """Cut the text's end, never the closing special tokens. Takes ids (L,), or their offsets (L, 2)."""
+        """Cut ids (L,) or offsets (L, 2) at the text's end, and keep the closing special tokens."""
         if len(tokens) <= max_length:
             return tokens
         return np.concatenate([tokens[: max_length - self.closing], tokens[len(tokens) - self.closing :]])
@@ -110,7 +110,7 @@ class Tokenizer:
 
 
 def check(texts: Sequence[str], positions: Sequence[int] | None = None) -> None:
-    """Raise for what is no str or no Unicode, naming it by its position."""
+    """Raise InputError for an item that is no str or no Unicode; the error names the position."""
     for position, text in zip(positions or range(len(texts)), texts, strict=True):
         if not isinstance(text, str):
             raise InputError(f"is of type {type(text).__name__}; every text must be a str", position=position)
@@ -123,7 +123,7 @@ def check(texts: Sequence[str], positions: Sequence[int] | None = None) -> None:
 
 
 def listed(texts: str | Iterable[str]) -> list[str]:
-    """One text or many as a list, all of it checked, so that nothing is computed in vain. Raises InputError."""
+    """One text or many as a list, all checked before anything is computed. Raises InputError."""
     if not isinstance(texts, Iterable):
         raise InputError(f"texts must be a str or a list of str, not {type(texts).__name__}")
     items = [texts] if isinstance(texts, str) else list(texts)

@@ -30,7 +30,7 @@ TEXTS = [
 
 
 def build(config: dict[str, Any], weights: dict[str, Any], dtype: mx.Dtype = mx.float32) -> EncoderModel:
-    """A model with these weights, from a config that may lie."""
+    """A model with these weights, from a config that need not describe them."""
     built = models.build(config, weights)
     built.load_weights([(name, mx.array(value).astype(dtype)) for name, value in weights.items()])
     if not device.on_gpu():
@@ -47,7 +47,7 @@ def pooled(built: EncoderModel, texts: Sequence[Ids]) -> npt.NDArray[np.float32]
 
 
 def last_states(built: EncoderModel, texts: Sequence[Ids]) -> tuple[npt.NDArray[np.float32], ...]:
-    """What the model pools, and the last tokens of what `hidden` gives, both in the batch's order."""
+    """The pooled states, and the last tokens' states of `hidden`, both in the order of the batch."""
     (batch,) = ragged.batches(texts, 1 << 30)
     states = np.array(built.hidden(mx.array(batch.ids), batch.ragged))
     return np.array(built(mx.array(batch.ids), batch.ragged)), states[np.array(batch.ragged.last_rows)]
@@ -60,7 +60,7 @@ def random_ids(lengths: Sequence[int], vocab: int, seed: int = 0) -> list[Ids]:
 
 
 def massive(weights: dict[str, Any], gain: float = 400.0) -> dict[str, Any]:
-    """Weights with one feed-forward neuron that fires strongly, as those of trained decoders do on some tokens."""
+    """Weights with one feed-forward neuron that fires strongly, as in trained decoders on some tokens."""
     changed = {name: value.copy() for name, value in weights.items()}
     for part in ("gate", "up"):
         changed[f"layers.0.mlp.{part}_proj.weight"][7] *= gain

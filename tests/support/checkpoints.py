@@ -77,8 +77,8 @@ def jina_bert_config(
 def jina_bert_weights(layout: str, config: dict[str, Any], seed: int = 0, std: float | None = None) -> Weights:
     """Random tensors under the published names, pooler included.
 
-    By default so large that every one of them matters; `std` draws linear layers as the published
-    `initializer_range` (0.02) would.
+    By default the values are so large that each of them changes vectors; `std` draws linear layers with that
+    deviation, such as the published `initializer_range` (0.02).
     """
     rng = np.random.default_rng(seed)
     hidden, intermediate = config["hidden_size"], config["intermediate_size"]
@@ -179,7 +179,7 @@ V5_TARGETS = ["o_proj", "q_proj", "down_proj", "v_proj", "up_proj", "k_proj", "g
 
 
 def qwen_tokenizer() -> Tokenizer:
-    """Byte-level BPE as Qwen's: NFC, its split, nothing appended; special tokens after the vocabulary."""
+    """Byte-level BPE like Qwen's: NFC, Qwen's split, no closing token; special tokens follow the vocabulary."""
     tokenizer = Tokenizer(models.BPE(byte_fallback=False))
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -268,7 +268,7 @@ def v5_linears(config: dict[str, Any]) -> dict[str, tuple[int, int]]:
 
 
 def v5_small_weights(config: dict[str, Any], seed: int = 0) -> Weights:
-    """Random tensors under the published names: no prefix, no head. Sharp attention, so that positions matter."""
+    """Random tensors under the published names, without prefix or head. Sharp attention makes positions matter."""
     rng = np.random.default_rng(seed)
     weights: Weights = {}
 

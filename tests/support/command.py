@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-# The same command with windows so small that a few thousand lines are many blocks.
+# `mlx-jina` with small windows, so that a few thousand lines make many blocks.
 SMALL_WINDOWS = """
 import mlx_jina
 mlx_jina.load

@@ -28,7 +28,7 @@ CODE_TINY = {"hidden": 96, "layers": 3, "heads": 6, "kv_heads": 2, "intermediate
 
 
 def llama_tokenizer() -> Tokenizer:
-    """Byte-level BPE as Llama 3's, with EuroBERT's special tokens: the closing one is appended, no opening one."""
+    """Byte-level BPE like Llama 3's, with EuroBERT's special tokens: a closing token, and no opening one."""
     tokenizer = Tokenizer(models.BPE(byte_fallback=False))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -134,7 +134,7 @@ def _with_head_dim(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _without_norms(config: dict[str, Any], seed: int) -> Weights:
-    """Qwen3's tensors less the norms of queries and keys, which are drawn larger instead, for sharp attention."""
+    """Qwen3's tensors without the norms of queries and keys; larger queries and keys keep attention sharp."""
     weights = checkpoints.v5_small_weights(_with_head_dim(config), seed)
     kept = {name: x for name, x in weights.items() if "q_norm" not in name and "k_norm" not in name}
     for name in kept:

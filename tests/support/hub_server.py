@@ -14,7 +14,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 def digest(path: Path) -> str:
-    """What stands in for a blob's git hash."""
+    """A stand-in for the git hash of a blob."""
     return hashlib.sha1(path.read_bytes()).hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""Stands in for launchctl where there is none: `bootstrap` starts what the plist says, `bootout` ends it."""
+"""A stand-in for launchctl: `bootstrap` starts the program of a plist, `bootout` ends the program."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ STATE = Path.home() / "launchd"
 
 
 def runs(pid: str) -> bool:
-    """A process that nobody has waited for is a zombie, and gone as well."""
+    """Whether the process runs; a zombie, which ended and was not waited for, does not."""
     said = subprocess.run(["ps", "-o", "stat=", "-p", pid], capture_output=True, text=True, check=False).stdout
     return said.strip() != "" and not said.startswith("Z")
 
 
 def main(verb: str, target: str, plist: str = "") -> int:
-    """The exit statuses are launchctl's own."""
+    """Run a command with launchctl's exit statuses."""
     if verb == "bootstrap":
         agent = plistlib.loads(Path(plist).read_bytes())
         if STATE.exists():

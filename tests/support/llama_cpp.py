@@ -46,7 +46,7 @@ def vectors(
 ) -> npt.NDArray[np.float64]:
     """Unit vectors (N, D) of texts or of token ids; (A N, D) with each of A adapters in turn.
 
-    In a process of its own: llama.cpp aborts on what it dislikes.
+    llama.cpp runs in a process of its own, because it aborts on an error.
     """
     pytest.importorskip("xllamacpp", reason="llama.cpp is not installed (pip install xllamacpp)")
     rows = [row if isinstance(row, str) else [int(i) for i in row] for row in inputs]
@@ -87,7 +87,7 @@ print("ANSWER", json.dumps(rows))
 
 
 def tokens(path: Path, texts: Sequence[str]) -> tuple[list[list[int]], list[list[int]]]:
-    """Ids of texts: with special tokens that stand in them taken for what they are, and for plain text."""
+    """Ids of each text, twice: with special tokens in the text taken as tokens, and as plain text."""
     command = [sys.executable, "-c", _TOKENIZER, str(_shared_object()), str(path)]
     done = subprocess.run(command, input=json.dumps(texts), capture_output=True, text=True, timeout=120)
     answers = [line for line in done.stdout.splitlines() if line.startswith("ANSWER")]

@@ -17,7 +17,7 @@ from tests.support.command import PROGRAM
 
 
 class Server:
-    """`mlx-jina serve` as a process of its own, ready to answer. Its log is kept, and shown if a test fails."""
+    """`mlx-jina serve` as a process of its own, ready to answer. A failing test shows the server's log."""
 
     def __init__(
         self,
@@ -52,14 +52,14 @@ class Server:
         return self.client.post("/v1/embeddings", json={"input": texts, **fields})
 
     def metric(self, name: str) -> float:
-        """The sum over all labels."""
+        """The value of a metric, summed over all labels."""
         page = self.client.get("/metrics").text
         return sum(
             float(value) for value in re.findall(rf"^mlx_jina_{name}(?:{{.*}})? (\S+)$", page, re.MULTILINE)
         )
 
     def stop(self, number: int = signal.SIGTERM, timeout: float = 60) -> int:
-        """The exit status after a signal."""
+        """Send a signal, and return the exit status."""
         self.process.send_signal(number)
         status = self.process.wait(timeout)
         self._reader.join(10)

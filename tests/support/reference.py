@@ -25,7 +25,7 @@ def softmax(x: Array) -> Array:
 
 
 def layer_norm(x: Array, weight: Array, bias: Array, eps: float) -> Array:
-    """Biased variance, as in torch."""
+    """LayerNorm over the last axis, with the biased variance, as in torch."""
     centred = x - x.mean(axis=-1, keepdims=True)
     return centred / np.sqrt((centred**2).mean(axis=-1, keepdims=True) + eps) * weight + bias
 
@@ -96,7 +96,7 @@ def rms_norm(x: Array, weight: Array, eps: float) -> Array:
 
 
 def silu(x: Array) -> Array:
-    """Swish: x times its logistic function, which overflows nowhere as a tanh."""
+    """Swish, x times the logistic function, written with a tanh, which never overflows."""
     return x * 0.5 * (1 + np.tanh(x / 2))
 
 
@@ -112,7 +112,7 @@ def rotary(x: Array, theta: float) -> Array:
 
 
 def qwen3(weights: dict[str, Any], config: dict[str, Any], ids: npt.NDArray[Any], causal: bool = True) -> Array:
-    """Hidden states (L, D) of one text after the last norm; without norms on queries EuroBERT's or Qwen2's."""
+    """Hidden states (L, D) of one text after the last norm; EuroBERT's or Qwen2's if queries have no norms."""
     w = {name: np.asarray(value, dtype=np.float64) for name, value in weights.items()}
     heads, kv_heads = config["num_attention_heads"], config["num_key_value_heads"]
     eps, theta, length = config["rms_norm_eps"], config["rope_theta"], len(ids)

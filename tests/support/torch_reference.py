@@ -1,6 +1,6 @@
-"""transformers and peft on a checkpoint's files: the reference that mlx_jina shares no line with.
+"""transformers and peft on a checkpoint's files: a reference without a line of mlx_jina.
 
-Needs the dependency group `reference`; tests that use it skip without.
+Needs the dependency group `reference`; tests that use this module skip without the group.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ REASON = "needs torch, transformers and peft (pip install --group reference)"
 
 @contextmanager
 def _their_warnings() -> Iterator[None]:
-    """What these libraries say of themselves is no failure of ours."""
+    """Ignore warnings of these libraries about themselves."""
     with warnings.catch_warnings():
         for module in ("torch", "transformers", "peft", "accelerate", "huggingface_hub"):
             warnings.filterwarnings("ignore", module=module)
@@ -60,7 +60,7 @@ def jina_v3(folder: Path, tasks: Sequence[str] = ()) -> Any:
         model = transformers.JinaEmbeddingsV3Model.from_pretrained(folder, dtype="float32")
         assert model.rotary_emb.config.rope_parameters["rope_theta"] == 20000
         for task in tasks:
-            # peft takes a dot in a name for a path.
+            # A name must have no dot, which peft takes for a path.
             name = task.replace(".", "_").replace("-", "_")
             if task == tasks[0]:
                 model = peft.PeftModel.from_pretrained(model, str(folder / name), adapter_name=name)

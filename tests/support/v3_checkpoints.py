@@ -46,13 +46,13 @@ def _sentencepiece(pieces: int) -> bytes:
 
 
 def tokenizer(pieces: int = 400) -> Tokenizer:
-    """XLM-RoBERTa's unigram tokenizer over few pieces, with the nmt_nfkc table that its own has."""
+    """XLM-RoBERTa's unigram tokenizer with few pieces and the original nmt_nfkc table."""
     from sentencepiece import sentencepiece_model_pb2 as protocol
 
     # Its classes are made at import.
     proto: Any = protocol.ModelProto()  # type: ignore[attr-defined]
     proto.ParseFromString(_sentencepiece(pieces))
-    # SentencePiece's own first three are <unk>, <s> and </s>.
+    # SentencePiece's first three pieces are <unk>, <s> and </s>.
     vocab = [(name, 0.0) for name in SPECIALS]
     vocab += [(piece.piece, piece.score) for piece in proto.pieces[3:]] + [("<mask>", 0.0)]
     fast = Tokenizer(models.Unigram(vocab, unk_id=3, byte_fallback=False))
@@ -160,7 +160,7 @@ def _embeddings(config: dict[str, Any]) -> dict[str, tuple[int, int]]:
 
 
 def weights(config: dict[str, Any], seed: int = 0) -> Weights:
-    """Base weights under the repository's names, less its prefix. Sharp attention, so that positions matter."""
+    """Base weights under the repository's names without their prefix. Attention is sharp, so positions matter."""
     rng = np.random.default_rng(seed)
     hidden, made = config["hidden_size"], {}
     for name, shape in _embeddings(config).items():

@@ -1,4 +1,4 @@
-"""Options that mean something else here than in torch, or nothing: checked, and refused where they cannot hold."""
+"""Check options that MLX cannot follow as torch would, and refuse those that would change nothing."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from mlx_jina import Encoder
 
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
-# Ways to compute the same attention, of which MLX has its own.
+# Names of exact attention in torch; MLX computes the same result in its own way.
 ATTENTION = ("eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention")
-# What MLX calls the hardware that torch calls so.
+# MLX's name of the hardware, by torch's name.
 BACKENDS = {"mps": "metal", "cuda": "cuda", "cpu": "cpu"}
 
 
@@ -29,13 +29,13 @@ def refuse(reason: str, **options: object) -> None:
 
 
 def nothing_else(where: str, options: Mapping[str, object]) -> None:
-    """Raise InputError for options that are left when all known ones are taken out."""
+    """Raise InputError if options are left after all known ones were taken out."""
     if options:
         raise InputError(f"{where} has no use for {', '.join(options)} here; leave it out")
 
 
 def device(name: object) -> None:
-    """Raise InputError unless this is where MLX computes; None is."""
+    """Raise InputError unless MLX computes on the device `name`; None stands for the right one."""
     if name is None:
         return
     if isinstance(name, list | tuple):
@@ -49,7 +49,7 @@ def device(name: object) -> None:
 
 
 def attention(name: object) -> None:
-    """Raise InputError for what is no name of an exact attention; None is the default one."""
+    """Raise InputError unless `name` is an exact attention, or None for the default."""
     if name is not None and name not in ATTENTION:
         raise InputError(f"attn_implementation={name!r} is not one of {', '.join(ATTENTION)}")
 
@@ -67,7 +67,7 @@ def dtype(given: object) -> Dtype | None:
 def load_options(
     model: dict[str, Any] | None, processor: dict[str, Any] | None, config: dict[str, Any] | None
 ) -> tuple[str | None, Dtype | None, int | None]:
-    """Task, dtype and longest text, of `model_kwargs` and its like. Raises InputError for all else."""
+    """Task, dtype and longest text from `model_kwargs` and its like. Raises InputError for any other key."""
     given = dict(model or {})
     device(None if (place := given.pop("device_map", None)) == "auto" else place)
     dtypes = [dtype(given.pop(name)) for name in ("torch_dtype", "dtype") if name in given]
@@ -91,7 +91,7 @@ def load_options(
 def call(
     batch_size: int, output_value: str | None, precision: str, place: object, pool: object, chunk_size: object
 ) -> None:
-    """Raise InputError for an option of `encode` that cannot hold."""
+    """Raise InputError for an option of `encode` that has no meaning here."""
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
         raise InputError(f"batch_size={batch_size!r} must be a positive number")
     if output_value not in (None, "sentence_embedding", "token_embeddings"):

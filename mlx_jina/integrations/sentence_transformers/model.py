@@ -26,20 +26,20 @@ if TYPE_CHECKING:
     from mlx_jina.options import EncodeOptions, Texts
 
 OutputValue = Literal["sentence_embedding", "token_embeddings"]
-# Prompts that a side takes without being told, the first that there is.
+# Prompt names of each side, best first; the model's first one is used.
 SIDES: dict[Side, tuple[str, ...]] = {"query": ("query",), "document": ("document", "passage", "corpus")}
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 class ModelOptions(TypedDict, total=False):
-    """What the model's own modules take: the task of v3, v5 and code."""
+    """Options of the model's own modules: the task of v3, v5 and the code models."""
 
     task: str | None
 
 
 def _renamed(**names: str) -> Callable[[F], F]:
-    """Also take arguments by their names of earlier versions."""
+    """Let a function take arguments by their names in earlier versions, too."""
 
     def decorate(function: F) -> F:
         @functools.wraps(function)
@@ -142,10 +142,10 @@ class SentenceTransformer:
         """Prefixes by name."""
         saved = own.default_name if own.default_name in own.by_name else None
         self.default_prompt_name: str | None = default_prompt_name or saved
-        """Of the prompt that `encode` takes when none is named."""
+        """The name of the prompt that `encode` takes when the caller names none."""
         self._prompt(None, None)
         self.truncate_dim = truncate_dim
-        """Dimensions that `encode` keeps when the call does not say."""
+        """Dimensions that `encode` keeps when the caller names no number."""
         self._width(None)
         self.similarity_fn_name = similarity_fn_name or "cosine"
         self.max_seq_length = max_length or self.encoder.max_length
@@ -248,7 +248,7 @@ class SentenceTransformer:
 
     @similarity_fn_name.setter
     def similarity_fn_name(self, value: SimilarityName) -> None:
-        # sentence-transformers has an enumeration as well.
+        # sentence-transformers also takes a member of an enumeration.
         name = getattr(value, "value", value)
         if name not in tensors.MATRICES:
             raise InputError(f"similarity_fn_name={name!r} is not one of {', '.join(tensors.MATRICES)}")
@@ -290,16 +290,16 @@ class SentenceTransformer:
 
     @property
     def device(self) -> Any:
-        """Where the tensors are that `encode` gives: a torch.device, or its name where torch is not installed."""
+        """The device of the tensors that `encode` returns: a torch.device, or its name without torch."""
         return torch.device("cpu") if (torch := tensors.torch()) else "cpu"
 
     def to(self, device: str) -> SentenceTransformer:
-        """The model itself, if it computes there. Raises InputError."""
+        """Return the model, if it computes on that device. Raises InputError otherwise."""
         checks.device(device)
         return self
 
     def eval(self) -> SentenceTransformer:
-        """The model itself, which is not there to be trained."""
+        """Return the model, which is always in evaluation mode."""
         return self
 
     # ---- from here on private
@@ -321,7 +321,7 @@ class SentenceTransformer:
         if task is None and own.task_required and "retrieval" in own.tasks:
             task = "retrieval"
         if prompt_name is None and prompt is None:
-            # v3 calls them as its tasks.
+            # v3 names these prompts after its tasks.
             prompt_name = next(name for name in (task, *SIDES[side]) if name in self.prompts)
         return task, prompt_name
 
@@ -340,7 +340,7 @@ class SentenceTransformer:
     def _features(
         self, texts: Sequence[str], options: EncodeOptions, width: int, show: bool | None
     ) -> list[dict[str, Any]]:
-        """What the model's modules leave behind of each text."""
+        """The dictionary of features that the model's modules return for each text."""
         rows = self._rows(texts, options, width, False, show)
         tokens = self.encoder.encode_tokens(texts, show_progress_bar=show, **options)
         return [

@@ -1,4 +1,4 @@
-"""Vectors as sentence-transformers returns, stores and compares them."""
+"""Return, store and compare vectors as sentence-transformers does."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from mlx_jina.vectors import Floats
 
 Precision = Literal["float32", "int8", "uint8", "binary", "ubinary"]
 SimilarityName = Literal["cosine", "dot", "euclidean", "manhattan"]
-# What NumPy or torch have: one vector or many, also as a list of them.
+# One vector or many, of NumPy or torch, or a list of vectors.
 Embeddings = Any
 
 
 @cache
 def torch() -> Any:
-    """The library, or None where it is not installed."""
+    """The torch library, or None where it is not installed."""
     return import_module("torch") if find_spec("torch") else None
 
 
@@ -43,7 +43,7 @@ def rows_of(embeddings: Embeddings) -> Floats:
 
 
 def quantized(parts: Sequence[Floats], precision: Precision) -> list[vectors.Vectors]:
-    """Parts of what a call gave, at a lower precision; 8-bit ones by each dimension's range in all parts."""
+    """A call's results at a lower precision; 8-bit buckets span each dimension's range over all parts."""
     ranges = vectors.ranges_of(np.concatenate(parts)) if parts and precision.endswith("int8") else None
     return [vectors.quantize(part, precision, ranges) for part in parts]
 
@@ -53,7 +53,7 @@ def _unit(rows: Floats) -> Floats:
 
 
 def _distances(order: int) -> Callable[[Floats, Floats], Floats]:
-    # A row at a time: all differences together might not fit.
+    # A row at a time, because the differences of all pairs might not fit into memory.
     return lambda a, b: -np.stack([np.linalg.norm(row - b, ord=order, axis=-1) for row in a])
 
 

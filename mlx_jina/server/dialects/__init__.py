@@ -1,1 +1,1 @@
-"""One file for each client's way of asking."""
+"""Dialects: one file for each API that clients speak."""

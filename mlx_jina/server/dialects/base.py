@@ -1,4 +1,4 @@
-"""What every dialect is made of: request bodies, endpoints and replies."""
+"""Parts of every dialect: request bodies, endpoints and replies."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TOKEN_IDS = (
 
 
 class Body(BaseModel):
-    """A request's JSON object. Null is as good as absent, unknown fields are ignored: real clients send both."""
+    """A request's JSON object. Null counts as absent, unknown fields are ignored: real clients send both."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
@@ -73,7 +73,7 @@ Texts = Annotated[
 class Reply:
     """An answer: `content` becomes JSON (NumPy arrays included), `embedded` the X-Embedding-* headers.
 
-    Bytes are sent as they are, as `media_type`.
+    Content that is bytes is sent as it is, as `media_type`.
     """
 
     content: Any
@@ -87,9 +87,9 @@ ErrorBody = Callable[[ApiError, str], Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Endpoint:
-    """One route. `body` is the request's schema (None if it has none), `error_body` what its clients read.
+    """One route. `body` is the schema of the request, None for a request without a body.
 
-    `error_body` gets the refusal and the request's id. `public` ones need no API key.
+    `error_body` makes the body of an error from the refusal and the request's id. `public`: needs no API key.
     """
 
     method: str

@@ -20,7 +20,7 @@ from mlx_jina.server.engine import Engine
 from mlx_jina.server.errors import ApiError
 from mlx_jina.server.model_store import Model, ModelStore
 
-# A version of Ollama's, for clients that ask for a minimum.
+# The version of Ollama to report, for clients that ask for a minimum.
 COMPATIBLE = "0.12.0"
 
 
@@ -30,7 +30,7 @@ def error_body(refusal: ApiError, request_id: str) -> dict[str, Any]:
 
 
 class OllamaEmbedRequest(Body):
-    """`options` and `keep_alive` are ignored: how long a model stays is the server's to say."""
+    """`options` and `keep_alive` are ignored, because the server decides how long a model stays."""
 
     model: str = ""
     input: Texts = Field(default_factory=list)
@@ -46,7 +46,7 @@ class OllamaEmbeddingsRequest(Body):
 
 
 class OllamaShowRequest(Body):
-    """Older clients say `name`."""
+    """Older clients send `name` instead of `model`."""
 
     model: str = Field("", validation_alias=AliasChoices("model", "name"))
 
@@ -65,7 +65,7 @@ async def embed(engine: Engine, body: OllamaEmbedRequest) -> Reply:
 
 
 async def embeddings(engine: Engine, body: OllamaEmbeddingsRequest) -> Reply:
-    """Embed one text. An empty one only loads the model."""
+    """Embed one text. An empty text only loads the model."""
     done = await engine.embed([body.prompt] if body.prompt else [], body.model, truncate=True)
     return Reply({"embedding": done.vectors[0] if body.prompt else []}, done)
 
@@ -81,7 +81,7 @@ async def running(engine: Engine, body: None) -> Reply:
 
 
 async def show(engine: Engine, body: OllamaShowRequest) -> Reply:
-    """What a model can do. Smart Connections asks it of every model, and sizes its chunks by it."""
+    """A model's abilities. Smart Connections reads them for every model, and sizes its chunks accordingly."""
     model, _ = await engine.store.find(body.model)
     known: Encoder | Entry
     if model.loaded is None and model.entry is not None:
@@ -143,7 +143,7 @@ def _listed(store: ModelStore, model: Model) -> dict[str, Any]:
 
 
 def _name(model: Model) -> str:
-    """A name with "embed" in it if there is one: Smart Connections offers no others."""
+    """A name with "embed" in it if there is one, since Smart Connections offers no other names."""
     names = (model.name, *(model.entry.aliases if model.entry else ()))
     return next((name for name in names if "embed" in name), model.name)
 

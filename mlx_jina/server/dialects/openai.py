@@ -68,7 +68,7 @@ class EmbeddingsRequest(Body):
 
     @property
     def encoding(self) -> Encoding:
-        """Jina's field wins: OpenAI's JavaScript client always sends its own."""
+        """The encoding to send. Jina's field wins, because OpenAI's JavaScript client always sends OpenAI's."""
         return self.embedding_type or self.encoding_format
 
 
@@ -108,7 +108,7 @@ def _encoded(done: Embedded, encoding: Encoding) -> list[Any]:
 
 
 async def models(engine: Engine, body: None) -> Reply:
-    """The models that can be asked for, and what each can do; some is known only of those in memory."""
+    """All models that a request may name, with their facts; some facts need the model in memory."""
     return Reply({"object": "list", "data": [_described(model) for model in await engine.store.available()]})
 
 

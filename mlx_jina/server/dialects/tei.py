@@ -15,19 +15,19 @@ from mlx_jina.server.dialects.base import MAX_TEXTS, Body, Endpoint, Reply, Text
 from mlx_jina.server.engine import Engine
 from mlx_jina.server.errors import ApiError
 
-# How many tokens are written at a time.
+# Tokens that are written to JSON at a time.
 TOKENS_WRITTEN = 10_000
 _ERROR_TYPES = {503: "Overloaded", 500: "Backend"}
 
 
 def error_body(refusal: ApiError, request_id: str) -> dict[str, Any]:
-    """`error` in words and one of TEI's kinds of errors."""
+    """`error` has the message, `error_type` one of TEI's kinds."""
     kind = _ERROR_TYPES.get(refusal.status, "Validation")
     return {"error": refusal.message, "error_type": kind, "request_id": request_id}
 
 
 class TEIEmbedRequest(Body):
-    """Texts that are too long are cut by default, as by a TEI server, whose --auto-truncate is on by default."""
+    """Long texts are cut by default, as in TEI, whose --auto-truncate is on by default."""
 
     inputs: Texts
     truncate: bool = True
@@ -38,7 +38,7 @@ class TEIEmbedRequest(Body):
 
 
 class TEITokenizeRequest(Body):
-    """Texts, and whether the model's special tokens are put around them."""
+    """Texts, and whether to add the model's special tokens."""
 
     inputs: Texts
     add_special_tokens: bool = True
@@ -57,13 +57,13 @@ async def embed(engine: Engine, body: TEIEmbedRequest) -> Reply:
 
 
 async def tokenize(engine: Engine, body: TEITokenizeRequest) -> Reply:
-    """Tokens of each text with their place in it, in characters; special ones have none."""
+    """Tokens of each text with their place in the text, in characters; special tokens have no place."""
     async with engine.store.using(engine.store.default) as loaded:
         return Reply(await engine.store.in_turn(_tokenized, loaded.encoder, body))
 
 
 def _tokenized(encoder: Encoder, body: TEITokenizeRequest) -> bytes:
-    """The answer as JSON. A token as an object of Python's takes many times its bytes, so few exist at a time."""
+    """The answer as JSON, made in parts, because a token takes many times its bytes as a Python object."""
     texts = []
     for text in body.inputs:
         (tokens,) = encoder.tokens([text], body.add_special_tokens)
@@ -93,7 +93,7 @@ async def info(engine: Engine, body: None) -> Reply:
 
 
 ENDPOINTS = (
-    # The way of huggingface_hub's InferenceClient.
+    # huggingface_hub's InferenceClient posts here.
     Endpoint("POST", "/", embed, error_body, TEIEmbedRequest),
     Endpoint("POST", "/embed", embed, error_body, TEIEmbedRequest),
     Endpoint("POST", "/tokenize", tokenize, error_body, TEITokenizeRequest),
