@@ -84,12 +84,16 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def folder(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder that examples run in: a reader's notes are there, and the models in the cache."""
-    (tmp_path / "notes").mkdir()
-    (tmp_path / "notes" / "bread.md").write_text("# Bread\n\nFlour, water, salt.", encoding="utf-8")
+    """A home with a reader's notes in it, where examples run, and the models in the cache."""
+    bread = "---\ntags: food\n---\n# Bread\n\nFeed the starter with rye flour, every day.\n"
+    (tmp_path / "notes" / "kitchen").mkdir(parents=True)
+    (tmp_path / "notes" / "bread.md").write_text(bread, encoding="utf-8")
+    (tmp_path / "notes" / "kitchen" / "again.md").write_text(f"{bread}\nAnd again.\n", encoding="utf-8")
     # curl ends with an error where an answer is one.
     (tmp_path / ".curlrc").write_text("fail\nsilent\n", encoding="utf-8")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("XDG_DATA_HOME", raising=False)
     monkeypatch.setenv("CURL_HOME", str(tmp_path))
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("HF_HUB_CACHE", str(cache))
