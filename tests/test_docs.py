@@ -1,4 +1,4 @@
-"""The README and docs/: examples run as they stand, and commands, options, links and messages exist."""
+"""Pages: their examples run as they stand, and commands, options, links and messages in them exist."""
 
 from __future__ import annotations
 
@@ -30,12 +30,23 @@ from tests.test_layers import LEVEL
 ROOT = Path(__file__).parents[1]
 PACKAGE = Path(mlx_jina.__file__).parent
 README = ROOT / "README.md"
-PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/**/*.md"))]
+FOLDERS = ("", "docs/**/", "bench/", "convert/", "mlx_jina/pocket/")
+PAGES = sorted(page for folder in FOLDERS for page in ROOT.glob(f"{folder}*.md"))
 COMMAND_LINE = ROOT / "docs" / "command-line.md"
 BLOB = "https://github.com/mlx-jina/mlx-jina/blob/main/"
 
-# Options of other programs that pages name.
-OTHERS_OPTIONS = {"--group", "--help", "--hostfile", "--lora", "--quick", "--sts", "--version"}
+# Options that are no option of `mlx-jina`'s commands: of `python -m bench.all`, pip, mlx.launch, llama.cpp.
+OTHERS_OPTIONS = {
+    "--group",
+    "--help",
+    "--hostfile",
+    "--lengths",
+    "--lora",
+    "--only",
+    "--quick",
+    "--sts",
+    "--version",
+}
 
 
 def read(page: Path) -> str:
