@@ -22,7 +22,7 @@ from huggingface_hub import constants
 
 import mlx_jina
 from mlx_jina import catalog
-from mlx_jina.cli import app
+from mlx_jina.cli import app, launchd
 from tests.support import checkpoints, v3_checkpoints
 from tests.support.process import Server
 from tests.test_layers import LEVEL
@@ -338,6 +338,12 @@ def test_messages_that_the_troubleshooting_page_quotes_exist() -> None:
     pip = {"requires a different Python: 3.9.6", "mlx"}
     assert pip < quoted
     assert [message for message in quoted - pip if message not in messages] == []
+
+
+def test_files_of_the_service_are_where_pages_say() -> None:
+    text = read(ROOT / "docs" / "troubleshooting.md")
+    for path in (launchd.plist_path(), launchd.log_path()):
+        assert f"`~/{path.relative_to(Path.home())}`" in text
 
 
 def anchors(page: Path) -> set[str]:

@@ -30,12 +30,12 @@ SECONDS = 30
 
 def plist_path() -> Path:
     """Where launchd looks for the agent."""
-    return Path.home() / "ModelStore" / "LaunchAgents" / f"{LABEL}.plist"
+    return Path.home() / "Library" / "LaunchAgents" / f"{LABEL}.plist"
 
 
 def log_path() -> Path:
     """The file that the server logs to."""
-    return Path.home() / "ModelStore" / "Logs" / "mlx-jina" / "serve.log"
+    return Path.home() / "Library" / "Logs" / "mlx-jina" / "serve.log"
 
 
 def absolute(argument: str) -> str:

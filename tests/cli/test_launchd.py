@@ -69,10 +69,10 @@ class TestAgent:
             "KeepAlive": {"SuccessfulExit": False},
             "ThrottleInterval": 30,
             "ProcessType": "Interactive",
-            "StandardOutPath": f"{home}/ModelStore/Logs/mlx-jina/serve.log",
-            "StandardErrorPath": f"{home}/ModelStore/Logs/mlx-jina/serve.log",
+            "StandardOutPath": f"{home}/Library/Logs/mlx-jina/serve.log",
+            "StandardErrorPath": f"{home}/Library/Logs/mlx-jina/serve.log",
         }
-        assert not (home / "ModelStore").exists()
+        assert not (home / "Library").exists()
 
     def test_where_models_are_goes_along(self, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("HF_HOME", "/Volumes/models")
@@ -101,7 +101,7 @@ class TestAgent:
         done = run("service", "install", *arguments)
         assert done.returncode == 1
         assert words in done.stderr
-        assert not (home / "ModelStore").exists()
+        assert not (home / "Library").exists()
 
 
 class TestWithoutLaunchd:
@@ -111,7 +111,7 @@ class TestWithoutLaunchd:
         done = run("service", "install")
         assert (done.returncode, done.stdout) == (1, "")
         assert "this is no macOS" in done.stderr
-        assert not (home / "ModelStore").exists()
+        assert not (home / "Library").exists()
 
     def test_nothing_is_installed(self, home: Path) -> None:
         assert (run("service", "status").returncode, run("service", "uninstall").returncode) == (1, 1)
