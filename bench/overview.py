@@ -31,15 +31,26 @@ def bars(rows: Sequence[Row], model: str, column: str, **where: Any) -> dict[str
     }
 
 
-def draw(path: Path, panels: Mapping[str, Mapping[str, float]], title: str) -> None:
+def panels(sections: Mapping[str, Any], model: str) -> dict[str, dict[str, float]]:
+    """Figures of all peers that have both, ours first, by the title of the panel."""
+    speed = bars(sections["throughput"]["rows"], model, "tokens/s", **{"tokens a text": "mixed"})
+    memory = bars(sections["memory"]["rows"], model, "above, MB", tokens=TOKENS)
+    names = [OURS, *sorted(speed.keys() & memory.keys() - {OURS})]
+    return {
+        f"memory that a text of {TOKENS:,} tokens adds, MB": {name: memory[name] for name in names},
+        "texts of mixed lengths, tokens/s": {name: speed[name] for name in names},
+    }
+
+
+def draw(path: Path, figures: Mapping[str, Mapping[str, float]], title: str) -> None:
     """One panel of horizontal bars for each title, the same peers in all, ours on top."""
     import matplotlib as mpl
     from matplotlib import pyplot as plt
 
     # With these settings the same numbers give the same file.
     mpl.rcParams.update({"svg.hashsalt": "overview", "svg.fonttype": "none", "font.size": 10})
-    figure, axes = plt.subplots(1, len(panels), figsize=(9, 2.9), sharey=True, layout="constrained")
-    for axis, (heading, values) in zip(axes, panels.items(), strict=True):
+    figure, axes = plt.subplots(1, len(figures), figsize=(9, 2.9), sharey=True, layout="constrained")
+    for axis, (heading, values) in zip(axes, figures.items(), strict=True):
         colours = ["C0" if name == OURS else "#b8b8b8" for name in values]
         axis.bar_label(axis.barh(list(values), list(values.values()), color=colours), fmt="{:,.0f}", padding=3)
         axis.set_title(heading, fontsize=10)
@@ -63,18 +74,12 @@ def draw(path: Path, panels: Mapping[str, Mapping[str, float]], title: str) -> N
 def main(results: Path, model: str, plot: Path) -> None:
     """Draw the plot."""
     content = json.loads(results.read_text(encoding="utf-8"))
-    rows = {name: section["rows"] for name, section in content["sections"].items()}
-    speed = bars(rows["throughput"], model, "tokens/s", **{"tokens a text": "mixed"})
-    memory = bars(rows["memory"], model, "above, MB", tokens=TOKENS)
-    names = [OURS, *sorted(speed.keys() & memory.keys() - {OURS})]
-    panels = {
-        f"memory that a text of {TOKENS:,} tokens adds, MB": {name: memory[name] for name in names},
-        "texts of mixed lengths, tokens/s": {name: speed[name] for name in names},
-    }
-    weights = next(row["weights"] for row in rows["throughput"] if row["model"] == model)
+    rows = content["sections"]["throughput"]["rows"]
+    weights = next(row["weights"] for row in rows if row["model"] == model)
     machine = content["machine"]
     title = f"shape of {model}, {weights} weights; {machine['accelerator'] or machine['processor']}"
-    draw(plot, panels, f"{title}, {machine['cores']} cores, {machine['MLX backend']}")
+    title += f", {machine['cores']} cores, {machine['MLX backend']}"
+    draw(plot, panels(content["sections"], model), title)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from bench import all as bench_all
-from bench import harness, memory, models, peers, published, report, scale, server, texts, throughput
+from bench import harness, memory, models, overview, peers, published, report, scale, server, texts, throughput
 from bench.harness import THEIRS_OVER_OURS, Options, Section
 from bench.peers.batches import sorted_batches
 
@@ -277,3 +277,16 @@ def test_server_beside_the_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
     assert lone["reached"][0] == pytest.approx(lone["server"][0] - lone["encoder"][0])
     limit = 3 * beside["server, idle"][0] + beside["encoder"][0]
     assert beside["reached"][0] == pytest.approx(100 * beside["server"][0] / limit)
+
+
+def test_the_plot_of_the_readme_shows_what_was_recorded() -> None:
+    root = Path(__file__).parents[1]
+    recorded = root / "bench" / "results" / "amd-epyc-2-cores-cpu.json"
+    if not recorded.exists():
+        pytest.skip("a source distribution has no results")
+    panels = overview.panels(json.loads(recorded.read_text(encoding="utf-8"))["sections"], "v2-small")
+    plot = (root / "docs" / "overview.svg").read_text(encoding="utf-8")
+    for title, figures in panels.items():
+        assert f">{title}<" in plot
+        assert next(iter(figures)) == peers.OURS
+        assert [name for name, value in figures.items() if f">{value:,.0f}<" not in plot or name not in plot] == []
