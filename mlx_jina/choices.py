@@ -47,7 +47,7 @@ GGUFType = Literal[
 GGUF_TYPES: tuple[GGUFType, ...] = get_args(GGUFType)
 
 Bits = Literal[4, 6, 8]
-"""How many bits a weight of a quantised MLX folder takes."""
+"""Of a weight in a quantised MLX folder."""
 BITS: tuple[Bits, ...] = get_args(Bits)
 
 GroupSize = Literal[32, 64, 128]

@@ -34,7 +34,7 @@ class Token(NamedTuple):
 class Tokenizer:
     """A checkpoint's `tokenizer.json`, run by the `tokenizers` library.
 
-    Padding and truncation, which some files ask for, are switched off. Threads may share a tokenizer.
+    Stateless: padding and truncation that some files bring along are switched off, so threads may share it.
     """
 
     def __init__(self, fast: FastTokenizer) -> None:
