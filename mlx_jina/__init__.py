@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from mlx_jina import integrations, ray, vectors
     from mlx_jina.encoder import Chunk, ChunkedDocument, Encoder, Token, TokenVectors, load
     from mlx_jina.process import limit_cache
+    from mlx_jina.search.index import Index
+    from mlx_jina.search.query import Where
 
 __version__ = "0.1.0"
 
@@ -39,6 +41,7 @@ __all__ = [
     "ChunkedDocument",
     "Encoder",
     "ForkError",
+    "Index",
     "InputError",
     "MlxJinaError",
     "ModelNotFoundError",
@@ -48,6 +51,7 @@ __all__ = [
     "TokenVectors",
     "TooLongError",
     "TruncationWarning",
+    "Where",
     "__version__",
     "errors",
     "integrations",
@@ -62,6 +66,8 @@ _MODULES = ("integrations", "ray", "vectors")
 _NAMES = {
     "mlx_jina.encoder": ("Chunk", "ChunkedDocument", "Encoder", "Token", "TokenVectors", "load"),
     "mlx_jina.process": ("limit_cache",),
+    "mlx_jina.search.index": ("Index",),
+    "mlx_jina.search.query": ("Where",),
 }
 
 
@@ -74,10 +80,11 @@ if not TYPE_CHECKING:
         module = next((module for module, names in _NAMES.items() if name in names), None)
         if module is None:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        # A fast BLAS has to be opened before MLX is imported.
-        from mlx_jina.cpu import blas
+        if not module.startswith("mlx_jina.search"):
+            # A fast BLAS has to be opened before MLX is imported.
+            from mlx_jina.cpu import blas
 
-        blas.open_fast()
+            blas.open_fast()
         return getattr(import_module(module), name)
 
 

@@ -7,6 +7,7 @@
     ├── CheckpointError      (ValueError)       files that are not a model which runs here exactly
     ├── ModelTooLargeError   (MemoryError)      a model that the device's memory cannot hold
     ├── NumericalError       (ArithmeticError)  a vector came out as NaN, infinite or zero
+    ├── IndexFileError       (RuntimeError)     an index of notes that cannot be opened, read or written
     └── ForkError            (RuntimeError)     this process was forked from one that had loaded a model
 
     TruncationWarning        (UserWarning)      texts were longer than the limit and were cut
@@ -54,6 +55,10 @@ class ModelTooLargeError(MlxJinaError, MemoryError):
 
 class NumericalError(MlxJinaError, ArithmeticError):
     """A vector came out as NaN, infinite or zero, and did so again in float32."""
+
+
+class IndexFileError(MlxJinaError, RuntimeError):
+    """A file with an index of notes is damaged, in use, newer than this version, or its disk is full."""
 
 
 class ForkError(MlxJinaError, RuntimeError):

@@ -17,6 +17,8 @@ from click.core import ParameterSource
 from mlx_jina import __version__, catalog
 from mlx_jina.choices import CHUNK_KINDS, DTYPES, PRECISIONS, ChunkKind
 from mlx_jina.cli.convert import convert
+from mlx_jina.cli.index import index
+from mlx_jina.cli.search import duplicates, related, search
 from mlx_jina.cli.serve import serve
 from mlx_jina.cli.service import service
 from mlx_jina.errors import InputError, MlxJinaError
@@ -191,6 +193,8 @@ def info(model: str | None, **options: Any) -> None:
     run(model, cast(LoadOptions, options))
 
 
+for command in (index, search, related, duplicates):
+    commands.add_command(command)
 commands.add_command(serve)
 commands.add_command(service)
 commands.add_command(convert)

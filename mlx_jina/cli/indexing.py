@@ -1,0 +1,246 @@
+"""`mlx-jina index`: folders into an index, and what is to be known of one."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from mlx_jina.errors import IndexFileError, InputError
+from mlx_jina.search import location
+from mlx_jina.search.database import is_damage
+from mlx_jina.search.index import Index
+from mlx_jina.search.model import Progress
+from mlx_jina.search.status import Status
+from mlx_jina.search.sync import Report
+
+# Files that are named where nobody asks for all.
+_NAMED = 10
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The options of `mlx-jina index`."""
+
+    include: Sequence[str] | None
+    exclude: Sequence[str] | None
+    max_size: int | None
+    """In bytes."""
+    words_only: bool
+    dry_run: bool
+    verify: bool
+    rebuild: bool
+    allow_mass_delete: bool
+    wait: bool
+    weight: float | None
+    verbose: bool
+
+
+def update(folders: Sequence[str], index: str | None, model: str | None, wanted: Wanted, watch: bool) -> None:
+    """Bring indexes up to date, and keep one so if it is to be watched."""
+    if not folders and (wanted.include or wanted.exclude or wanted.max_size):
+        raise InputError("--include, --exclude and --max-size belong to a folder: name it")
+    if watch and not index and len(folders) > 1:
+        raise InputError("--watch follows one index: start it once for each folder, or give them one --index")
+    for file, own in _targets(folders, index):
+        if wanted.rebuild and own:
+            _keep_aside_if_damaged(file)
+        with Index(file, model, create=bool(own)) as opened:
+            if wanted.weight is not None:
+                opened.set_weight(wanted.weight)
+            targets: Sequence[str | None] = own or [None]
+            for folder in targets:
+                _sync(opened, folder, wanted)
+            if wanted.rebuild and not wanted.dry_run:
+                with _bar() as progress:
+                    opened.rebuild(progress=progress)
+                _tell(f"all vectors are of {opened.status().model!r} now")
+            if watch:
+                from mlx_jina.cli import watching
+
+                watching.run(opened, vectors=not wanted.words_only)
+
+
+def inspect(
+    folders: Sequence[str],
+    index: str | None,
+    *,
+    status: bool,
+    check: bool,
+    repair: bool,
+    compact: bool,
+    as_json: bool,
+) -> None:
+    """Look into indexes, and mend or shrink them. Raises IndexFileError for damage."""
+    damaged = []
+    for file, _ in _targets(folders, index):
+        with Index(file, create=False) as opened:
+            problems = opened.check(repair=repair) if check else []
+            for problem in problems:
+                print(problem)
+            if check and not problems:
+                _tell(f"{file}: nothing is wrong")
+            if problems and not repair:
+                damaged.append(str(file))
+            if compact:
+                before = opened.status().bytes
+                _tell(f"{file}: {_size(before)} before, {_size(opened.compact())} now")
+            if status:
+                _status(opened.status(), as_json)
+    if damaged:
+        raise IndexFileError(f"{', '.join(damaged)}: damaged; --check --repair mends what it can")
+
+
+def list_all(as_json: bool) -> None:
+    """The indexes in the default place."""
+    found = []
+    for file in location.default_files():
+        try:
+            with Index(file, create=False) as opened:
+                found.append(opened.status())
+        except IndexFileError as error:
+            _tell(str(error))
+    if as_json:
+        print(json.dumps([dataclasses.asdict(status) for status in found], ensure_ascii=False))
+        return
+    for status in found:
+        folders = ", ".join(status.folders) or "no folder yet"
+        print(f"{folders}  {status.notes:,} notes, {_size(status.bytes)}, {status.model or 'words only'}")
+        print(f"    {status.file}")
+    if not found:
+        _tell(f"no index in {location.data_folder()}; mlx-jina index FOLDER makes one")
+
+
+def report(done: Report, wanted: Wanted, seconds: float) -> None:
+    """Say what a sync did."""
+    counts = [
+        f"{len(value):,} {name}"
+        for name, value in (
+            ("added", done.added),
+            ("changed", done.changed),
+            ("moved", done.moved),
+            ("removed", done.removed),
+        )
+        if value
+    ]
+    would = "would be " if wanted.dry_run else ""
+    _tell(f"{would}{', '.join([*counts, f'{done.unchanged:,} unchanged'])}, in {seconds:.1f} s")
+    if wanted.verbose or wanted.dry_run:
+        for name, paths in (("added", done.added), ("changed", done.changed), ("removed", done.removed)):
+            for path in paths:
+                print(f"{name:8} {path}")
+        for old, new in done.moved:
+            print(f"moved    {old} -> {new}")
+    for name, pairs in (("skipped", done.skipped), ("note", done.remarks)):
+        for path, why in pairs if wanted.verbose else pairs[:_NAMED]:
+            _tell(f"{name}: {path}: {why}")
+        if len(pairs) > _NAMED and not wanted.verbose:
+            _tell(f"{name}: {len(pairs) - _NAMED:,} more files (--verbose names them)")
+    for warning in done.warnings:
+        _tell(f"warning: {warning}")
+    if done.without_vectors and not wanted.dry_run:
+        _tell(f"{done.without_vectors:,} notes have no vectors yet; they are found by words")
+
+
+def _sync(opened: Index, folder: str | None, wanted: Wanted) -> None:
+    started = time.monotonic()
+    with _bar() as progress:
+        done = opened.sync(
+            folder,
+            include=wanted.include,
+            exclude=wanted.exclude,
+            max_size=wanted.max_size,
+            verify=wanted.verify or wanted.rebuild,
+            allow_mass_delete=wanted.allow_mass_delete,
+            dry_run=wanted.dry_run,
+            vectors=not (wanted.words_only or wanted.rebuild),
+            wait=_waiting if wanted.wait else False,
+            progress=progress,
+        )
+    report(done, wanted, time.monotonic() - started)
+
+
+def _targets(folders: Sequence[str], index: str | None) -> list[tuple[Path, list[str]]]:
+    """Files of indexes, and the folders that go into each."""
+    if not folders:
+        return [(location.choose(index), [])]
+    if index is not None:
+        return [(Path(index).expanduser(), list(folders))]
+    return [(location.index_of(Path(folder).expanduser()), [folder]) for folder in folders]
+
+
+def _keep_aside_if_damaged(file: Path) -> None:
+    """A file that cannot be opened is no loss: all of it comes from the notes. Still it is not deleted."""
+    if not file.exists():
+        return
+    try:
+        with Index(file, create=False) as opened:
+            problems = opened.check()
+    except IndexFileError as error:
+        if not is_damage(error.__cause__):
+            raise
+        problems = [str(error)]
+    if any(problem.startswith("SQLite") for problem in problems) or (problems and "damaged" in problems[0]):
+        aside = location.keep_aside(file)
+        _tell(f"the damaged index is kept as {aside}")
+
+
+def _status(status: Status, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(dataclasses.asdict(status), ensure_ascii=False))
+        return
+    updated = time.strftime("%Y-%m-%d %H:%M", time.localtime(status.updated)) if status.updated else "never"
+    rows = [
+        ("index", status.file),
+        *(("folder", folder) for folder in status.folders),
+        ("notes", f"{status.notes:,} in {status.chunks:,} chunks, {status.waiting:,} without vectors"),
+        ("size", _size(status.bytes)),
+        ("last read", updated),
+        (
+            "model",
+            f"{status.model} ({status.fingerprint}), {status.dimension} dimensions" if status.model else "none",
+        ),
+    ]
+    if status.rebuilding:
+        rows.append(("rebuilding", f"with {status.rebuilding}; mlx-jina index --rebuild goes on"))
+    rows += [("not read", f"{path}: {why}") for path, why in status.errors]
+    for name, value in rows:
+        print(f"{name:10}  {value}")
+
+
+@contextmanager
+def _bar() -> Iterator[Progress]:
+    """Progress on a terminal, after a moment."""
+    from tqdm import tqdm
+
+    bars: dict[str, tqdm] = {}
+
+    def advance(what: str, done: int, total: int) -> None:
+        if what not in bars:
+            # disable=None: only on a terminal.
+            bars[what] = tqdm(total=total, desc=what.capitalize(), unit=" notes", delay=1, disable=None)
+        bars[what].update(done - bars[what].n)
+
+    try:
+        yield advance
+    finally:
+        for bar in bars.values():
+            bar.close()
+
+
+def _waiting(who: str) -> None:
+    _tell(f"waiting for {who}, which is updating this index")
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e6:,.1f} MB"
+
+
+def _tell(words: str) -> None:
+    """A line for the person at the terminal; data alone goes to standard output."""
+    print(words, file=sys.stderr, flush=True)

@@ -1,0 +1,94 @@
+"""The parsers of `mlx-jina search`, `related` and `duplicates`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+_index = click.option(
+    "--index", metavar="FILE", help="The index, or the folder it is of. [default: of this folder]"
+)
+_limit = click.option(
+    "-n", "limit", type=click.IntRange(min=1), default=10, show_default=True, metavar="N", help="Hits, at most."
+)
+_uri = click.option(
+    "--uri",
+    metavar="PROGRAM",
+    help="What opens a note: file, obsidian, adv-uri, vscode, or a template with {path}, {line} ... "
+    "[default: MLX_JINA_URI, else obsidian in a vault]",
+)
+
+
+def _formats(command: Any) -> Any:
+    for option in (
+        click.option("-0", "nul", is_flag=True, help="With --paths: end each by NUL, for xargs -0."),
+        click.option("--paths", "output", flag_value="paths", help="Nothing but the paths of the notes."),
+        click.option("--jsonl", "output", flag_value="jsonl", help="A JSON object for each hit, one a line."),
+        click.option("--json", "output", flag_value="json", help="One JSON object with all hits."),
+    ):
+        command = option(command)
+    return command
+
+
+@click.command()
+@click.argument("query", nargs=-1, required=True)
+@_index
+@_limit
+@click.option("--model", "-m", metavar="NAME", help="The model. [default: the one that the index was made with]")
+@click.option(
+    "--mode",
+    type=click.Choice(("hybrid", "words", "meaning")),
+    default="hybrid",
+    show_default=True,
+    help="What to compare: words and meaning, or one of them.",
+)
+@click.option("--in", "globs", multiple=True, metavar="GLOB", help="Only in these folders or notes.")
+@click.option("--tag", "tags", multiple=True, metavar="TAG", help="Only notes with this tag, or one below it.")
+@click.option("--since", metavar="DATE", help="Only notes modified then or later.")
+@click.option("--until", metavar="DATE", help="Only notes modified then or earlier.")
+@click.option("--chunks", is_flag=True, help="Also several hits of one note.")
+@click.option("--recent", is_flag=True, help="Prefer recent notes: one counts half for every 180 days.")
+@click.option("--min-score", type=float, metavar="X", help="Leave out hits with a lower score.")
+@click.option("--min-cosine", type=float, metavar="X", help="Leave out hits with a lower cosine.")
+@click.option("--no-sync", is_flag=True, help="Search the index as it is.")
+@click.option("--explain", is_flag=True, help="Say how the scores came about.")
+@_uri
+@_formats
+def search(query: tuple[str, ...], **options: Any) -> None:
+    """Search your notes.
+
+    QUERY may have "a phrase", -word, tag:NAME, in:FOLDER, title:WORD, after:DATE and before:DATE in it; put it
+    between quotes. What changed in the notes since the last time is taken into the index first, for a second or
+    so.
+    """
+    from mlx_jina.cli import hits
+
+    hits.search(" ".join(query), **options)
+
+
+@click.command()
+@click.argument("note", metavar="NOTE[:LINE]")
+@_index
+@_limit
+@click.option("--all", "linked", is_flag=True, help="Also notes that are linked with it already.")
+@_uri
+@_formats
+def related(note: str, **options: Any) -> None:
+    """Show the notes nearest to a note, or to the passage at a line of it."""
+    from mlx_jina.cli import hits
+
+    hits.related(note, **options)
+
+
+@click.command()
+@_index
+@click.option(
+    "--threshold", type=float, default=0.95, show_default=True, metavar="X", help="The lowest cosine of a pair."
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+def duplicates(index: str | None, threshold: float, as_json: bool) -> None:
+    """List notes that say the same."""
+    from mlx_jina.cli import hits
+
+    hits.duplicates(index, threshold, as_json)

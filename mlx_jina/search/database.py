@@ -1,0 +1,247 @@
+"""An index's SQLite file: connections, transactions, and SQLite's errors in words."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from mlx_jina.errors import IndexFileError
+from mlx_jina.search import schema
+
+OLDEST_SQLITE = (3, 31, 0)
+"""Generated columns came then."""
+# Seconds that a statement waits for another process's transaction.
+_PATIENCE = 10.0
+# Larger than SQLite's own: a note's vectors waste less of a page.
+_PAGE_BYTES = 16_384
+
+
+class Cancelled(Exception):
+    """A reader was asked to stop, and did."""
+
+
+class Database:
+    """Connections to one file: a reader each for as many threads as search, and one writer.
+
+    Readers see the file as it was when they began, and never wait for the writer (WAL). Every transaction raises
+    meta's `generation`, so that what readers made of the file can be known to be old.
+    """
+
+    def __init__(self, file: Path, *, create: bool = False) -> None:
+        """Open a file, or make it. Raises IndexFileError."""
+        if sqlite3.sqlite_version_info < OLDEST_SQLITE:
+            oldest = ".".join(map(str, OLDEST_SQLITE[:2]))
+            raise IndexFileError(
+                f"this Python comes with SQLite {sqlite3.sqlite_version}, and an index of notes needs {oldest} or "
+                "later; use a newer Python"
+            )
+        self.file = file
+        self.read_only = False
+        self._idle: list[sqlite3.Connection] = []
+        self._writer: sqlite3.Connection | None = None
+        self._writing = threading.RLock()
+        self._closed = False
+        if not create and not file.exists():
+            raise IndexFileError(f"{file} does not exist; `mlx-jina index FOLDER` makes an index")
+        with self._translated():
+            connection = self._open(create)
+            self._check(connection, create)
+            self._idle.append(connection)
+
+    def close(self) -> None:
+        """Close every connection."""
+        self._closed = True
+        while self._idle:
+            self._idle.pop().close()
+        with self._writing:
+            if self._writer is not None:
+                self._writer.close()
+                self._writer = None
+
+    @contextmanager
+    def reading(self, cancelled: Callable[[], bool] | None = None) -> Iterator[sqlite3.Connection]:
+        """A connection that sees one state of the file. Raises Cancelled soon after `cancelled` says so."""
+        if self._closed:
+            raise IndexFileError(f"{self.file} has been closed")
+        with self._translated():
+            try:
+                connection = self._idle.pop()
+            except IndexError:
+                connection = self._open(False)
+            try:
+                connection.execute("begin")
+                connection.set_progress_handler(cancelled, 10_000)
+                try:
+                    yield connection
+                except sqlite3.OperationalError as error:
+                    if "interrupted" in str(error):
+                        raise Cancelled from None
+                    raise
+                finally:
+                    connection.set_progress_handler(None, 0)
+                    connection.rollback()
+            except BaseException:
+                connection.close()
+                raise
+            if self._closed:
+                connection.close()
+            else:
+                self._idle.append(connection)
+
+    @contextmanager
+    def writing(self) -> Iterator[sqlite3.Connection]:
+        """The writer's connection in a transaction, which is undone if anything is raised."""
+        if self.read_only:
+            raise IndexFileError(f"{self.file} cannot be written: the file or its folder is read-only")
+        with self._writing, self._translated():
+            if self._writer is None:
+                self._writer = self._open(False)
+            connection = self._writer
+            connection.execute("begin immediate")
+            try:
+                yield connection
+                connection.execute("update meta set value = value + 1 where key = 'generation'")
+                connection.execute("commit")
+            except BaseException:
+                if connection.in_transaction:
+                    connection.rollback()
+                raise
+
+    @contextmanager
+    def alone(self) -> Iterator[sqlite3.Connection]:
+        """The writer's connection outside any transaction, for what SQLite does by itself, such as VACUUM."""
+        with self._writing, self._translated():
+            if self._writer is None:
+                self._writer = self._open(False)
+            yield self._writer
+
+    def _open(self, create: bool) -> sqlite3.Connection:
+        mode = "rwc" if create else "rw"
+        if not create and not (os.access(self.file, os.W_OK) and os.access(self.file.parent, os.W_OK)):
+            self.read_only = True
+            # Without a log beside it, nobody is writing, and nobody can.
+            mode = "ro" if self._log().exists() else "ro&immutable=1"
+        connection = sqlite3.connect(
+            f"file:{quote(os.fsencode(os.path.abspath(self.file)))}?mode={mode}",
+            uri=True,
+            timeout=_PATIENCE,
+            isolation_level=None,
+            check_same_thread=False,
+            cached_statements=256,
+        )
+        try:
+            connection.create_function("apart", 1, schema.apart, deterministic=True)
+            connection.execute("pragma temp_store = memory")
+            if not self.read_only:
+                connection.execute("pragma synchronous = normal")
+                connection.execute("pragma foreign_keys = on")
+                # macOS's fsync leaves data in the disk's own cache; elsewhere these do nothing.
+                connection.execute("pragma fullfsync = on")
+                connection.execute("pragma checkpoint_fullfsync = on")
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _log(self) -> Path:
+        return self.file.with_name(self.file.name + "-wal")
+
+    def _check(self, connection: sqlite3.Connection, create: bool) -> None:
+        """Make the tables of a new file, or see that they are ours and of a version known here."""
+        try:
+            version = connection.execute("pragma user_version").fetchone()[0]
+            if version == schema.VERSION:
+                return
+            if version > schema.VERSION:
+                raise IndexFileError(
+                    f"{self.file} was made by a newer mlx-jina (schema {version}, here {schema.VERSION}); upgrade "
+                    "mlx-jina, or make the index anew with --rebuild"
+                )
+            is_new = not connection.execute("select 1 from sqlite_master limit 1").fetchall()
+            if (is_new and not create) or not (is_new or version):
+                raise IndexFileError(f"{self.file} is no index of notes")
+            if is_new:
+                os.chmod(self.file, 0o600)
+                connection.execute(f"pragma page_size = {_PAGE_BYTES}")
+            self._switch_to_wal(connection)
+            connection.execute("begin immediate")
+            try:
+                # Another process may have done it meanwhile.
+                version = connection.execute("pragma user_version").fetchone()[0]
+                if version == 0:
+                    schema.create(connection)
+                else:
+                    schema.migrate(connection, version)
+                connection.execute("commit")
+            except BaseException:
+                connection.rollback()
+                raise
+        except BaseException:
+            connection.close()
+            raise
+
+    def _switch_to_wal(self, connection: sqlite3.Connection) -> None:
+        """SQLite's own patience does not cover this statement."""
+        deadline = time.monotonic() + _PATIENCE
+        while True:
+            try:
+                if connection.execute("pragma journal_mode = wal").fetchone()[0] == "wal":
+                    return
+            except sqlite3.OperationalError as error:
+                if "locked" not in str(error) or time.monotonic() > deadline:
+                    raise
+            if time.monotonic() > deadline:
+                raise IndexFileError(f"{self.file}: SQLite cannot keep a write-ahead log there; use another disk")
+            time.sleep(0.01)
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise IndexFileError(f"{self.file}: {explained(error)}") from error
+
+
+def explained(error: sqlite3.Error) -> str:
+    """What an error of SQLite's means for the person whose index it is."""
+    words = str(error)
+    for part, meaning in _MEANINGS.items():
+        if part in words:
+            return meaning
+    return words
+
+
+def is_damage(error: BaseException | None) -> bool:
+    """Whether an error says that the file is no whole database any more."""
+    return isinstance(error, sqlite3.DatabaseError) and any(
+        part in str(error) for part in ("malformed", "not a database", "corrupt")
+    )
+
+
+_DAMAGED = (
+    "the file is damaged; `mlx-jina index FOLDER --rebuild` keeps it aside as NAME.corrupt-DATE and makes the "
+    "index anew from the notes"
+)
+_MEANINGS: dict[str, str] = {
+    "disk is full": "the disk is full; nothing is lost, and the same command goes on once there is space",
+    "disk I/O error": "the disk cannot be read or written (disk I/O error); nothing was changed",
+    "malformed": _DAMAGED,
+    "not a database": _DAMAGED,
+    "locked": "another program has been writing to it for a long time; try again later",
+    "no such module: fts5": "this Python's SQLite has no FTS5; use a Python that has, such as python.org's",
+    "readonly": "the file or its folder is read-only",
+    "unable to open database file": "the file cannot be opened, or its folder not be written to",
+}
+
+
+def one(connection: sqlite3.Connection, sql: str, *values: Any) -> Any:
+    """The first column of the first row, None without a row."""
+    row = connection.execute(sql, values).fetchone()
+    return None if row is None else row[0]

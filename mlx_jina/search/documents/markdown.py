@@ -1,0 +1,220 @@
+"""Markdown as people keep notes in it: CommonMark with tables, front matter, and what Obsidian adds."""
+
+from __future__ import annotations
+
+import datetime
+import posixpath
+import re
+from collections.abc import Iterator
+from functools import cache
+from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import unquote
+
+from mlx_jina.search.documents.base import Block, Document, Kind, Lines, Link, strings, valid
+
+if TYPE_CHECKING:
+    from markdown_it import MarkdownIt
+
+_FRONT_MATTER = re.compile(
+    r"---[ \t]*(?:\r\n|\r|\n)(.{0,65536}?)(?<=[\r\n])(?:---|\.\.\.)[ \t]*(?:\r\n|\r|\n|\Z)", re.S
+)
+# Keys of front matter by what is made of them; everything else is kept as it is.
+_TITLE, _ALIASES, _TAGS = ("title",), ("aliases", "alias"), ("tags", "tag", "keywords")
+_CREATED, _MODIFIED = ("created", "date"), ("modified", "updated", "lastmod")
+
+# No pattern here may look far ahead in vain, again and again: a file can be megabytes of its first character.
+_HIDDEN = re.compile(
+    r"<!--"  # HTML's comments: their end is looked for apart
+    r"|%%[^%\r\n]+%%|^%%[ \t]*$.*?^%%[ \t]*$"  # Obsidian's, inside a line or around some
+    r"|(?<=\s)\^[A-Za-z0-9-]+[ \t]*$"  # block ids
+    r"|</?[A-Za-z][A-Za-z0-9-]*"  # tags of HTML
+    r"(?:\s+[A-Za-z_:][^\s=<>\"']*(?:\s*=\s*(?:\"[^\"<>]*\"|'[^'<>]*'|[^\s\"'<>]+))?)*\s*/?>",
+    re.S | re.M,
+)
+_TAG = re.compile(r"(?<![\w#&/=(\[{])#(?=[\w/-]*[^\W\d])([\w/-]+)")
+_CODE_SPAN = re.compile(r"(?<!`)(`{1,8})(?!`).{1,1000}?(?<!`)\1(?!`)", re.S)
+_WIKILINK = re.compile(r"\[\[([^\[\]|#^\r\n]*)(?:[#^][^\[\]|\r\n]*)?(?:\\?\|([^\[\]\r\n]*))?\]\]")
+_MARKDOWN_LINK = re.compile(r"\]\(\s*(?:<([^<>\r\n]*)>|([^\s()<>]+))[^()\r\n]*\)")
+_LINK_WORDS = re.compile(r"!?\[([^\[\]\r\n]*)\]\((?:<[^<>\r\n]*>|[^\s()<>]*)[^()\r\n]*\)")
+_MARKS = re.compile(r"[*`]+|==|~~")
+
+_KINDS: dict[str, Kind] = {"fence": "code", "code_block": "code", "table_open": "table", "list_item_open": "item"}
+
+
+class FrontMatter(NamedTuple):
+    """Where the front matter ends, and what it holds."""
+
+    stop: int
+    values: dict[str, Any]
+
+
+def read(text: str) -> Document:
+    """The blocks of a Markdown text, and what its front matter says."""
+    front = front_matter(text)
+    lines = Lines.of(text)
+    blocks = list(body_blocks(text, front.stop, lines))
+    prose = [block for block in blocks if block.kind != "code"]
+    values = front.values
+    tags = [tag.lstrip("#") for key in _TAGS for tag in _tags(values.get(key))]
+    return Document(
+        text,
+        blocks,
+        lines,
+        title=next(iter(_first(values, _TITLE)), None) or next((b.title for b in blocks if b.level == 1), None),
+        aliases=[alias for key in _ALIASES for alias in strings(values.get(key))],
+        tags=list(dict.fromkeys([*tags, *inline_tags(text, prose)])),
+        links=list(links(text, prose, lines)),
+        properties=values,
+        created=next((date for key in _CREATED if (date := timestamp(values.get(key))) is not None), None),
+        modified=next((date for key in _MODIFIED if (date := timestamp(values.get(key))) is not None), None),
+        hidden=list(hidden(text, prose)),
+    )
+
+
+def front_matter(text: str) -> FrontMatter:
+    """The YAML between two lines of dashes at the start. What is no mapping in valid YAML belongs to the body."""
+    if (match := _FRONT_MATTER.match(text)) is None:
+        return FrontMatter(0, {})
+    import yaml
+
+    # libyaml's is ten times as fast, and missing where no compiler was.
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    try:
+        values = yaml.load(match[1], Loader=loader)
+    # YAML's constructors raise ValueError for dates such as 2024-13-45, and more for odd keys.
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError, AttributeError, OverflowError):
+        return FrontMatter(0, {})
+    if values is None:
+        return FrontMatter(match.end(), {})
+    if not isinstance(values, dict):
+        return FrontMatter(0, {})
+    return FrontMatter(match.end(), {valid(str(key)).lower(): value for key, value in values.items()})
+
+
+def body_blocks(text: str, start: int, lines: Lines) -> Iterator[Block]:
+    """Blocks from `start`, the beginning of a line, to the end. Items of a list are blocks of their own."""
+    first_line = lines.number(start) - 1 if start < len(text) else len(lines)
+    found: list[tuple[int, Kind, int, str]] = []
+    depth = 0
+    tokens = _parser().parse(text[start:])
+    for token, following in zip(tokens, [*tokens[1:], None], strict=True):
+        # An item of a list at the top counts, and the list itself does not.
+        if token.map is not None and token.level <= depth and token.type not in _LISTS:
+            line = first_line + token.map[0]
+            heading = token.type == "heading_open"
+            kind: Kind = "heading" if heading else _KINDS.get(token.type, "text")
+            words = plain(following.content) if heading and following is not None else ""
+            found.append((line, kind, int(token.tag[1:]) if heading else 0, words))
+        if token.type in _LISTS and token.level == 0:
+            depth = 1
+        elif token.level == 0 and token.nesting < 0:
+            depth = 0
+    edges = [lines.start(line) for line, *_ in found]
+    if edges:
+        edges[0] = start
+    for (_, kind, level, words), here, there in zip(found, edges, [*edges[1:], len(text)], strict=True):
+        if here < there:
+            yield Block(here, there, kind, level, words)
+    if not edges and text[start:].strip():
+        yield Block(start, len(text))
+
+
+_LISTS = ("bullet_list_open", "ordered_list_open")
+
+
+def plain(inline: str) -> str:
+    """The words of a heading or a line without Markdown's marks."""
+    inline = _WIKILINK.sub(lambda match: match[2] or match[1], _LINK_WORDS.sub(r"\1", inline))
+    return valid(" ".join(_MARKS.sub("", inline).split()))
+
+
+def inline_tags(text: str, prose: list[Block]) -> Iterator[str]:
+    """Tags such as #project/house, which have a letter somewhere."""
+    if "#" not in text:
+        return
+    for block in prose:
+        for match in _TAG.finditer(_CODE_SPAN.sub(" ", text[block.start : block.stop])):
+            yield match[1].strip("/-")
+
+
+def links(text: str, prose: list[Block], lines: Lines) -> Iterator[Link]:
+    """Wikilinks by the note's name, and Markdown links to files as they are written, unquoted."""
+    for block in prose:
+        for match in _WIKILINK.finditer(text, block.start, block.stop):
+            if target := match[1].strip():
+                yield Link(valid(target), lines.number(match.start()))
+        for match in _MARKDOWN_LINK.finditer(text, block.start, block.stop):
+            target = unquote((match[1] or match[2] or "").partition("#")[0], errors="replace")
+            if target and not re.match(r"[A-Za-z][A-Za-z0-9+.-]*:|/", target):
+                # With its extension and the dot in front, a path differs from a name.
+                yield Link("./" + posixpath.normpath(valid(target)), lines.number(match.start()))
+
+
+def hidden(text: str, prose: list[Block]) -> Iterator[tuple[int, int]]:
+    """Comments, block ids and the tags of HTML, outside code."""
+    if not any(mark in text for mark in ("<", "%%", "^")):
+        return
+    for start, stop in _joined(prose):
+        # A code span may talk about comments and tags.
+        code = [match.span() for match in _CODE_SPAN.finditer(text, start, stop)] if "`" in text else []
+        code.append((stop, stop))
+        here, spans = start, iter(code)
+        span = next(spans)
+        while match := _HIDDEN.search(text, here, stop):
+            first, here = match.span()
+            while span[1] <= first < stop:
+                span = next(spans)
+            if span[0] <= first:
+                continue
+            if match[0] == "<!--":
+                if (end := text.find("-->", here, stop)) < 0:
+                    return
+                here = end + 3
+            yield first, here
+
+
+def timestamp(value: object) -> float | None:
+    """Seconds since 1970 of a date in front matter, local time where no zone is given."""
+    if isinstance(value, str):
+        try:
+            value = datetime.datetime.fromisoformat(value.strip().replace("Z", "+00:00"))
+        except ValueError:
+            return None
+    if isinstance(value, datetime.date) and not isinstance(value, datetime.datetime):
+        value = datetime.datetime(value.year, value.month, value.day)
+    try:
+        return value.timestamp() if isinstance(value, datetime.datetime) else None
+    # Years that the system's clock cannot count to.
+    except (OverflowError, ValueError, OSError):
+        return None
+
+
+def _first(values: dict[str, Any], keys: tuple[str, ...]) -> list[str]:
+    found = [values[key] for key in keys if isinstance(values.get(key), (str, int, float))]
+    return [" ".join(valid(str(value)).split()) for value in found]
+
+
+def _tags(value: object) -> list[str]:
+    """Tags also stand between spaces."""
+    return strings(value.replace(" ", ",")) if isinstance(value, str) else strings(value)
+
+
+def _joined(blocks: list[Block]) -> Iterator[tuple[int, int]]:
+    """Spans of blocks that touch each other: a comment may have blank lines in it."""
+    start = stop = -1
+    for block in blocks:
+        if block.start != stop:
+            if start >= 0:
+                yield start, stop
+            start = block.start
+        stop = block.stop
+    if start >= 0:
+        yield start, stop
+
+
+@cache
+def _parser() -> MarkdownIt:
+    """CommonMark's blocks and tables; what stands inside a line is not parsed."""
+    from markdown_it import MarkdownIt
+
+    return MarkdownIt("commonmark").enable("table").disable("inline")

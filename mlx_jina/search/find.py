@@ -1,0 +1,191 @@
+"""One search, from what was typed to hits, in one state of the index."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import time
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from mlx_jina.search import filters, notes, ranking, words
+from mlx_jina.search.database import one
+from mlx_jina.search.hits import Explanation, Found, Hit, Mode
+from mlx_jina.search.query import Query
+from mlx_jina.search.ranking import Ranked
+from mlx_jina.search.schema import NOTE_BITS
+from mlx_jina.search.snippets import Highlighter, Span, snippet
+
+if TYPE_CHECKING:
+    from mlx_jina.search.meaning import Vectors
+    from mlx_jina.vectors import Floats
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to rank, and what of it to return."""
+
+    limit: int
+    mode: Mode
+    weight: float
+    chunks: bool = False
+    """Every chunk a hit, instead of the best one of each note."""
+    recent: bool = False
+    """Prefer what was modified lately."""
+    min_score: float | None = None
+    min_cosine: float | None = None
+
+
+def find(
+    connection: sqlite3.Connection,
+    highlighter: Highlighter,
+    query: Query,
+    options: Options,
+    vectors: Vectors | None,
+    vector: Floats | None,
+) -> Found:
+    """Search by words, and by `vector` in `vectors` if there are any."""
+    allowed = filters.allowed(connection, query)
+    chunks = one(connection, "select count(*) from fts_docsize")
+    explanation = Explanation(chunks=chunks, allowed=None if allowed is None else len(allowed))
+    if not query.terms and vector is None:
+        newest = _newest(connection, allowed, options.limit)
+        return Found(hits(connection, highlighter, newest, (), {}), options.mode, explanation)
+    named = _named(connection, query, allowed)
+    terms = () if options.mode == "meaning" else query.terms
+    matched = words.rank(connection, terms, allowed, options.limit)
+    meaning = None
+    if vectors is not None and vector is not None:
+        asked = {*matched.scores, *(note << NOTE_BITS for note in named)}
+        meaning = vectors.rank(connection, vector, allowed, asked, options.limit)
+    weight = 1.0 if options.mode == "meaning" else options.weight
+    explanation = replace(
+        explanation,
+        mean=meaning.mean if meaning else None,
+        best=meaning.best if meaning else None,
+        best_bm25=next(iter(matched.scores.values()), None),
+        weight=weight,
+        counts=matched.counts,
+        dropped=matched.dropped,
+    )
+    ranked = ranking.fuse(matched, meaning, weight, named)
+    ranked += [Ranked(note << NOTE_BITS, 1.0, None, None, True) for note in named - {each.note for each in ranked}]
+    if options.recent:
+        ranked = _aged(connection, ranked)
+    ranked = [each for each in ranked if _is_good(each, options)]
+    kept = [term for term in terms if term not in matched.dropped]
+    best = ranked if options.chunks else ranking.best_of_notes(ranked)
+    best = _by_path(connection, ranking.with_ties(best, options.limit))[: options.limit]
+    return Found(hits(connection, highlighter, best, kept, _more(ranked, best)), options.mode, explanation)
+
+
+def _named(connection: sqlite3.Connection, query: Query, allowed: Collection[int] | None) -> set[int]:
+    """The notes whose title or alias the query is."""
+    found = {
+        note
+        for (note,) in connection.execute("select note from name where key = ?", (notes.name_key(query.text),))
+    }
+    return found if allowed is None else found & set(allowed)
+
+
+def _newest(connection: sqlite3.Connection, allowed: Collection[int] | None, limit: int) -> list[Ranked]:
+    """What filters alone let through: the latest first."""
+    rows = connection.execute(f"select id from note where error is null order by {filters.MODIFIED} desc, path")
+    found = (note for (note,) in rows if allowed is None or note in allowed)
+    return [Ranked(note << NOTE_BITS, 0.0, None, None) for note, _ in zip(found, range(limit), strict=False)]
+
+
+def _aged(connection: sqlite3.Connection, ranked: Sequence[Ranked]) -> list[Ranked]:
+    """Scores that halve with every half-life since a note was modified."""
+    modified = dict(_rows(connection, f"id, {filters.MODIFIED}", "note", {each.note for each in ranked}))
+    now = time.time()
+    ages = {note: max(0.0, now - when) / ranking.HALF_LIFE for note, when in modified.items()}
+    return [replace(each, score=each.score * 0.5 ** ages[each.note]) for each in ranked]
+
+
+def _is_good(each: Ranked, options: Options) -> bool:
+    if options.min_score is not None and each.score < options.min_score and not each.named:
+        return False
+    return options.min_cosine is None or (each.cosine is not None and each.cosine >= options.min_cosine)
+
+
+def _by_path(connection: sqlite3.Connection, ranked: Sequence[Ranked]) -> list[Ranked]:
+    """Equal ones by their paths."""
+    paths = dict(_rows(connection, "id, path", "note", {each.note for each in ranked}))
+    return sorted(ranked, key=lambda each: (not each.named, -each.score, paths[each.note], each.chunk))
+
+
+def _more(ranked: Sequence[Ranked], best: Sequence[Ranked]) -> dict[int, int]:
+    """How many other chunks of each note are as good as the last hit."""
+    if not best:
+        return {}
+    last = min(each.score for each in best)
+    shown = {each.chunk for each in best}
+    found: dict[int, int] = {}
+    for each in ranked:
+        if each.chunk not in shown and each.score >= last:
+            found[each.note] = found.get(each.note, 0) + 1
+    return found
+
+
+def hits(
+    connection: sqlite3.Connection,
+    highlighter: Highlighter,
+    ranked: Sequence[Ranked],
+    terms: Sequence[str],
+    more: dict[int, int],
+) -> list[Hit]:
+    """Ranked chunks with all that is to be known of them; `terms` are marked in their snippets."""
+    columns = f"id, root, path, name, title, tags, {filters.MODIFIED}"
+    found = {row[0]: row for row in _rows(connection, columns, "note", {each.note for each in ranked})}
+    roots = dict(connection.execute("select id, path from root"))
+    columns = "id, start, stop, line, end_line, heading, body"
+    chunks = {row[0]: row for row in _rows(connection, columns, "chunk", {each.chunk for each in ranked})}
+    spans = highlighter.spans([chunks[each.chunk][-1] for each in ranked], terms)
+    return [
+        _hit(found[each.note], chunks[each.chunk], roots, each, matches, more.get(each.note, 0))
+        for each, matches in zip(ranked, spans, strict=True)
+    ]
+
+
+def _hit(
+    note: tuple[Any, ...],
+    chunk: tuple[Any, ...],
+    roots: dict[int, str],
+    ranked: Ranked,
+    matches: Sequence[Span],
+    more: int,
+) -> Hit:
+    _, root, path, name, title, tags, modified = note
+    _, start, stop, line, end_line, heading, body = chunk
+    shown = snippet(body, matches)
+    return Hit(
+        id=ranked.chunk,
+        path=path,
+        absolute_path=os.path.join(roots[root], os.fsdecode(name) if name is not None else path),
+        line=line,
+        end_line=end_line,
+        span=(start, stop),
+        title=title,
+        heading=heading,
+        tags=tuple(json.loads(tags)),
+        modified=modified,
+        score=1.0 if ranked.named else max(0.0, min(1.0, ranked.score)),
+        cosine=ranked.cosine,
+        bm25=ranked.bm25,
+        text=body,
+        snippet=shown.text,
+        highlights=shown.highlights,
+        more=more,
+    )
+
+
+def _rows(
+    connection: sqlite3.Connection, columns: str, table: str, ids: Collection[int]
+) -> Iterator[tuple[Any, ...]]:
+    """Rows by their ids, looked up one by one: joins would make SQLite choose the order."""
+    sql = f"select {columns} from {table} where id = ?"
+    for own in ids:
+        yield from connection.execute(sql, (own,))

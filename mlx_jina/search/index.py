@@ -1,0 +1,375 @@
+"""`Index`: notes in folders and what finds them, in one file."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from mlx_jina.errors import IndexFileError, InputError, MlxJinaError
+from mlx_jina.search import location, roots, spaces
+from mlx_jina.search.database import Database, one
+from mlx_jina.search.find import Options, find
+from mlx_jina.search.hits import MODES, Found, Hit, Mode
+from mlx_jina.search.lock import Busy, writer
+from mlx_jina.search.model import DEFAULT, Model, Progress, Space
+from mlx_jina.search.query import Query, Where, parse
+from mlx_jina.search.ranking import WEIGHT
+from mlx_jina.search.snippets import Highlighter
+from mlx_jina.search.status import Status, status, without_vectors
+from mlx_jina.search.sync import Options as SyncOptions
+from mlx_jina.search.sync import Report, sync_words
+
+if TYPE_CHECKING:
+    from mlx_jina.encoder import Encoder
+    from mlx_jina.search.meaning import Vectors
+    from mlx_jina.search.neighbours import Duplicate
+    from mlx_jina.search.rows import Row
+    from mlx_jina.vectors import Floats
+
+
+class Index:
+    """An index of notes: opened, or made, at `file`. Searches may come from several threads at once.
+
+    `model` is a name that `mlx_jina.load` takes, or a loaded model; by default the one that the index has vectors
+    of, and "pocket" for a new one. It is loaded when the first vector is needed. `create=False` wants the file to
+    be there, and `local_files_only=True` the model.
+
+        with mlx_jina.Index("notes.db") as index:
+            index.sync("~/Notes")
+            for hit in index.search("how do I feed a sourdough starter?"):
+                print(hit.path, hit.line, hit.snippet)
+
+    Raises IndexFileError for a file that is no index, is damaged, or cannot be kept where it is.
+    """
+
+    def __init__(
+        self,
+        file: str | Path,
+        model: str | Encoder | None = None,
+        *,
+        create: bool = True,
+        local_files_only: bool = False,
+    ) -> None:
+        self.file = Path(file).expanduser().absolute()
+        if create and not self.file.exists():
+            location.check(self.file)
+            try:
+                self.file.parent.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise IndexFileError(f"{self.file.parent}: {error.strerror}") from None
+        self._database = Database(self.file, create=create)
+        with self._database.reading() as connection:
+            space = spaces.current(connection)
+        name = model or (space.model if space else DEFAULT)
+        self._model = Model(name, local_files_only=local_files_only)
+        self._highlighter = Highlighter()
+        self._vectors: tuple[int, Vectors] | None = None
+        self._reading_vectors = threading.Lock()
+
+    def __enter__(self) -> Index:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._database.close()
+        self._highlighter.close()
+
+    # ---- keeping it up to date
+
+    def sync(
+        self,
+        folder: str | Path | None = None,
+        *,
+        include: Sequence[str] | None = None,
+        exclude: Sequence[str] | None = None,
+        max_size: int | None = None,
+        verify: bool = False,
+        allow_mass_delete: bool = False,
+        dry_run: bool = False,
+        vectors: bool = True,
+        seconds: float | None = None,
+        wait: bool | Callable[[str], object] = True,
+        progress: Progress | None = None,
+    ) -> Report:
+        """Bring the index up to date with a folder, which may be new to it, or with all it has.
+
+        Words of everything come first, then vectors, the latest notes before older ones. Whatever stops it, what
+        is done is kept whole, and the next call goes on.
+
+        - `include`, `exclude`, `max_size`: patterns as in .gitignore, and bytes of a file; the index keeps them.
+        - `verify`: read every file, also those that look unchanged.
+        - `allow_mass_delete`: believe it when most of the notes are gone; otherwise they stay, with a warning.
+        - `dry_run`: only report.
+        - `vectors`: False leaves them for later.
+        - `seconds`: about how much time there is.
+        - `wait`: while another process writes to the index: wait, and tell a function who it is; or False, come
+          back with a warning.
+        - `progress`: is told "words" or "vectors", how much of them is done, and how much there is to do.
+
+        Raises InputError for a folder that is not there, for settings that make no sense, and if the index has
+        vectors of another model; IndexFileError if it cannot be written.
+        """
+        report = Report()
+        deadline = float("inf") if seconds is None else time.monotonic() + seconds
+        options = SyncOptions(verify, allow_mass_delete, dry_run, deadline)
+        tell = progress or _nobody
+        waiting = None if wait is False else wait if callable(wait) else str
+        try:
+            with writer(self.file, "words", waiting):
+                self._sync_words(folder, roots.Changes(include, exclude, max_size), options, report, tell)
+            if vectors and not dry_run:
+                with writer(self.file, "vectors", waiting):
+                    report.vectors = spaces.embed(self._database, self._model, deadline, tell)
+        except Busy as busy:
+            report.warnings.append(f"{busy} is updating this index; what it has done so far is used")
+        with self._database.reading() as connection:
+            report.without_vectors = without_vectors(connection)
+        return report
+
+    def _sync_words(
+        self,
+        folder: str | Path | None,
+        changes: roots.Changes,
+        options: SyncOptions,
+        report: Report,
+        tell: Progress,
+    ) -> None:
+        if folder is not None:
+            sync_words(self._database, self._root(folder, changes, options.dry_run, report), options, report, tell)
+            return
+        with self._database.reading() as connection:
+            known = roots.all_of(connection)
+        if not known:
+            raise InputError(f"{self.file} has no folder yet; name the one with your notes: mlx-jina index FOLDER")
+        for root in known:
+            try:
+                sync_words(self._database, root, options, report, tell)
+            except InputError as error:
+                if len(known) == 1:
+                    raise
+                report.warnings.append(str(error))
+
+    def _root(self, folder: str | Path, changes: roots.Changes, dry_run: bool, report: Report) -> roots.Root:
+        path = roots.real_path(folder)
+        with self._database.reading() as connection:
+            root = roots.is_current(connection, path, changes)
+        if root is not None:
+            return root
+        # What a reader writes is undone.
+        with self._database.reading() if dry_run else self._database.writing() as connection:
+            root, moved = roots.put(connection, path, changes)
+        if moved is not None:
+            report.warnings.append(f"{path} is the folder that was at {moved}; its notes are kept")
+        return root
+
+    def rebuild(self, *, progress: Progress | None = None) -> None:
+        """New vectors for all notes, by the model that this index was opened with.
+
+        The old ones are searched until the last is there. Whatever stops it, the next call goes on.
+        """
+        with writer(self.file, "vectors", str):
+            spaces.rebuild(self._database, self._model, progress or _nobody)
+
+    # ---- searching
+
+    def search(
+        self,
+        text: str,
+        limit: int = 10,
+        mode: Mode = "hybrid",
+        where: Where | None = None,
+        *,
+        chunks: bool = False,
+        recent: bool = False,
+        min_score: float | None = None,
+        min_cosine: float | None = None,
+        cancelled: Callable[[], bool] | None = None,
+    ) -> list[Hit]:
+        """The best notes for a question, best first. Nothing is synchronised.
+
+        - `text`: words, "a phrase" that has to be there, -word that must not, tag:, in:, title:, after:, before:.
+        - `mode`: "hybrid", or only "words" or "meaning".
+        - `where`: filters, which leave out notes before anything is ranked.
+        - `chunks`: also several hits of one note.
+        - `recent`: a note counts half for every 180 days since it was modified.
+        - `min_score`, `min_cosine`: leave out worse hits. A cosine means something within one index only.
+        - `cancelled`: is asked now and then whether to stop, which raises Cancelled.
+
+        Raises InputError for options that make no sense, and by "meaning" alone if there are no vectors.
+        """
+        return list(
+            self.find(
+                text,
+                limit,
+                mode,
+                where,
+                chunks=chunks,
+                recent=recent,
+                min_score=min_score,
+                min_cosine=min_cosine,
+                cancelled=cancelled,
+            ).hits
+        )
+
+    def find(
+        self,
+        text: str,
+        limit: int = 10,
+        mode: Mode = "hybrid",
+        where: Where | None = None,
+        *,
+        chunks: bool = False,
+        recent: bool = False,
+        min_score: float | None = None,
+        min_cosine: float | None = None,
+        cancelled: Callable[[], bool] | None = None,
+    ) -> Found:
+        """`search`, and how the hits were found."""
+        if mode not in MODES:
+            raise InputError(f"mode={mode!r} is not one of {', '.join(MODES)}")
+        if limit < 1:
+            raise InputError(f"limit={limit} must be at least 1")
+        query = parse(text, where)
+        space, vector, warning = self._embedded(query, mode)
+        with self._database.reading(cancelled) as connection:
+            weight = one(connection, "select value from meta where key = 'weight'")
+            options = Options(
+                limit, mode, WEIGHT if weight is None else weight, chunks, recent, min_score, min_cosine
+            )
+            vectors = None
+            if space is not None and vector is not None:
+                vectors = self._vectors_of(connection, space)
+            found = find(connection, self._highlighter, query, options, vectors, vector)
+            space = spaces.current(connection)
+            waiting = without_vectors(connection)
+        return replace(
+            found,
+            mode=mode if warning is None else "words",
+            warning=warning,
+            model=space.model if space else None,
+            fingerprint=space.fingerprint if space else None,
+            waiting=waiting,
+        )
+
+    def _embedded(self, query: Query, mode: Mode) -> tuple[Space | None, Floats | None, str | None]:
+        """The query's vector and its space; or why there is none, though it is asked for."""
+        if mode == "words" or not query.text.strip():
+            return None, None, None
+        with self._database.reading() as connection:
+            space = spaces.current(connection)
+        try:
+            if space is None:
+                raise InputError(f"{self.file.name} has no vectors yet; `mlx-jina index` makes them")
+            space = spaces.verify(self._database, self._model)
+            return space, self._model.encode_query(query.text.strip()), None
+        except MlxJinaError as error:
+            if mode == "meaning":
+                raise
+            return None, None, f"searched by words alone: {error}"
+
+    def _vectors_of(self, connection: sqlite3.Connection, space: Space) -> Vectors | None:
+        """The vectors of the state that the connection sees, read again only if that has changed."""
+        from mlx_jina.search import meaning
+
+        now = spaces.current(connection)
+        if now is None or now.fingerprint != space.fingerprint:
+            return None
+        generation = one(connection, "select value from meta where key = 'generation'")
+        with self._reading_vectors:
+            if self._vectors is None or self._vectors[0] != generation:
+                self._vectors = generation, meaning.read(connection, space.dimension)
+            return self._vectors[1]
+
+    # ---- notes beside each other
+
+    def related(
+        self, path: str | Path, limit: int = 10, *, line: int | None = None, linked: bool = False
+    ) -> list[Hit]:
+        """The notes nearest to a note, or to the chunk at a line of it, best first.
+
+        Those that link to it, or that it links to, only with `linked`. `path` is absolute, or relative to the
+        folder of the index, or a title. Raises InputError for a note that is not in the index.
+        """
+        from mlx_jina.search import neighbours
+
+        with self._database.reading() as connection:
+            vectors = self._all_vectors(connection)
+            return neighbours.related(connection, self._highlighter, vectors, path, line, limit, linked)
+
+    def duplicates(self, threshold: float = 0.95) -> list[Duplicate]:
+        """Pairs of notes with the same content, or of about one length and a cosine of at least `threshold`."""
+        from mlx_jina.search import neighbours
+
+        if not 0 < threshold <= 1:
+            raise InputError(f"threshold={threshold} must lie between 0 and 1")
+        with self._database.reading() as connection:
+            return neighbours.duplicates(connection, self._all_vectors(connection), threshold)
+
+    def _all_vectors(self, connection: sqlite3.Connection) -> Vectors:
+        space = spaces.current(connection)
+        vectors = self._vectors_of(connection, space) if space is not None else None
+        if vectors is None or not len(vectors):
+            raise InputError(f"{self.file.name} has no vectors yet; `mlx-jina index` makes them")
+        return vectors
+
+    # ---- what is in it
+
+    def rows(self) -> Iterator[Row]:
+        """Every chunk with its place, text and vector, as a stream: what another store can be filled with."""
+        from mlx_jina.search import rows
+
+        with self._database.reading() as connection:
+            yield from rows.rows(connection, spaces.current(connection))
+
+    def status(self) -> Status:
+        """How much is in the index, of which folders, and by which model."""
+        with self._database.reading() as connection:
+            return status(connection, self.file)
+
+    def check(self, *, repair: bool = False) -> list[str]:
+        """What is wrong with the index, in words; nothing if all is well. `repair` mends what it can."""
+        from mlx_jina.search import check
+
+        with writer(self.file, "words", str), writer(self.file, "vectors", str):
+            return check.check(self._database, repair)
+
+    def compact(self) -> int:
+        """Give back the space of what was deleted, and put words in order. Returns the file's size in bytes."""
+        with writer(self.file, "words", str), writer(self.file, "vectors", str):
+            with self._database.writing() as connection:
+                connection.execute("insert into fts(fts) values ('optimize')")
+                connection.execute("delete from cache")
+            with self._database.alone() as connection:
+                connection.execute("vacuum")
+                connection.execute("pragma wal_checkpoint(truncate)")
+        return self.file.stat().st_size
+
+    def set_weight(self, weight: float) -> None:
+        """How much the meaning half counts in this index's scores, 0 to 1; 0.5 where nobody said so."""
+        if not 0 <= weight <= 1:
+            raise InputError(f"weight={weight} must lie between 0 and 1")
+        with self._database.writing() as connection:
+            connection.execute("replace into meta values ('weight', ?)", (weight,))
+
+    def preload(self, text: str) -> None:
+        """Begin, in a thread, to load the model and to encode a query that will be searched for."""
+        if typed := parse(text).text.strip():
+            with self._database.reading() as connection:
+                known = spaces.current(connection)
+            if known is not None:
+                self._model.preload(typed)
+
+
+def _nobody(what: str, done: int, total: int) -> None:
+    """Progress that nobody looks at."""

@@ -1,0 +1,159 @@
+"""Where the index of a folder lies: by default with the user's other application data, never among the notes."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import sqlite3
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from urllib.parse import quote
+
+from mlx_jina.errors import IndexFileError, InputError
+
+SUFFIX = ".db"
+
+# Where WAL's shared memory does not work, or another program copies files while they change.
+_NETWORK = frozenset("9p afpfs afs ceph cifs davfs fuse.sshfs ncpfs nfs nfs4 smb smb2 smb3 smbfs webdav".split())
+_SYNCED = ("Library/Mobile Documents", "Library/CloudStorage", "Dropbox", "OneDrive", "Google Drive", "Nextcloud")
+
+
+def data_folder() -> Path:
+    """Where indexes lie that nobody named a file for."""
+    if sys.platform == "darwin":
+        return Path("~/Library/Application Support/mlx-jina/indexes").expanduser()
+    base = os.environ.get("XDG_DATA_HOME", "")
+    # The specification says that a relative path is to be ignored.
+    data = Path(base) if os.path.isabs(base) else Path("~/.local/share").expanduser()
+    return data / "mlx-jina" / "indexes"
+
+
+def default_file(folder: str | Path) -> Path:
+    """What a new index of a folder is called: NAME-HASH.db, the hash of its real path and its inode.
+
+    Numbers of devices are not hashed: those of external disks change with every mount.
+    """
+    real = os.path.realpath(folder)
+    try:
+        inode = os.stat(real).st_ino
+    except OSError as error:
+        raise InputError(f"{folder}: {error.strerror}") from None
+    identity = f"{real}\0{inode}".encode("utf-8", "surrogateescape")
+    name = re.sub(r"[^\w.-]+", "-", os.path.basename(real), flags=re.ASCII).strip("-.")[:40] or "notes"
+    return data_folder() / f"{name}-{hashlib.sha256(identity).hexdigest()[:10]}{SUFFIX}"
+
+
+def default_files() -> Iterator[Path]:
+    """The indexes in the default place."""
+    try:
+        yield from sorted(path for path in data_folder().iterdir() if path.suffix == SUFFIX)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+
+
+def check(file: Path) -> None:
+    """Raise IndexFileError for a place where an index would be damaged: a network's or a synchronised folder."""
+    real = os.path.realpath(file)
+    for part in _SYNCED:
+        if f"/{part}/" in real:
+            raise IndexFileError(
+                f"{file} lies in {part!r}, which is copied while it changes; keep the index elsewhere: without "
+                f"--index it is in {data_folder()}"
+            )
+    if (kind := file_system(os.path.dirname(real))) in _NETWORK:
+        raise IndexFileError(
+            f"{file} is on a network's file system ({kind}), where SQLite's readers miss changes; keep "
+            f"the index on this machine: without --index it is in {data_folder()}"
+        )
+
+
+def file_system(folder: str) -> str:
+    """The kind of file system that a folder is on, as `mount` calls it; "" if nobody knows."""
+    if sys.platform == "darwin":
+        return _file_system_of_mac(folder)
+    best, kind = "", ""
+    try:
+        with open("/proc/self/mounts", encoding="utf-8", errors="surrogateescape") as mounts:
+            for line in mounts:
+                _, place, own, *_ = line.split(" ")
+                place = re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), place)
+                if len(place) >= len(best) and (folder + "/").startswith(place.rstrip("/") + "/"):
+                    best, kind = place, own
+    except (OSError, ValueError):
+        return ""
+    return kind
+
+
+def _file_system_of_mac(folder: str) -> str:
+    """From `statfs`, which Python does not have."""
+    import ctypes
+
+    # struct statfs with 64-bit inodes: f_fstypename is 16 bytes after 72 of numbers (sys/mount.h).
+    found = ctypes.create_string_buffer(4096)
+    if ctypes.CDLL(None).statfs(os.fsencode(folder), found) != 0:
+        return ""
+    return found.raw[72:88].split(b"\0")[0].decode("ascii", "replace")
+
+
+def index_of(folder: str | Path) -> Path:
+    """The default index of a folder: the one that has it, also if the folder has moved since."""
+    file = default_file(folder)
+    if file.exists():
+        return file
+    path = os.path.realpath(folder)
+    status = os.stat(path)
+    known = [(index, root) for index in default_files() for root in _roots(index)]
+    for index, (_, device, inode) in known:
+        if (device, inode) == (status.st_dev, status.st_ino):
+            return index
+    # Put back from a backup, a folder has another inode.
+    return next((index for index, (root, _, _) in known if root == path), file)
+
+
+def choose(index: str | None) -> Path:
+    """The index that somebody means: a file, a folder that has one, or by default the one for where we are.
+
+    That is the index of the current folder or of one above it, or else the only one that there is. Raises
+    InputError if there is none, or not only one.
+    """
+    if index is not None:
+        path = Path(index).expanduser()
+        return index_of(path) if path.is_dir() else path
+    here = os.path.realpath(os.getcwd())
+    folders = [here, *map(str, Path(here).parents)]
+    for folder in folders:
+        if (file := default_file(folder)).exists():
+            return file
+    files = list(default_files())
+    for file in files:
+        if any(root in folders for root, _, _ in _roots(file)):
+            return file
+    if len(files) == 1:
+        return files[0]
+    if not files:
+        raise InputError("there is no index yet; make one of the folder with your notes: mlx-jina index FOLDER")
+    names = ", ".join(root for file in files for root, _, _ in _roots(file))
+    raise InputError(f"there are several indexes; go to a folder that has one, or name it with --index: {names}")
+
+
+def _roots(file: Path) -> list[tuple[str, int, int]]:
+    """Paths, devices and inodes of the folders in an index; none of what cannot be read."""
+    try:
+        with closing(sqlite3.connect(f"file:{quote(os.fsencode(file))}?mode=ro", uri=True)) as connection:
+            return connection.execute("select path, device, inode from root").fetchall()
+    except sqlite3.Error:
+        return []
+
+
+def keep_aside(file: Path) -> Path:
+    """Rename a damaged index to NAME.corrupt-DATE, with what SQLite keeps beside it. Returns the new name."""
+    aside = file.with_name(f"{file.name}.corrupt-{time.strftime('%Y-%m-%d-%H%M%S')}")
+    for ending in ("-wal", "-shm", ""):
+        part = file.with_name(file.name + ending)
+        if part.exists():
+            part.rename(aside.with_name(aside.name + ending))
+    return aside

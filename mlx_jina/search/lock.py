@@ -1,0 +1,49 @@
+"""One writer of words and one of vectors at a time, that says who it is."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+class Busy(Exception):
+    """Another process, named in the message, is writing to the index."""
+
+
+@contextmanager
+def writer(file: Path, what: str, wait: Callable[[str], object] | None) -> Iterator[None]:
+    """Hold FILE.what.lock, which the system gives back however a process ends.
+
+    While somebody else has it, `wait` is told once who that is; without `wait`, Busy is raised instead.
+    """
+    # Never removed: whoever waits for it would hold another file than who comes next.
+    descriptor = os.open(f"{file}.{what}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            who = _owner(descriptor)
+            if wait is None:
+                raise Busy(who) from None
+            wait(who)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, json.dumps({"pid": os.getpid(), "since": time.time()}).encode(), 0)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _owner(descriptor: int) -> str:
+    try:
+        owner = json.loads(os.pread(descriptor, 200, 0))
+        since = time.strftime("%H:%M", time.localtime(owner["since"]))
+        return f"process {owner['pid']}, since {since}"
+    # Between taking the lock and saying so, or on a disk that is full.
+    except (ValueError, KeyError, TypeError, OverflowError):
+        return "another process"

@@ -1,0 +1,305 @@
+"""The meaning half: cosines of a query with every chunk and every note, from vectors held in memory.
+
+Vectors of a small index are held as float32 and all compared. Of a large one only the signs are held, 32 times
+smaller: their Hamming distances choose the chunks whose exact cosines are then computed from the file.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from mlx_jina.search.database import one
+from mlx_jina.search.schema import NOTE_BITS
+
+if TYPE_CHECKING:
+    from mlx_jina.vectors import Floats
+
+Ids = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
+
+EXACT_BYTES = 50_000 * 256 * 2
+"""Of vectors in float16: an index with more is searched by their signs first."""
+CHUNKS = 400
+"""That are ranked, of all that are allowed."""
+# Of a large index's chunks at least this share is compared exactly: of 1M, 10,000.
+_RESCORED_SHARE = 0.01
+# Chunks that stand for the mean over a large index.
+_SAMPLE = 256
+
+
+@dataclass(frozen=True)
+class Meaning:
+    """What a query's vector found.
+
+    A chunk's cosine is the mean of its own and its note's: of two paragraphs alike, the one in a note about the
+    subject is better.
+    """
+
+    scores: dict[int, float]
+    """Cosines by chunk, best first: of the best, and of those that were asked for."""
+    mean: float
+    """Over all allowed chunks."""
+    best: float
+
+
+class Vectors(ABC):
+    """The vectors of one state of an index: notes in the order of their ids, chunks in that of their notes."""
+
+    def __init__(self, dimension: int, notes: Sequence[int], counts: Sequence[int]) -> None:
+        self.dimension = dimension
+        self.notes: Ids = np.array(notes, dtype=np.int64)
+        self.counts: Ids = np.array(counts, dtype=np.int64)
+        """Chunks of each note."""
+        self.first: Ids = np.concatenate([[0], np.cumsum(self.counts)]).astype(np.int64)
+        """Where each note's chunks begin, and the end of all."""
+
+    def __len__(self) -> int:
+        return int(self.first[-1])
+
+    @abstractmethod
+    def rank(
+        self,
+        connection: sqlite3.Connection,
+        query: Floats,
+        allowed: Collection[int] | None,
+        asked: Collection[int],
+        notes: int,
+    ) -> Meaning | None:
+        """The chunks nearest to a query (D,), of `notes` notes at least, and the `asked` ones.
+
+        `allowed` are the notes that count, all of them if None. Returns None if none of these has a vector.
+        """
+
+    @abstractmethod
+    def nearest_notes(
+        self, connection: sqlite3.Connection, query: Floats, allowed: Collection[int], count: int
+    ) -> list[tuple[int, float]]:
+        """The notes nearest to a query (D,), each as its nearest chunk, with the cosine of the note."""
+
+    @abstractmethod
+    def note_vectors(self, connection: sqlite3.Connection) -> Floats:
+        """The vectors of all notes, (N, D)."""
+
+    def of_note(self, connection: sqlite3.Connection, note: int) -> Floats | None:
+        """The vectors of a note's chunks, (n, D)."""
+        data = one(connection, "select v from vec where note = ?", note)
+        if data is None:
+            return None
+        return np.frombuffer(data, dtype=np.float16).reshape(-1, self.dimension).astype(np.float32)
+
+    def ids(self, rows: Ids) -> Ids:
+        """The ids of chunks by their place here."""
+        note = np.searchsorted(self.first, rows, side="right") - 1
+        return (self.notes[note] << NOTE_BITS) + rows - self.first[note]
+
+    def rows(self, chunks: Collection[int]) -> Ids:
+        """The places of those chunks that have a vector."""
+        ids: Ids = np.fromiter(chunks, dtype=np.int64, count=len(chunks))
+        note = np.searchsorted(self.notes, ids >> NOTE_BITS)
+        note = np.minimum(note, len(self.notes) - 1)
+        number = ids & ((1 << NOTE_BITS) - 1)
+        known = (self.notes[note] == ids >> NOTE_BITS) & (number < self.counts[note])
+        return (self.first[note] + number)[known]
+
+    def mask(self, allowed: Collection[int]) -> Mask:
+        """Which notes are allowed."""
+        return np.isin(self.notes, np.fromiter(allowed, dtype=np.int64, count=len(allowed)))
+
+    def best(self, values: Floats, count: int, notes: int) -> Ids:
+        """The places of the `count` highest of all chunks' values, or of more until they are of `notes` notes.
+
+        What is -inf is not allowed.
+        """
+        possible = int(np.isfinite(values).sum())
+        while True:
+            count = min(count, possible)
+            rows: Ids = np.argpartition(-values, max(count - 1, 0))[:count]
+            if count == possible or len(np.unique(self.ids(rows) >> NOTE_BITS)) >= notes:
+                return rows
+            count *= 10
+
+
+class ExactVectors(Vectors):
+    """All of an index's vectors in float32."""
+
+    def __init__(self, dimension: int, rows: Sequence[tuple[int, bytes]]) -> None:
+        super().__init__(dimension, [note for note, _ in rows], [len(v) // (2 * dimension) for _, v in rows])
+        data = np.frombuffer(b"".join(v for _, v in rows), dtype=np.float16)
+        self.vectors: Floats = data.reshape(-1, dimension).astype(np.float32)
+        self.means = note_vectors(self.vectors, self.first)
+        """A vector for each note."""
+
+    def rank(
+        self,
+        connection: sqlite3.Connection,
+        query: Floats,
+        allowed: Collection[int] | None,
+        asked: Collection[int],
+        notes: int,
+    ) -> Meaning | None:
+        if not len(self):
+            return None
+        values: Floats = self.vectors @ query + np.repeat(self.means @ query, self.counts)
+        values /= 2
+        kept = values
+        if allowed is not None:
+            chunks = np.repeat(self.mask(allowed), self.counts)
+            if not chunks.any():
+                return None
+            kept = values[chunks]
+            values[~chunks] = -np.inf
+        rows = np.union1d(self.best(values, CHUNKS, notes), self.rows(asked))
+        return _meaning(self.ids(rows), values[rows], float(kept.mean()))
+
+    def nearest_notes(
+        self, connection: sqlite3.Connection, query: Floats, allowed: Collection[int], count: int
+    ) -> list[tuple[int, float]]:
+        cosines = self.means @ query
+        cosines[~self.mask(allowed)] = -np.inf
+        found = []
+        for place in np.argsort(-cosines, kind="stable")[: min(count, len(allowed))].tolist():
+            first, stop = self.first[place : place + 2].tolist()
+            number = int(np.argmax(self.vectors[first:stop] @ query))
+            found.append(((int(self.notes[place]) << NOTE_BITS) + number, float(cosines[place])))
+        return found
+
+    def note_vectors(self, connection: sqlite3.Connection) -> Floats:
+        return self.means
+
+
+class SignVectors(Vectors):
+    """The signs of an index's vectors, and the file for the rest."""
+
+    def __init__(self, dimension: int, rows: Sequence[tuple[int, bytes]]) -> None:
+        width = dimension // 8
+        super().__init__(dimension, [note for note, _ in rows], [len(b) // width - 1 for _, b in rows])
+        bits = np.frombuffer(b"".join(b for _, b in rows), dtype=np.uint8).reshape(-1, width)
+        # Each note's last row is its mean's.
+        last = self.first[1:] + np.arange(len(rows))
+        self.means = _words(bits[last])
+        self.bits = _words(np.delete(bits, last, axis=0))
+
+    def rank(
+        self,
+        connection: sqlite3.Connection,
+        query: Floats,
+        allowed: Collection[int] | None,
+        asked: Collection[int],
+        notes: int,
+    ) -> Meaning | None:
+        if not len(self):
+            return None
+        bits = _words(np.packbits(query > 0)[None])
+        distances = _distances(self.bits, bits) + np.repeat(_distances(self.means, bits), self.counts)
+        values = -distances.astype(np.float32)
+        everything = np.arange(len(self))
+        if allowed is not None:
+            chunks = np.repeat(self.mask(allowed), self.counts)
+            if not chunks.any():
+                return None
+            values[~chunks] = -np.inf
+            everything = np.flatnonzero(chunks)
+        count = max(CHUNKS, int(len(everything) * _RESCORED_SHARE))
+        sample = everything[np.linspace(0, len(everything) - 1, min(_SAMPLE, len(everything)), dtype=np.int64)]
+        near = np.union1d(self.best(values, count, notes), self.rows(asked))
+        exact = self._cosines(connection, np.union1d(near, sample), query)
+        mean = float(np.mean([exact[row] for row in sample.tolist()]))
+        values = np.array([exact[row] for row in near.tolist()], dtype=np.float32)
+        # What was asked for may be among what is not allowed.
+        values[~np.isin(near, everything, assume_unique=True)] = -np.inf
+        return _meaning(self.ids(near), values, mean)
+
+    def nearest_notes(
+        self, connection: sqlite3.Connection, query: Floats, allowed: Collection[int], count: int
+    ) -> list[tuple[int, float]]:
+        distances = _distances(self.means, _words(np.packbits(query > 0)[None])).astype(np.float32)
+        distances[~self.mask(allowed)] = np.inf
+        found = []
+        near = np.argsort(distances, kind="stable")[: min(max(4 * count, CHUNKS), len(allowed))]
+        for note in self.notes[near].tolist():
+            vectors = self.of_note(connection, note)
+            assert vectors is not None
+            cosine = float(note_vectors(vectors, np.array([0, len(vectors)]))[0] @ query)
+            found.append(((note << NOTE_BITS) + int(np.argmax(vectors @ query)), cosine))
+        return sorted(found, key=lambda each: -each[1])[:count]
+
+    def note_vectors(self, connection: sqlite3.Connection) -> Floats:
+        found = np.empty((len(self.notes), self.dimension), dtype=np.float32)
+        for place, note in enumerate(self.notes.tolist()):
+            vectors = self.of_note(connection, note)
+            assert vectors is not None
+            found[place] = note_vectors(vectors, np.array([0, len(vectors)]))[0]
+        return found
+
+    def _cosines(self, connection: sqlite3.Connection, rows: Ids, query: Floats) -> dict[int, float]:
+        """Exact cosines of some chunks, by their place here."""
+        found: dict[int, float] = {}
+        places = np.searchsorted(self.first, rows, side="right") - 1
+        for place, own in zip(*_grouped(places, rows), strict=True):
+            vectors = self.of_note(connection, int(self.notes[place]))
+            # A note has its bits and its vectors in one transaction.
+            assert vectors is not None
+            mean = note_vectors(vectors, np.array([0, len(vectors)]))[0] @ query
+            values = (vectors[own - self.first[place]] @ query + mean) / 2
+            found.update(zip(own.tolist(), values.tolist(), strict=True))
+        return found
+
+
+def read(connection: sqlite3.Connection, dimension: int) -> Vectors:
+    """The vectors of an index, as the connection sees it."""
+    chunks = (one(connection, "select count(*) from fts_docsize")) or 0
+    if 2 * dimension * chunks <= EXACT_BYTES or dimension % 8:
+        return ExactVectors(dimension, connection.execute("select note, v from vec order by note").fetchall())
+    return SignVectors(dimension, connection.execute("select note, b from bits order by note").fetchall())
+
+
+def note_vectors(vectors: Floats, first: Ids) -> Floats:
+    """A note's vector, of unit length, is the mean of its chunks'. `first` is where notes begin, and the end."""
+    if len(first) == 1:
+        return np.empty((0, vectors.shape[1]), dtype=np.float32)
+    sums: Floats = np.add.reduceat(vectors, first[:-1], axis=0)
+    lengths = np.linalg.norm(sums, axis=1, keepdims=True)
+    # Two chunks may be opposites.
+    sums /= np.where(lengths > 0, lengths, 1)
+    return sums
+
+
+def _meaning(ids: Ids, values: Floats, mean: float) -> Meaning:
+    """Those that are not allowed are -inf."""
+    order = np.lexsort((ids, -values))
+    order = order[np.isfinite(values[order])]
+    scores = dict(zip(ids[order].tolist(), values[order].tolist(), strict=True))
+    return Meaning(scores, mean, float(values[order[0]]))
+
+
+def _grouped(places: Ids, rows: Ids) -> tuple[list[int], list[Ids]]:
+    """Sorted places without repetition, and the rows of each."""
+    unique, starts = np.unique(places, return_index=True)
+    return unique.tolist(), np.split(rows, starts[1:])
+
+
+def _words(bits: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint64]:
+    """Rows of bytes, as rows of 64 bits."""
+    spare = -bits.shape[1] % 8
+    return np.ascontiguousarray(np.pad(bits, ((0, 0), (0, spare)))).view(np.uint64)
+
+
+def _distances(bits: npt.NDArray[np.uint64], query: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint16]:
+    """Hamming distances of rows and a query."""
+    different = bits ^ query
+    if hasattr(np, "bitwise_count"):
+        return np.bitwise_count(different).sum(axis=1, dtype=np.uint16)
+    # NumPy 1: the bits of every 16 are in a table.
+    return _BITS_OF_16[different.view(np.uint16)].sum(axis=1, dtype=np.uint16)
+
+
+_BITS_OF_16 = np.array([0], dtype=np.uint8)
+for _ in range(16):
+    _BITS_OF_16 = np.concatenate([_BITS_OF_16, _BITS_OF_16 + 1])

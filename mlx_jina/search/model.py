@@ -1,0 +1,131 @@
+"""The model of an index: loaded for the first vector, and recognised without reading its weights."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mlx_jina import catalog
+from mlx_jina.errors import MlxJinaError
+from mlx_jina.text import prompts
+
+if TYPE_CHECKING:
+    from mlx_jina.encoder import Encoder
+    from mlx_jina.vectors import Floats
+
+DEFAULT = "pocket"
+_RETRIEVAL = "retrieval"
+
+
+@dataclass(frozen=True)
+class Space:
+    """Vectors that may be compared with each other. `suffix` is that of their tables: "" or "_next"."""
+
+    model: str
+    """The name that it was loaded by."""
+    fingerprint: str
+    dimension: int
+    known: str
+    """What `Model.fingerprint` returned beside it."""
+    suffix: str = ""
+
+
+class Model:
+    """A model by name, or one that is loaded already. Safe to share between threads."""
+
+    def __init__(self, model: str | Encoder, *, local_files_only: bool = False) -> None:
+        self.name: str = model if isinstance(model, str) else str(model.path)
+        self._encoder: Encoder | None = None if isinstance(model, str) else model
+        self._local_files_only = local_files_only
+        self._loading = threading.Lock()
+        self._fingerprint: tuple[str, str] | None = None
+        self._encoding = threading.Lock()
+        self._query: tuple[str, Floats] | None = None
+
+    @property
+    def encoder(self) -> Encoder:
+        """The loaded model. Raises what `mlx_jina.load` raises."""
+        with self._loading:
+            if self._encoder is None:
+                from mlx_jina.cpu import blas
+
+                blas.open_fast()
+                from mlx_jina import encoder
+
+                # An adapter in the weights is fastest.
+                entry = catalog.find(self.name)
+                fused = entry is not None and len(entry.tasks) > 1 and _RETRIEVAL in entry.tasks
+                task = _RETRIEVAL if fused else None
+                self._encoder = encoder.load(self.name, task=task, local_files_only=self._local_files_only)
+            return self._encoder
+
+    def preload(self, text: str) -> None:
+        """Begin to load the model and to encode a query. Whoever asks for that query waits, or gets the error."""
+        threading.Thread(target=self._preload, args=(text,), name="mlx-jina-load", daemon=True).start()
+
+    def _preload(self, text: str) -> None:
+        with suppress(MlxJinaError):
+            self.encode_query(text)
+
+    @property
+    def dimension(self) -> int:
+        """Of its vectors."""
+        return self.encoder.dimension
+
+    def fingerprint(self, known: str | None = None) -> tuple[str, str]:
+        """What tells vectors of this model from those of others, and what its files look like now.
+
+        `known` is the second of these from another time: if the files look the same, weights are not read for it.
+        """
+        if self._fingerprint is None:
+            files = self._files()
+            before = json.loads(known) if known is not None else {}
+            if before.get("files") == files:
+                own = before["fingerprint"]
+            else:
+                own = self.encoder.fingerprint(self._task(prompts.DOCUMENTS))
+            self._fingerprint = own, json.dumps({"files": files, "fingerprint": own})
+        return self._fingerprint
+
+    def encode_documents(self, texts: Sequence[str]) -> Floats:
+        """Vectors (N, D) of texts to be found."""
+        options = self._options(prompts.DOCUMENTS)
+        return self.encoder.encode_document(list(texts), show_progress_bar=False, **options)
+
+    def encode_query(self, text: str) -> Floats:
+        """The vector (D,) of what is looked for."""
+        with self._encoding:
+            if self._query is None or self._query[0] != text:
+                options = self._options((prompts.QUERY,))
+                self._query = text, self.encoder.encode_query(text, show_progress_bar=False, **options)
+            return self._query[1]
+
+    def _options(self, side: Sequence[str]) -> dict[str, Any]:
+        task = self._task(side)
+        return {} if task is None else {"task": task}
+
+    def _task(self, side: Sequence[str]) -> str | None:
+        """Of a model that has several: the one for retrieval, else the one it answers when none is named."""
+        tasks = self.encoder.tasks
+        if _RETRIEVAL in tasks:
+            return _RETRIEVAL
+        default = self.encoder.entry.default_task if self.encoder.entry else None
+        return default if default in tasks else prompts.task_of_side(side, None, tasks)
+
+    def _files(self) -> list[list[Any]]:
+        """Names, sizes and times of the model's files, and of the code that makes fingerprints of them."""
+        path = Path(self.encoder.path)
+        files = sorted(path.rglob("*")) if path.is_dir() else [path]
+        code = Path(sys.modules[type(self.encoder).__module__].__file__ or "")
+        stats = [(file.name, file.stat()) for file in (*files, code) if file.is_file()]
+        return [[name, status.st_size, status.st_mtime_ns] for name, status in stats]
+
+
+Progress = Callable[[str, int, int], object]
+"""Is told what is being made ("words" or "vectors"), how much of it is done, and how much there is."""

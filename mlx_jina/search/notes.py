@@ -1,0 +1,238 @@
+"""Rows of notes: everything that an index holds of one note changes in one transaction, here."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import os
+import re
+import sqlite3
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from mlx_jina.search import documents
+from mlx_jina.search.chunks import Chunk, chunks, embedded
+from mlx_jina.search.documents import Document, valid
+from mlx_jina.search.schema import NOTE_BITS, dumps
+from mlx_jina.search.walk import Entry
+
+# Front matter that is kept beside what has a column: enough for filters of later versions.
+_PROPERTIES, _PROPERTY_CHARACTERS = 50, 1000
+_DAILY = re.compile(r"(\d{4}-\d{2}-\d{2})(?!\d)")
+# Files whose ending is part of the name that people know them by.
+_NAMED_WHOLE = re.compile(
+    r"\.(?!md$|markdown$|mdown$|mdx$|txt$|text$|rst$|org$|html?$|ipynb$|canvas$|pdf$)[^.]*$", re.I
+)
+
+
+@dataclass(frozen=True)
+class Note:
+    """A file as it was read: what its rows are made of."""
+
+    entry: Entry
+    hash: bytes
+    read_at: float
+    """When, in seconds since 1970."""
+    title: str = ""
+    aliases: Sequence[str] = ()
+    document: Document | None = None
+    chunks: Sequence[tuple[Chunk, bytes]] = ()
+    """With the hash of what is embedded of each."""
+    error: str | None = None
+    """Why it has no words."""
+
+
+def digest(data: bytes) -> bytes:
+    """Sixteen bytes that stand for a content."""
+    return hashlib.blake2b(data, digest_size=16).digest()
+
+
+def read(entry: Entry, data: bytes, read_at: float) -> Note:
+    """A note from its file's bytes."""
+    try:
+        document = documents.read(entry.path, data)
+    except documents.UnreadableError as error:
+        return unusable(entry, data, read_at, str(error))
+    # Whatever a parser makes of a damaged file, the other files are not concerned.
+    except Exception as error:
+        return unusable(entry, data, read_at, f"cannot be parsed ({type(error).__name__}: {error})"[:200])
+    stem = stem_of(entry.path)
+    title = document.title or stem
+    aliases = [name for name in (stem, *document.aliases) if name != title]
+    found = [
+        (chunk, digest(embedded(title, chunk.heading, chunk.lead, chunk.body).encode()))
+        for chunk in chunks(document)
+    ]
+    return Note(entry, digest(data), read_at, title, list(dict.fromkeys(aliases)), document, found)
+
+
+def unusable(entry: Entry, data: bytes, read_at: float, why: str) -> Note:
+    """A note that an index knows only to pass it over until it changes."""
+    return Note(entry, digest(data), read_at, stem_of(entry.path), error=why)
+
+
+def stem_of(path: str) -> str:
+    """A note's name: the file's, without the ending where that is a matter of course."""
+    name = path.rpartition("/")[2]
+    return name if _NAMED_WHOLE.search(name) else os.path.splitext(name)[0] or name
+
+
+def name_key(name: str) -> str:
+    """A title or alias as it is compared with what somebody types."""
+    return " ".join(unicodedata.normalize("NFKC", name).casefold().split())
+
+
+# ---- writing, all of it inside the caller's transaction
+
+
+def put(connection: sqlite3.Connection, root: int, note: int | None, read: Note) -> int:
+    """Write all rows of a note but its vectors, in place of those it had. Returns its id."""
+    document = read.document
+    values = {
+        "root": root,
+        **_stat(read.entry, read.read_at),
+        "hash": read.hash,
+        "title": read.title,
+        "aliases": dumps(list(read.aliases)),
+        "tags": dumps(list(document.tags) if document else []),
+        "properties": dumps(_kept(document.properties) if document else {}),
+        "created": (document.created if document else None) or _daily(read.entry.path),
+        "modified": document.modified if document else None,
+        "error": read.error,
+        "remark": document.remark if document else None,
+        "vectors_at": None,
+    }
+    if note is None:
+        names = ", ".join(values)
+        marks = ", ".join(f":{name}" for name in values)
+        cursor = connection.execute(f"insert into note({names}) values ({marks})", values)
+        assert cursor.lastrowid is not None
+        note = cursor.lastrowid
+    else:
+        _clear(connection, note, read.read_at)
+        changes = ", ".join(f"{name} = :{name}" for name in values)
+        connection.execute(f"update note set {changes} where id = :id", {**values, "id": note})
+    if document is None:
+        return note
+    connection.executemany(
+        "insert into chunk(id, start, stop, line, end_line, heading, lead, body, hash) "
+        "values (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        [
+            (note << NOTE_BITS | n, c.start, c.stop, c.line, c.end_line, c.heading, c.lead, c.body, own)
+            for n, (c, own) in enumerate(read.chunks)
+        ],
+    )
+    connection.execute(
+        "insert into fts(rowid, title, heading, tags, body) select id, title, heading, tags, body from words "
+        "where id between ? and ?",
+        span(note),
+    )
+    keys = {name_key(name) for name in (read.title, *read.aliases)}
+    connection.executemany("insert into name values (?, ?)", [(key, note) for key in keys if key])
+    keys = {tag.casefold() for tag in document.tags}
+    connection.executemany("insert into tag values (?, ?)", [(key, note) for key in keys if key])
+    links = {(note, link.target, link.line) for link in document.links}
+    connection.executemany("insert into link values (?, ?, ?)", links)
+    return note
+
+
+def touch(connection: sqlite3.Connection, note: int, entry: Entry, read_at: float) -> None:
+    """A note whose file has the same content as before, and perhaps another place in the same folder's tree."""
+    values = _stat(entry, read_at)
+    changes = ", ".join(f"{name} = :{name}" for name in values)
+    connection.execute(f"update note set {changes} where id = :id", {**values, "id": note})
+
+
+def delete(connection: sqlite3.Connection, note: int, now: float) -> None:
+    """Remove a note and all it has; its vectors stay in the cache for a while."""
+    _clear(connection, note, now)
+    connection.execute("delete from note where id = ?", (note,))
+
+
+def put_vectors(
+    connection: sqlite3.Connection, note: int, hashes: Sequence[bytes], vectors: bytes, bits: bytes, suffix: str
+) -> bool:
+    """Write a note's vectors, float16 in the order of its chunks, and their bits and those of their mean.
+
+    `suffix` is "" for the vectors that are searched, "_next" for those that will replace them.
+
+    Returns False, and writes nothing, if the note's chunks are not those of `hashes` any more.
+    """
+    now = [own for (own,) in connection.execute("select hash from chunk where id between ? and ?", span(note))]
+    if now != list(hashes):
+        return False
+    connection.execute(f"replace into vec{suffix}(note, v) values (?, ?)", (note, vectors))
+    connection.execute(f"replace into bits{suffix}(note, b) values (?, ?)", (note, bits))
+    return True
+
+
+def span(note: int) -> tuple[int, int]:
+    """The first and the last id that a note's chunks can have."""
+    return note << NOTE_BITS, (note + 1 << NOTE_BITS) - 1
+
+
+def _clear(connection: sqlite3.Connection, note: int, now: float) -> None:
+    """Remove what a note has besides its row."""
+    connection.execute(
+        "insert into fts(fts, rowid, title, heading, tags, body) select 'delete', id, title, heading, tags, body "
+        "from words where id between ? and ?",
+        span(note),
+    )
+    _cache(connection, note, now)
+    connection.execute("delete from chunk where id between ? and ?", span(note))
+    for table in ("name", "tag", "link", "vec", "bits", "vec_next", "bits_next"):
+        connection.execute(f"delete from {table} where note = ?", (note,))
+
+
+def _cache(connection: sqlite3.Connection, note: int, now: float) -> None:
+    """Keep a note's vectors by the content of its chunks, for when it comes back."""
+    row = connection.execute("select v from vec where note = ?", (note,)).fetchone()
+    if row is None:
+        return
+    hashes = [own for (own,) in connection.execute("select hash from chunk where id between ? and ?", span(note))]
+    size = len(row[0]) // len(hashes)
+    connection.executemany(
+        "replace into cache(hash, fingerprint, v, at) select ?, value, ?, ? from meta where key = 'fingerprint'",
+        [(own, row[0][n * size : (n + 1) * size], now) for n, own in enumerate(hashes)],
+    )
+
+
+def _stat(entry: Entry, read_at: float) -> dict[str, object]:
+    """What a scan compares."""
+    raw = os.fsencode(entry.name)
+    return {
+        "path": entry.path,
+        "name": raw if raw != entry.path.encode() else None,
+        "size": entry.size,
+        "mtime_ns": entry.mtime_ns,
+        "inode": entry.inode,
+        "words_at": read_at,
+    }
+
+
+def _kept(properties: Mapping[str, object]) -> dict[str, object]:
+    """Plain values of front matter and lists of them, of bounded size: YAML's references could be endless."""
+    found: dict[str, object] = {}
+    for key, value in list(properties.items())[:_PROPERTIES]:
+        items: Iterable[object] = value[:_PROPERTIES] if isinstance(value, list) else [value]
+        plain = [_plain(item) for item in items if isinstance(item, (str, int, float, bool, datetime.date))]
+        if plain:
+            found[key[:_PROPERTY_CHARACTERS]] = plain if isinstance(value, list) else plain[0]
+    return found
+
+
+def _plain(value: str | int | float | datetime.date) -> object:
+    """As JSON has it, which knows neither dates nor NaN, and no number too long for SQLite."""
+    if isinstance(value, (int, float)) and (isinstance(value, bool) or abs(value) < 2**53):
+        return value
+    return valid(str(value))[:_PROPERTY_CHARACTERS]
+
+
+def _daily(path: str) -> float | None:
+    """The day that a daily note is called after."""
+    match = _DAILY.match(path.rpartition("/")[2])
+    try:
+        return datetime.datetime.fromisoformat(match[1]).timestamp() if match else None
+    except (ValueError, OverflowError, OSError):
+        return None

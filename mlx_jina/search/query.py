@@ -1,0 +1,199 @@
+"""What somebody typed: free text, quoted phrases, words to leave out, and filters. Every string is a query."""
+
+from __future__ import annotations
+
+import datetime
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mlx_jina.errors import InputError
+from mlx_jina.search import schema
+
+Date = str | datetime.date | datetime.datetime
+
+# Words of a question that are looked for; more are no question.
+_MAX_WORDS = 100
+_MAX_CHARACTERS = 10_000
+_PART = re.compile(
+    r'(?P<key>tag|in|title|after|before):(?:"(?P<quoted>[^"]+)"|(?P<value>[^\s"]\S*))'
+    r'|(?P<minus>-)(?:"(?P<not_phrase>[^"]+)"|(?P<not_word>[^\W\d_][^\s"]*))'
+    r'|"(?P<phrase>[^"]+)"'
+    r"|(?P<text>\S+)"
+)
+# Also marks that are no letters to Python: accents that follow one, vowels of Hebrew, Arabic, India and Thailand.
+_LETTER = (
+    r"[\w\u0300-\u036f\u0483-\u0487\u0591-\u05c7\u0610-\u061a\u064b-\u065f\u06d6-\u06ed\u0711\u0730-\u074a\u07a6-\u07b0"
+    rf"\u0900-\u0963\u0966-\u0dff\u0f18-\u0fbc{schema.SCRIPTS}]"
+)
+# What holds a compound together; other signs part words.
+_COMPOUND = re.compile(rf"{_LETTER}+(?:[-._'\u2019]{_LETTER}+)*")
+_WORD = re.compile(r"\w+")
+_SURROGATES = re.compile("[\ud800-\udfff\0]")
+# Neighbours that are looked for in scripts without spaces: two characters of Chinese, Japanese and Korean are
+# about a word, and of Thai, Lao, Khmer and Myanmar three.
+_SOUTH_EAST_ASIAN = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff]")
+
+
+@dataclass(frozen=True)
+class Where:
+    """Which notes may be found at all. Several globs are alternatives, several tags have to be there together."""
+
+    glob: str | Sequence[str] = ()
+    """Paths with *, ** and ?, as "projects/**"; or a folder, or a note."""
+    tags: str | Sequence[str] = ()
+    """"recipe" also stands for "recipe/soup"."""
+    title: str = ""
+    """Words of the title or an alias."""
+    since: Date | None = None
+    until: Date | None = None
+    """Last modified on this day or later, on this day or earlier."""
+
+
+@dataclass(frozen=True)
+class Query:
+    """A query, taken apart."""
+
+    text: str
+    """What is embedded."""
+    terms: tuple[str, ...]
+    """Words and phrases to rank by, each an expression of FTS5's."""
+    phrases: tuple[str, ...] = ()
+    """Expressions that a note has to match."""
+    excluded: tuple[str, ...] = ()
+    """Expressions that a note must not match."""
+    titles: tuple[str, ...] = ()
+    """Expressions that a note's names have to match."""
+    globs: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+    since: float | None = None
+    until: float | None = None
+    """Bounds of the time of the last change, in seconds since 1970; `until` is excluded."""
+
+    @property
+    def filters(self) -> bool:
+        """Whether it asks for some notes only."""
+        return bool(self.phrases or self.excluded or self.titles or self.globs or self.tags) or not (
+            self.since is None and self.until is None
+        )
+
+
+def parse(typed: str, where: Where | None = None) -> Query:
+    """Take a query apart: "a phrase", -word, tag:, in:, title:, after: and before:, and the rest.
+
+    A key counts only with something right behind it. Raises InputError for dates in `where` that are none; a date
+    that somebody typed and that is none is text.
+    """
+    where = where or Where()
+    typed = _SURROGATES.sub(" ", typed)[:_MAX_CHARACTERS]
+    free: list[str] = []
+    phrases: list[str] = []
+    excluded: list[str] = []
+    titles = _expressions(where.title)
+    globs = list(_listed(where.glob))
+    tags = list(_listed(where.tags))
+    since, until = _checked(where.since)[0], _checked(where.until)[1]
+    for match in _PART.finditer(typed):
+        value = match["quoted"] or match["value"]
+        if match["key"] in ("after", "before"):
+            if (period := _period(value)) is None:
+                free.append(match[0])
+            elif match["key"] == "after":
+                since = period[0] if since is None else max(since, period[0])
+            else:
+                until = period[0] if until is None else min(until, period[0])
+        elif match["key"] == "tag":
+            tags.append(value)
+        elif match["key"] == "in":
+            globs.append(value)
+        elif match["key"] == "title":
+            titles += _expressions(value) or [_quoted(value)]
+        elif match["minus"]:
+            excluded += [_phrase(match["not_phrase"] or match["not_word"])]
+        elif match["phrase"] and _WORD.search(match["phrase"]):
+            phrases.append(match["phrase"])
+        else:
+            free.append(match[0])
+    quoted = [_phrase(phrase) for phrase in phrases]
+    terms = dict.fromkeys([*quoted, *_expressions(" ".join(free))])
+    return Query(
+        text=" ".join([*phrases, *free]),
+        terms=tuple(terms)[:_MAX_WORDS],
+        phrases=tuple(quoted),
+        excluded=tuple(excluded),
+        titles=tuple(titles),
+        globs=tuple(globs),
+        tags=tuple(tag.lstrip("#").strip("/").casefold() for tag in tags),
+        since=since,
+        until=until,
+    )
+
+
+def _expressions(text: str) -> list[str]:
+    """The words of a text as FTS5 looks for them; compounds are phrases."""
+    found = []
+    for match in _COMPOUND.finditer(text):
+        for unspaced, run in schema.unspaced_runs(match[0]):
+            if unspaced:
+                found += _neighbours(run)
+            elif _WORD.search(run):
+                found.append(_quoted(run.lower()))
+    return found
+
+
+def _neighbours(run: str) -> list[str]:
+    size = 3 if _SOUTH_EAST_ASIAN.match(run) else 2
+    parts = [run[i : i + size] for i in range(max(1, len(run) - size + 1))]
+    return [_quoted(" ".join(part)) for part in parts]
+
+
+def _phrase(text: str) -> str:
+    """All of a text, word by word, as a phrase of FTS5's."""
+    return _quoted(
+        " ".join(" ".join(run) if unspaced else run.lower() for unspaced, run in schema.unspaced_runs(text))
+    )
+
+
+def _quoted(words: str) -> str:
+    """A string of FTS5's, in which nothing has a meaning."""
+    return '"' + words.replace('"', '""') + '"'
+
+
+def _listed(value: str | Sequence[str]) -> Sequence[str]:
+    return [value] if isinstance(value, str) else value
+
+
+def _period(value: Date) -> tuple[float, float] | None:
+    """The seconds, from and until, of the year, month, day or moment that somebody means; None if there is none.
+
+    2026, 2026-11, 2026-11-26, or with a time behind it; local time where no zone is given.
+    """
+    try:
+        if isinstance(value, str):
+            short = re.fullmatch(r"(\d{4})(?:-(\d{1,2}))?(?:-(\d{1,2}))?", value.strip())
+            if short is None:
+                moment = datetime.datetime.fromisoformat(value.strip().replace("Z", "+00:00")).timestamp()
+                return moment, moment
+            year, month, day = (int(part or 1) for part in short.groups())
+            first = datetime.date(year, month, day)
+            months = year * 12 + month - 1 + (12 if short[2] is None else 1)
+            following = datetime.date(months // 12, months % 12 + 1, 1)
+            return _midnight(first), _midnight(first + datetime.timedelta(1) if short[3] else following)
+        if isinstance(value, datetime.datetime):
+            return value.timestamp(), value.timestamp()
+        return _midnight(value), _midnight(value + datetime.timedelta(1))
+    # Also years that no clock counts.
+    except (ValueError, OverflowError, OSError):
+        return None
+
+
+def _midnight(day: datetime.date) -> float:
+    return datetime.datetime(day.year, day.month, day.day).timestamp()
+
+
+def _checked(value: Date | None) -> tuple[float | None, float | None]:
+    if value is None:
+        return None, None
+    if (period := _period(value)) is None:
+        raise InputError(f"{value!r} is no date; write one as 2026-11-26")
+    return period

@@ -1,0 +1,113 @@
+"""The folders of an index, and which of their files belong into it."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from mlx_jina.errors import InputError
+from mlx_jina.search.walk import Selection
+
+MAX_SIZE = 10_000_000
+"""Bytes of the largest file that is read, where nobody says otherwise."""
+
+
+class Root(NamedTuple):
+    """A folder of an index."""
+
+    id: int
+    path: str
+    selection: Selection
+    max_size: int
+
+
+class Changes(NamedTuple):
+    """What somebody wants to be different from now on; None leaves it as it is."""
+
+    include: Sequence[str] | None = None
+    exclude: Sequence[str] | None = None
+    max_size: int | None = None
+
+
+def all_of(connection: sqlite3.Connection) -> list[Root]:
+    """The folders of an index, in the order they came."""
+    return [_root(*row) for row in connection.execute("select id, path, selection from root order by id")]
+
+
+def real_path(folder: str | Path) -> str:
+    """A folder's path without links. Raises InputError for what is no folder, or cannot be kept in SQLite."""
+    path = os.path.realpath(os.path.expanduser(folder))
+    if not os.path.isdir(path):
+        raise InputError(f"{folder} is no folder" if os.path.exists(path) else f"{folder} does not exist")
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        raise InputError(f"{folder!r}: the name of the folder is not valid UTF-8; rename it") from None
+    return path
+
+
+def put(connection: sqlite3.Connection, path: str, changes: Changes) -> tuple[Root, str | None]:
+    """A folder with this real path, new or not, and where it was when it has moved since.
+
+    Raises InputError for a folder inside another one of the index.
+    """
+    status = os.stat(path)
+    known = all_of(connection)
+    root = next((root for root in known if root.path == path), None)
+    moved = None
+    if root is None and (root := _moved(connection, status, known)) is not None:
+        moved = root.path
+    for other in known:
+        if other != root and _nested(path, other.path):
+            raise InputError(f"{path} and {other.path} are in one another, and one index would have notes twice")
+    old = root or Root(0, path, Selection(), MAX_SIZE)
+    selection = Selection(
+        old.selection.include if changes.include is None else tuple(changes.include),
+        old.selection.exclude if changes.exclude is None else tuple(changes.exclude),
+    )
+    selection.check()
+    max_size = old.max_size if changes.max_size is None else changes.max_size
+    values = (path, status.st_dev, status.st_ino, _dumps(selection, max_size))
+    if root is None:
+        sql = "insert into root(path, device, inode, selection) values (?, ?, ?, ?)"
+        own = connection.execute(sql, values).lastrowid
+        assert own is not None
+    else:
+        own = root.id
+        sql = "update root set path = ?, device = ?, inode = ?, selection = ? where id = ?"
+        connection.execute(sql, (*values, own))
+    return Root(own, path, selection, max_size), moved
+
+
+def is_current(connection: sqlite3.Connection, path: str, changes: Changes) -> Root | None:
+    """The folder, if it is known just so and nothing has to be written for it."""
+    status = os.stat(path)
+    sql = "select id, path, selection from root where path = ? and device = ? and inode = ?"
+    row = connection.execute(sql, (path, status.st_dev, status.st_ino)).fetchone()
+    if row is None or any(change is not None for change in changes):
+        return None
+    return _root(*row)
+
+
+def _moved(connection: sqlite3.Connection, status: os.stat_result, known: Sequence[Root]) -> Root | None:
+    """A folder that is not where it was, and has the inode of this one."""
+    sql = "select id from root where device = ? and inode = ?"
+    ids = {own for (own,) in connection.execute(sql, (status.st_dev, status.st_ino))}
+    return next((root for root in known if root.id in ids and not os.path.exists(root.path)), None)
+
+
+def _nested(a: str, b: str) -> bool:
+    return (a + "/").startswith(b.rstrip("/") + "/") or (b + "/").startswith(a.rstrip("/") + "/")
+
+
+def _root(own: int, path: str, selection: str) -> Root:
+    values = json.loads(selection)
+    return Root(own, path, Selection(tuple(values["include"]), tuple(values["exclude"])), values["max_size"])
+
+
+def _dumps(selection: Selection, max_size: int) -> str:
+    return json.dumps({"include": selection.include, "exclude": selection.exclude, "max_size": max_size})

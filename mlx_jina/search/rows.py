@@ -1,0 +1,48 @@
+"""All that an index holds, chunk by chunk: what another store would be filled with."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mlx_jina.search import notes
+from mlx_jina.search.database import one
+from mlx_jina.search.model import Space
+
+if TYPE_CHECKING:
+    from mlx_jina.vectors import Floats
+
+
+@dataclass(frozen=True)
+class Row:
+    """A chunk."""
+
+    id: int
+    path: str
+    span: tuple[int, int]
+    line: int
+    title: str
+    heading: str
+    text: str
+    vector: Floats | None
+    """Of unit length up to float16's rounding, (D,); None if there is none yet."""
+
+
+def rows(connection: sqlite3.Connection, space: Space | None) -> Iterator[Row]:
+    """Chunks in the order of their notes' paths."""
+    for note, path, title in connection.execute("select id, path, title from note order by root, path"):
+        data = one(connection, "select v from vec where note = ?", note)
+        vectors = None
+        if data is not None and space is not None:
+            vectors = np.frombuffer(data, dtype=np.float16).reshape(-1, space.dimension).astype(np.float32)
+        chunks = connection.execute(
+            "select id, start, stop, line, heading, body from chunk where id between ? and ? order by id",
+            notes.span(note),
+        )
+        for n, (own, start, stop, line, heading, body) in enumerate(chunks):
+            vector = None if vectors is None else vectors[n]
+            yield Row(own, path, (start, stop), line, title, heading, body, vector)

@@ -1,0 +1,128 @@
+"""Which model an index's vectors are of, and how they become those of another."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+
+from mlx_jina.errors import InputError
+from mlx_jina.search import schema
+from mlx_jina.search.database import Database, one
+from mlx_jina.search.model import Model, Progress, Space
+
+
+class OtherModelError(InputError):
+    """The index has vectors of another model than the one at hand."""
+
+
+def current(connection: sqlite3.Connection) -> Space | None:
+    """The space of the vectors that are searched; None before there are any."""
+    return _loaded(connection, "space", "")
+
+
+def following(connection: sqlite3.Connection) -> Space | None:
+    """The space of a rebuild that is not finished."""
+    return _loaded(connection, "next space", "_next")
+
+
+def verify(database: Database, model: Model) -> Space:
+    """The index's space, which becomes the model's if there is none yet. Raises OtherModelError for another's."""
+    with database.reading() as connection:
+        space = current(connection)
+    own = of(model, space)
+    if space is None or (own.fingerprint == space.fingerprint and own.known != space.known):
+        if not database.read_only:
+            with database.writing() as connection:
+                _store(connection, "space", own)
+    elif own.fingerprint != space.fingerprint:
+        raise OtherModelError(
+            f"this index has vectors of {space.model!r} ({space.fingerprint}), which do not compare with those of "
+            f"{model.name!r} ({own.fingerprint}); to replace them: mlx-jina index --rebuild -m {model.name}"
+        )
+    return own
+
+
+def of(model: Model, before: Space | None, suffix: str = "") -> Space:
+    """A model's space; what is known of it from before may spare reading its weights."""
+    fingerprint, known = model.fingerprint(before.known if before else None)
+    return Space(model.name, fingerprint, model.dimension, known, suffix)
+
+
+def embed(database: Database, model: Model, deadline: float, progress: Progress) -> int:
+    """Give vectors to the notes that have none, as far as there is time. Returns how many got them.
+
+    Raises OtherModelError where the index has those of another model.
+    """
+    with database.reading() as connection:
+        space = current(connection)
+    waiting = _waiting(database, "vectors_at is null")
+    if not waiting and (space is None or space.model == model.name):
+        return 0
+    from mlx_jina.search.embedding import Embedder, prune
+
+    space = verify(database, model)
+    done = 0
+    # Notes may change, and others come, while those before them are at it.
+    while waiting and (made := Embedder(database, space, model.encode_documents, deadline, progress).run(waiting)):
+        done += made
+        waiting = _waiting(database, "vectors_at is null") if time.monotonic() < deadline else []
+    with database.writing() as connection:
+        prune(connection, time.time())
+    return done
+
+
+def rebuild(database: Database, model: Model, progress: Progress) -> None:
+    """New vectors for all notes, beside the old ones, which are searched until all are there."""
+    from mlx_jina.search.embedding import Embedder
+
+    with database.reading() as connection:
+        begun = following(connection)
+    space = of(model, begun, "_next")
+    with database.writing() as connection:
+        if begun is None or begun.fingerprint != space.fingerprint:
+            connection.execute("delete from vec_next")
+            connection.execute("delete from bits_next")
+        # Whoever asks for new vectors does not want those that are kept.
+        connection.execute("delete from cache where fingerprint = ?", (space.fingerprint,))
+        _store(connection, "next space", space)
+    while waiting := _waiting(database, "id not in (select note from vec_next)"):
+        Embedder(database, space, model.encode_documents, float("inf"), progress).run(waiting)
+    with database.writing() as connection:
+        for table in ("vec", "bits"):
+            connection.execute(f"drop table {table}")
+            connection.execute(f"alter table {table}_next rename to {table}")
+        for statement in schema.NEXT_TABLES:
+            connection.execute(statement)
+        connection.execute("delete from cache where fingerprint <> ?", (space.fingerprint,))
+        connection.execute("update note set vectors_at = ? where id in (select note from vec)", (time.time(),))
+        connection.execute("update note set vectors_at = null where id not in (select note from vec)")
+        connection.execute("delete from meta where key = 'next space'")
+        _store(connection, "space", space)
+
+
+def _waiting(database: Database, condition: str) -> list[int]:
+    """Notes with words, newest first."""
+    with database.reading() as connection:
+        rows = connection.execute(
+            f"select id from note where {condition} and error is null order by mtime_ns desc, id"
+        )
+        return [note for (note,) in rows]
+
+
+def _loaded(connection: sqlite3.Connection, key: str, suffix: str) -> Space | None:
+    value = one(connection, "select value from meta where key = ?", key)
+    return None if value is None else Space(**json.loads(value), suffix=suffix)
+
+
+def _store(connection: sqlite3.Connection, key: str, space: Space) -> None:
+    values = {
+        "model": space.model,
+        "fingerprint": space.fingerprint,
+        "dimension": space.dimension,
+        "known": space.known,
+    }
+    connection.execute("replace into meta values (?, ?)", (key, json.dumps(values)))
+    if key == "space":
+        # By itself for statements of SQL.
+        connection.execute("replace into meta values ('fingerprint', ?)", (space.fingerprint,))
