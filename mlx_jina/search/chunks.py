@@ -23,7 +23,7 @@ MERGED_TOKENS = 64
 """Sections that have fewer together share a chunk."""
 
 # Pieces of words as long as most tokens are; of other scripts, and of signs, every character.
-_TOKEN = re.compile(r"[A-Za-zÀ-ɏ]{1,7}|[0-9]{1,3}|[^\sA-Za-zÀ-ɏ0-9]")
+_TOKEN = re.compile(r"[A-Za-zÀ-ɏ]{1,5}|[0-9]{1,2}|[^\sA-Za-zÀ-ɏ0-9]")
 # In Chinese and Japanese a sentence ends at its stop and the brackets that close there, without a space.
 _SENTENCE_END = re.compile(
     r"[.!?\u2026][\"'\u201d\u2019)\]]*\s+"
@@ -38,6 +38,9 @@ _LEVELS: dict[Kind, Sequence[re.Pattern[str]]] = {
     "code": (LINE_END, _WORD_END),
     "table": (LINE_END, _WORD_END),
 }
+_FLAG_LETTERS = "".join(map(chr, range(0x1F1E6, 0x1F200)))
+# More marks than this after one character are no accents.
+_JOINED = 64
 # A title is cut at this many characters in front of a chunk's text.
 _TITLE_CHARACTERS = 200
 
@@ -57,11 +60,14 @@ class Chunk:
     """What an embedding needs to see in front of it: the first rows of the table it is a part of."""
 
 
-def chunks(document: Document, tokens: int = TOKENS) -> list[Chunk]:
-    """Cut a document. One without words has a single chunk of nothing, for the sake of its title."""
+def chunks(document: Document, tokens: int | None = None) -> list[Chunk]:
+    """Cut a document. One without words has a single chunk of nothing, for the sake of its title.
+
+    `tokens` is how many a chunk may have by the estimate, `TOKENS` where nobody says.
+    """
     found: list[Chunk] = []
     path: list[tuple[int, str]] = []
-    for piece in _pieces(document, tokens):
+    for piece in _pieces(document, tokens or TOKENS):
         for block in piece.headings:
             path = [(level, words) for level, words in path if level < block.level]
             path.append((block.level, block.title))
@@ -212,30 +218,25 @@ def _cut_anywhere(text: str, start: int, stop: int, limit: int) -> Iterator[tupl
     """Between characters as people count them: no accent, joiner or half of a flag begins a part."""
     here, size = start, 0
     for match in _TOKEN.finditer(text, start, stop):
-        if size >= limit and not _continues(text, match.start()):
-            yield here, match.start()
-            here, size = match.start(), 0
+        position = match.start()
+        if size >= limit and (size >= limit + _JOINED or not _continues(text, here, position)):
+            yield here, position
+            here, size = position, 0
         size += 1
     if here < stop:
         yield here, stop
 
 
-def _continues(text: str, position: int) -> bool:
-    """Whether a character belongs to the one before it. After 64 of those that do, nobody can tell."""
-    before, here = text[position - 1], text[position]
-    if before == "\u200d" or here == "\u200d" or unicodedata.category(here).startswith("M"):
-        return text[max(0, position - 64) : position].strip("\u200d") != "" and not _only_marks(text, position)
-    if "\U0001f3fb" <= here <= "\U0001f3ff":
+def _continues(text: str, start: int, position: int) -> bool:
+    """Whether the character at a position belongs to the one before it, in a text from `start` on."""
+    char = text[position]
+    if text[position - 1] == "\u200d" or char == "\u200d" or unicodedata.category(char).startswith("M"):
         return True
-    flags = 0
-    while flags < 64 and position - flags > 0 and "\U0001f1e6" <= text[position - flags - 1] <= "\U0001f1ff":
-        flags += 1
-    return "\U0001f1e6" <= here <= "\U0001f1ff" and flags % 2 == 1
-
-
-def _only_marks(text: str, position: int) -> bool:
-    last = text[max(0, position - 64) : position]
-    return len(last) == 64 and all(unicodedata.category(c).startswith("M") or c == "\u200d" for c in last)
+    if "\U0001f1e6" <= char <= "\U0001f1ff":
+        # Flags are pairs of letters.
+        letters = len(text[start:position]) - len(text[start:position].rstrip(_FLAG_LETTERS))
+        return letters % 2 == 1
+    return "\U0001f3fb" <= char <= "\U0001f3ff"
 
 
 def _table_head(text: str) -> str:

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from mlx_jina.search import notes
-from mlx_jina.search.chunks import embedded, estimate
+from mlx_jina.search import chunks, notes
 from mlx_jina.search.database import Database, one
 from mlx_jina.search.model import Progress, Space
 from mlx_jina.search.schema import NOTE_BITS
@@ -142,8 +141,8 @@ class Embedder:
             if (vector := self._cached(connection, own) or self._live(connection, own)) is not None:
                 found[own] = vector
             else:
-                text = embedded(title, heading, lead, body)
-                missing.append(Missing(own, text, estimate(text)))
+                text = chunks.embedded(title, heading, lead, body)
+                missing.append(Missing(own, text, chunks.estimate(text)))
         return hashes, found, missing
 
     def _cached(self, connection: sqlite3.Connection, own: bytes) -> bytes | None:

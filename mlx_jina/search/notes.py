@@ -11,8 +11,8 @@ import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from mlx_jina.search import documents
-from mlx_jina.search.chunks import Chunk, chunks, embedded
+from mlx_jina.search import chunks, documents
+from mlx_jina.search.chunks import Chunk
 from mlx_jina.search.documents import Document, valid
 from mlx_jina.search.schema import NOTE_BITS, dumps
 from mlx_jina.search.walk import Entry
@@ -53,23 +53,23 @@ def read(entry: Entry, data: bytes, read_at: float) -> Note:
     try:
         document = documents.read(entry.path, data)
     except documents.UnreadableError as error:
-        return unusable(entry, data, read_at, str(error))
+        return unusable(entry, digest(data), read_at, str(error))
     # Whatever a parser makes of a damaged file, the other files are not concerned.
     except Exception as error:
-        return unusable(entry, data, read_at, f"cannot be parsed ({type(error).__name__}: {error})"[:200])
+        return unusable(entry, digest(data), read_at, f"cannot be parsed ({type(error).__name__}: {error})"[:200])
     stem = stem_of(entry.path)
     title = document.title or stem
     aliases = [name for name in (stem, *document.aliases) if name != title]
     found = [
-        (chunk, digest(embedded(title, chunk.heading, chunk.lead, chunk.body).encode()))
-        for chunk in chunks(document)
+        (chunk, digest(chunks.embedded(title, chunk.heading, chunk.lead, chunk.body).encode()))
+        for chunk in chunks.chunks(document)
     ]
     return Note(entry, digest(data), read_at, title, list(dict.fromkeys(aliases)), document, found)
 
 
-def unusable(entry: Entry, data: bytes, read_at: float, why: str) -> Note:
-    """A note that an index knows only to pass it over until it changes."""
-    return Note(entry, digest(data), read_at, stem_of(entry.path), error=why)
+def unusable(entry: Entry, own: bytes, read_at: float, why: str) -> Note:
+    """A note that an index knows only to pass it over until it changes; `own` is its hash, b"" if it was not read."""
+    return Note(entry, own, read_at, stem_of(entry.path), error=why)
 
 
 def stem_of(path: str) -> str:
@@ -96,7 +96,7 @@ def put(connection: sqlite3.Connection, root: int, note: int | None, read: Note)
         "title": read.title,
         "aliases": dumps(list(read.aliases)),
         "tags": dumps(list(document.tags) if document else []),
-        "properties": dumps(_kept(document.properties) if document else {}),
+        "properties": dumps(plain(document.properties) if document else {}),
         "created": (document.created if document else None) or _daily(read.entry.path),
         "modified": document.modified if document else None,
         "error": read.error,
@@ -211,7 +211,7 @@ def _stat(entry: Entry, read_at: float) -> dict[str, object]:
     }
 
 
-def _kept(properties: Mapping[str, object]) -> dict[str, object]:
+def plain(properties: Mapping[str, object]) -> dict[str, object]:
     """Plain values of front matter and lists of them, of bounded size: YAML's references could be endless."""
     found: dict[str, object] = {}
     for key, value in list(properties.items())[:_PROPERTIES]:

@@ -28,6 +28,9 @@ _LETTER = (
 )
 # What holds a compound together; other signs part words.
 _COMPOUND = re.compile(rf"{_LETTER}+(?:[-._'\u2019]{_LETTER}+)*")
+# Of a version or a name in code the parts alone mean nothing. Those of "boundary-layer" do: as a phrase it would
+# miss half of the texts about it.
+_INSEPARABLE = re.compile(r"[._\d]")
 _WORD = re.compile(r"\w+")
 _SURROGATES = re.compile("[\ud800-\udfff\0]")
 # Neighbours that are looked for in scripts without spaces: two characters of Chinese, Japanese and Korean are
@@ -130,10 +133,11 @@ def parse(typed: str, where: Where | None = None) -> Query:
 
 
 def _expressions(text: str) -> list[str]:
-    """The words of a text as FTS5 looks for them; compounds are phrases."""
+    """The words of a text as FTS5 looks for them; versions and names in code are phrases."""
     found = []
     for match in _COMPOUND.finditer(text):
-        for unspaced, run in schema.unspaced_runs(match[0]):
+        parts = [match[0]] if _INSEPARABLE.search(match[0]) else re.split(r"[-'\u2019]", match[0])
+        for unspaced, run in (each for part in parts for each in schema.unspaced_runs(part)):
             if unspaced:
                 found += _neighbours(run)
             elif _WORD.search(run):

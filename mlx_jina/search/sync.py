@@ -195,14 +195,14 @@ class _Sync:
             return
         now = time.time()
         row = self.known.get(entry.path)
-        if data is None:
-            why = f"larger than {self.root.max_size:,} bytes (--max-size)"
-            self._replace(row, notes.unusable(entry, b"", now, why))
-            return
-        own = notes.digest(data)
+        own = notes.digest(data) if data is not None else b""
         if row is not None and row.hash == own and not (row.error and self._is_worth_another_try(row, entry)):
             self.report.unchanged += 1
             self._write(partial(notes.touch, note=row.id, entry=entry, read_at=now))
+            return
+        if data is None:
+            why = f"larger than {self.root.max_size:,} bytes (--max-size)"
+            self._replace(row, notes.unusable(entry, own, now, why))
             return
         if row is None and (old := self.gone_by_hash.get(own)) is not None and old.id in self.gone:
             if notes.stem_of(old.path) == notes.stem_of(entry.path):

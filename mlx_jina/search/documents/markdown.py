@@ -7,6 +7,7 @@ import posixpath
 import re
 from collections.abc import Iterator
 from functools import cache
+from itertools import pairwise, zip_longest
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import unquote
 
@@ -97,7 +98,7 @@ def body_blocks(text: str, start: int, lines: Lines) -> Iterator[Block]:
     found: list[tuple[int, Kind, int, str]] = []
     depth = 0
     tokens = _parser().parse(text[start:])
-    for token, following in zip(tokens, [*tokens[1:], None], strict=True):
+    for token, following in zip_longest(tokens, tokens[1:]):
         # An item of a list at the top counts, and the list itself does not.
         if token.map is not None and token.level <= depth and token.type not in _LISTS:
             line = first_line + token.map[0]
@@ -109,14 +110,12 @@ def body_blocks(text: str, start: int, lines: Lines) -> Iterator[Block]:
             depth = 1
         elif token.level == 0 and token.nesting < 0:
             depth = 0
-    edges = [lines.start(line) for line, *_ in found]
-    if edges:
-        edges[0] = start
-    for (_, kind, level, words), here, there in zip(found, edges, [*edges[1:], len(text)], strict=True):
+    if not found and text[start:].strip():
+        yield Block(start, len(text))
+    edges = [start, *(lines.start(line) for line, *_ in found[1:]), len(text)]
+    for (_, kind, level, words), (here, there) in zip(found, pairwise(edges), strict=False):
         if here < there:
             yield Block(here, there, kind, level, words)
-    if not edges and text[start:].strip():
-        yield Block(start, len(text))
 
 
 _LISTS = ("bullet_list_open", "ordered_list_open")

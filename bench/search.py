@@ -1,0 +1,183 @@
+"""How well does the notes index find? nDCG@10 on a test collection, by words, by meaning, and by both.
+
+    python -m bench.search DIR... [--model pocket] [--join] [--tokens 128 --tokens 256] [--without headings]
+
+DIR holds a collection in BEIR's layout: corpus.jsonl (_id, title, text), queries.jsonl (_id, text) and qrels.tsv
+(query-id, corpus-id, score). Each document becomes a Markdown file, "# title" and the text below it, and the
+files an index as `mlx-jina index` makes it; every query is a search in it. nDCG is trec_eval's: gains as judged,
+discounts log2(rank + 1), the mean over queries with a relevant document.
+
+`--join` makes one long note of all documents with the same title, a paragraph of each, and asks for passages: a hit
+is a chunk, and stands for the documents that it shares at least half of itself or of them with. Prints a Markdown
+table; the last column says how far "both" is above the better half.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import tempfile
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+import mlx_jina
+from mlx_jina.search import chunks
+from mlx_jina.search.hits import MODES, Hit
+
+DEPTH = 10
+Relevant = Mapping[str, Mapping[str, int]]
+
+
+@dataclass(frozen=True)
+class Collection:
+    """Documents, queries, and which of the first answer each of the second, how well."""
+
+    documents: Sequence[Mapping[str, str]]
+    queries: Mapping[str, str]
+    relevant: Relevant
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a document ended up: a file, and its characters in it."""
+
+    path: str
+    start: int
+    stop: int
+
+
+def read(folder: Path) -> Collection:
+    """A collection in BEIR's layout."""
+    queries = {row["_id"]: row["text"] for row in _lines(folder / "queries.jsonl")}
+    relevant: dict[str, dict[str, int]] = defaultdict(dict)
+    with open(folder / "qrels.tsv", encoding="utf-8", newline="") as file:
+        for query, document, gain in list(csv.reader(file, delimiter="\t"))[1:]:
+            relevant[query][document] = int(gain)
+    return Collection(list(_lines(folder / "corpus.jsonl")), queries, relevant)
+
+
+def write(documents: Sequence[Mapping[str, str]], folder: Path, join: bool) -> dict[str, Place]:
+    """Documents as notes. Names of files say nothing, as ids would."""
+    grouped: dict[str, list[Mapping[str, str]]] = defaultdict(list)
+    for number, document in enumerate(documents):
+        grouped[document.get("title", "") if join else str(number)].append(document)
+    places = {}
+    for number, group in enumerate(grouped.values()):
+        path = f"{number:06}.md"
+        text = f"# {title}\n\n" if (title := group[0].get("title", "").replace("_", " ").strip()) else ""
+        for document in group:
+            places[document["_id"]] = Place(path, len(text), len(text) + len(document["text"]))
+            text += document["text"] + "\n\n"
+        (folder / path).write_text(text, encoding="utf-8")
+    return places
+
+
+def ndcg(ranking: Sequence[str], gains: Mapping[str, int]) -> float:
+    """Of one query."""
+    ideal = sorted((gain for gain in gains.values() if gain > 0), reverse=True)[:DEPTH]
+    found = [max(0, gains.get(document, 0)) for document in ranking[:DEPTH]]
+    return _discounted(found) / _discounted(ideal) if ideal else 0.0
+
+
+def evaluate(
+    index: mlx_jina.Index, collection: Collection, places: Mapping[str, Place], mode: Any, join: bool
+) -> float:
+    """The mean nDCG@10 of all queries that have an answer."""
+    by_path: dict[str, list[tuple[str, Place]]] = defaultdict(list)
+    for document, place in places.items():
+        by_path[place.path].append((document, place))
+    judged = [query for query, gains in collection.relevant.items() if max(gains.values()) > 0]
+    total = 0.0
+    for query in judged:
+        hits = index.search(collection.queries[query], limit=DEPTH, mode=mode, chunks=join)
+        ranking = dict.fromkeys(document for hit in hits for document in _documents(hit, by_path[hit.path], join))
+        total += ndcg(list(ranking), collection.relevant[query])
+    return total / len(judged)
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]}, help=__doc__)
+@click.argument("folders", nargs=-1, required=True, type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--model", default="pocket", show_default=True, metavar="NAME")
+@click.option(
+    "--join", is_flag=True, help="Documents of one title are one note, and passages of it are asked for."
+)
+@click.option("--tokens", multiple=True, type=int, default=(chunks.TOKENS,), show_default=True, help="Of a chunk.")
+@click.option(
+    "--weight", multiple=True, type=float, default=(0.5,), show_default=True, help="Of the meaning half."
+)
+@click.option(
+    "--without",
+    type=click.Choice(("title", "headings")),
+    help="Leave these out in front of an embedded chunk: all of the line, or what stands after the title.",
+)
+def main(
+    folders: Sequence[Path],
+    model: str,
+    join: bool,
+    tokens: Sequence[int],
+    weight: Sequence[float],
+    without: str | None,
+) -> None:
+    """Command line."""
+    loaded = mlx_jina.load(model)
+    if without is not None:
+        chunks.embedded = _embedded_without(without)
+    print("| collection | chunk | chunks | weight | words | meaning | both | above the better half |")
+    print("|---|---|---|---|---|---|---|---|")
+    for folder in folders:
+        collection = read(folder)
+        for size in tokens:
+            chunks.TOKENS = size
+            with tempfile.TemporaryDirectory() as place:
+                files = Path(place, "notes")
+                files.mkdir()
+                places = write(collection.documents, files, join)
+                with mlx_jina.Index(Path(place, "index.db"), loaded) as index:
+                    index.sync(files)
+                    for value in weight:
+                        index.set_weight(value)
+                        scores = {mode: evaluate(index, collection, places, mode, join) for mode in MODES}
+                        gain = scores["hybrid"] - max(scores["words"], scores["meaning"])
+                        row = [folder.name, size, index.status().chunks, value]
+                        row += [f"{scores[mode]:.4f}" for mode in ("words", "meaning", "hybrid")]
+                        print("|", " | ".join(map(str, [*row, f"{gain:+.4f}"])), "|", flush=True)
+
+
+def _embedded_without(part: str) -> Any:
+    embedded = chunks.embedded
+
+    def changed(title: str, heading: str, lead: str, body: str) -> str:
+        whole = embedded(title, heading, lead, body)
+        first, _, rest = whole.partition("\n")
+        return rest or first if part == "title" else f"{title}\n{rest}"
+
+    return changed
+
+
+def _documents(hit: Hit, places: Sequence[tuple[str, Place]], join: bool) -> Iterator[str]:
+    """The documents that a hit stands for."""
+    start, stop = hit.span
+    for document, place in places:
+        shared = min(stop, place.stop) - max(start, place.start)
+        if not join or 2 * shared >= min(stop - start, place.stop - place.start):
+            yield document
+
+
+def _discounted(gains: Sequence[int]) -> float:
+    return sum(gain / math.log2(rank + 2) for rank, gain in enumerate(gains))
+
+
+def _lines(path: Path) -> Iterator[dict[str, str]]:
+    with open(path, encoding="utf-8") as file:
+        for line in file:
+            yield json.loads(line)
+
+
+if __name__ == "__main__":
+    main()
