@@ -68,7 +68,7 @@ def read(entry: Entry, data: bytes, read_at: float) -> Note:
 
 
 def unusable(entry: Entry, own: bytes, read_at: float, why: str) -> Note:
-    """A note that an index knows only to pass it over until it changes; `own` is its hash, b"" if it was not read."""
+    """A note to be passed over until it changes; `own` is its hash, b"" if it was not read."""
     return Note(entry, own, read_at, stem_of(entry.path), error=why)
 
 
@@ -157,10 +157,10 @@ def put_vectors(
 
     `suffix` is "" for the vectors that are searched, "_next" for those that will replace them.
 
-    Returns False, and writes nothing, if the note's chunks are not those of `hashes` any more.
+    Returns False, and writes nothing, if the note is gone or its chunks are not those of `hashes` any more.
     """
     now = [own for (own,) in connection.execute("select hash from chunk where id between ? and ?", span(note))]
-    if now != list(hashes):
+    if not now or now != list(hashes):
         return False
     connection.execute(f"replace into vec{suffix}(note, v) values (?, ?)", (note, vectors))
     connection.execute(f"replace into bits{suffix}(note, b) values (?, ?)", (note, bits))

@@ -174,7 +174,7 @@ class _Sync:
         row = self.gone_by_stat.get((entry.inode, entry.size, entry.mtime_ns))
         if row is None or row.id not in self.gone or not self._is_unchanged(row, entry):
             return False
-        if notes.stem_of(row.path) != notes.stem_of(entry.path):
+        if not _same_name(row.path, entry.path):
             return False
         self._move(row, entry, row.words_at)
         return True
@@ -205,7 +205,7 @@ class _Sync:
             self._replace(row, notes.unusable(entry, own, now, why))
             return
         if row is None and (old := self.gone_by_hash.get(own)) is not None and old.id in self.gone:
-            if notes.stem_of(old.path) == notes.stem_of(entry.path):
+            if _same_name(old.path, entry.path):
                 self._move(old, entry, now)
                 return
             row = self.gone.pop(old.id)
@@ -265,3 +265,8 @@ class _Sync:
             with self.database.writing() as connection:
                 for change in batch:
                     change(connection)
+
+
+def _same_name(a: str, b: str) -> bool:
+    """Whether files differ by their folders only. A name may be a title, and its ending chooses the reader."""
+    return a.rpartition("/")[2] == b.rpartition("/")[2]

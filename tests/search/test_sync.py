@@ -606,3 +606,13 @@ def test_a_full_disk_loses_nothing(tmp_path: Path, folder: Path, tiny: Encoder) 
             connection.execute("pragma max_page_count = 1000000")
         index.sync()
     assert_as_new(tmp_path / "index.db", folder, tiny, tmp_path / "fresh")
+
+
+def test_a_new_ending_is_another_reader(index: Index, folder: Path, tmp_path: Path, tiny: Encoder) -> None:
+    (folder / "a.md").write_text("# Title\n\nwords <!-- hidden -->")
+    age(folder)
+    index.sync(folder)
+    (folder / "a.md").rename(folder / "a.txt")
+    assert index.sync().moved == [("a.md", "a.txt")]
+    assert [hit.title for hit in index.search("hidden", mode="words")] == ["a"]
+    assert_as_new(index.file, folder, tiny, tmp_path / "fresh")

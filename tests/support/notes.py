@@ -80,7 +80,8 @@ def assert_equal(found: dict[str, Any], expected: dict[str, Any]) -> None:
 def assert_as_new(file: Path, folder: Path, model: Encoder, place: Path) -> None:
     """An index is what a new one of the same folder is, and nothing is wrong with it."""
     with Index(file, model) as index:
-        assert index.check() == []
+        problems = index.check()
+    assert not problems, problems
     place.mkdir(exist_ok=True)
     fresh = place / "fresh.db"
     for ending in ("", "-wal", "-shm"):
