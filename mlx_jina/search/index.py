@@ -23,7 +23,7 @@ from mlx_jina.search.ranking import WEIGHT
 from mlx_jina.search.snippets import Highlighter
 from mlx_jina.search.status import Status, status, without_vectors
 from mlx_jina.search.sync import Options as SyncOptions
-from mlx_jina.search.sync import Report, sync_words
+from mlx_jina.search.sync import Report, forget_other_chunks, sync_words
 
 if TYPE_CHECKING:
     from mlx_jina.encoder import Encoder
@@ -145,6 +145,8 @@ class Index:
         report: Report,
         tell: Progress,
     ) -> None:
+        if not options.dry_run:
+            forget_other_chunks(self._database)
         if folder is not None:
             sync_words(self._database, self._root(folder, changes, options.dry_run, report), options, report, tell)
             return

@@ -19,6 +19,7 @@ SUFFIX = ".db"
 
 # Where WAL's shared memory does not work, or another program copies files while they change.
 _NETWORK = frozenset("9p afpfs afs ceph cifs davfs fuse.sshfs ncpfs nfs nfs4 smb smb2 smb3 smbfs webdav".split())
+_MOUNTS = "/proc/self/mounts"
 _SYNCED = ("Library/Mobile Documents", "Library/CloudStorage", "Dropbox", "OneDrive", "Google Drive", "Nextcloud")
 
 
@@ -77,7 +78,7 @@ def file_system(folder: str) -> str:
         return _file_system_of_mac(folder)
     best, kind = "", ""
     try:
-        with open("/proc/self/mounts", encoding="utf-8", errors="surrogateescape") as mounts:
+        with open(_MOUNTS, encoding="utf-8", errors="surrogateescape") as mounts:
             for line in mounts:
                 _, place, own, *_ = line.split(" ")
                 place = re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), place)

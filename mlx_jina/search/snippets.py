@@ -14,7 +14,8 @@ LENGTH = 240
 """Characters of a snippet, at most."""
 
 _SENTENCE = re.compile(r"(?:[^.!?\u2026\u3002\uff01\uff1f\n]|[.!?\u2026](?!\s))+[.!?\u2026\u3002\uff01\uff1f]*|\n")
-_FRAME = re.compile(r"^[\s>*+#|=~-]*(?:\[[ xX]\]\s*)?|[\s#|=~-]*$")
+# Marks of quotes, lists, headings and tables in front of a sentence.
+_FRAME = re.compile(r"(?:\s+|>|\||[*+-]\s|\d{1,9}[.)]\s|#{1,6}\s|[=~-]{3,})*(?:\[[ xX]\]\s+)?")
 _HEADING = re.compile(r"\s*#{1,6}\s")
 # Markup that says nothing to a reader: where links lead, brackets of wikilinks, signs of emphasis.
 _MARKUP = re.compile(
@@ -89,10 +90,9 @@ def snippet(text: str, spans: Sequence[Span]) -> Snippet:
 
 def _framed(text: str, start: int, stop: int) -> Span:
     """A span without the marks of lists, headings and tables around it."""
-    part = text[start:stop]
-    before = _FRAME.match(part)
-    start += before.end() if before else 0
-    return start, start + len(text[start:stop].rstrip(" \t\r\n#|=~-"))
+    if (before := _FRAME.match(text, start, stop)) is not None:
+        start = before.end()
+    return start, start + len(text[start:stop].rstrip(" \t\r\n#|"))
 
 
 def _one_line(text: str, start: int, stop: int, spans: Sequence[Span]) -> Snippet:

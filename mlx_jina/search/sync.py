@@ -12,8 +12,8 @@ from functools import partial
 from typing import NamedTuple
 
 from mlx_jina.errors import InputError
-from mlx_jina.search import documents, notes
-from mlx_jina.search.database import Database
+from mlx_jina.search import chunks, documents, notes
+from mlx_jina.search.database import Database, one
 from mlx_jina.search.model import Progress
 from mlx_jina.search.roots import Root
 from mlx_jina.search.walk import Entry, Scan, is_dataless, scan
@@ -97,6 +97,17 @@ def sync_words(database: Database, root: Root, options: Options, report: Report,
         )
         known = {row[1]: Known(*row) for row in rows}
     _Sync(database, root, options, report, progress, found, known).run()
+
+
+def forget_other_chunks(database: Database) -> None:
+    """Have all notes read anew if their chunks were cut by other rules than today's."""
+    with database.reading() as connection:
+        if one(connection, "select value from meta where key = 'chunks'") == chunks.VERSION:
+            return
+    with database.writing() as connection:
+        # So they look changed, and not only touched.
+        connection.execute("update note set size = -1, hash = x'00'")
+        connection.execute("replace into meta values ('chunks', ?)", (chunks.VERSION,))
 
 
 class _Sync:
