@@ -5,9 +5,9 @@
 DIR holds a collection in BEIR's layout: corpus.jsonl (_id, title, text), queries.jsonl (_id, text) and qrels.tsv
 (query-id, corpus-id, score). Each document becomes a Markdown file, "# title" and the text below it, and the
 files an index as `mlx-jina index` makes it; every query is a search in it. nDCG is trec_eval's: gains as judged,
-discounts log2(rank + 1), the mean over queries with a relevant document.
+discounts log2(rank + 1), the mean over queries that have an answer.
 
-`--join` makes one long note of all documents with the same title, a paragraph of each, and asks for passages: a hit
+`--join` makes one long note of all documents with one title, a paragraph of each, and asks for passages: a hit
 is a chunk, and stands for the documents that it shares at least half of itself or of them with. Prints a Markdown
 table; the last column says how far "both" is above the better half.
 """

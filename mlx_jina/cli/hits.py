@@ -13,10 +13,10 @@ from typing import Any
 
 from mlx_jina.errors import InputError, MlxJinaError
 from mlx_jina.search import location
+from mlx_jina.search.compare import Report
 from mlx_jina.search.hits import Explanation, Found, Hit, check_uri
 from mlx_jina.search.index import Index
 from mlx_jina.search.query import Where
-from mlx_jina.search.sync import Report
 
 # Seconds that a search spends on what changed since the last one.
 SYNC_SECONDS = 1.0

@@ -13,11 +13,11 @@ from pathlib import Path
 
 from mlx_jina.errors import IndexFileError, InputError
 from mlx_jina.search import location
+from mlx_jina.search.compare import Report
 from mlx_jina.search.database import is_damage
 from mlx_jina.search.index import Index
 from mlx_jina.search.model import Progress
 from mlx_jina.search.status import Status
-from mlx_jina.search.sync import Report
 
 # Files that are named where nobody asks for all.
 _NAMED = 10

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from mlx_jina.search import documents, notes, spaces
+from mlx_jina.search import documents, notes, schema, spaces
 from mlx_jina.search.database import Database, one
 from mlx_jina.search.walk import is_dataless
 
@@ -69,7 +69,7 @@ def _vectors(connection: sqlite3.Connection) -> Iterator[tuple[int, str]]:
         "left join bits on bits.note = note.id order by note.id"
     )
     for note, path, made, data, bits in notes_with:
-        chunks = one(connection, "select count(*) from chunk where id between ? and ?", *notes.span(note))
+        chunks = one(connection, "select count(*) from chunk where id between ? and ?", *schema.span(note))
         if not made:
             if data is not None or bits is not None:
                 yield note, f"{path}: vectors that are not said to be there"
@@ -94,7 +94,7 @@ def _spans(connection: sqlite3.Connection) -> Iterator[tuple[int, str]]:
             continue
         document = documents.read(path, data)
         sql = "select start, stop, body from chunk where id between ? and ?"
-        chunks = connection.execute(sql, notes.span(note))
+        chunks = connection.execute(sql, schema.span(note))
         if any(document.visible(start, stop) != body for start, stop, body in chunks):
             yield note, f"{path}: chunks that are not the text of their spans"
 

@@ -13,8 +13,6 @@ from dataclasses import dataclass
 
 from mlx_jina.search.documents.base import LINE_END, Block, Document, Kind
 
-VERSION = 1
-"""Of these rules; an index made with others has to be made anew."""
 TOKENS = 256
 """Of a chunk, at most."""
 WHOLE_TOKENS = 512

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from mlx_jina.search import chunks, notes
+from mlx_jina.search import chunks, notes, schema
 from mlx_jina.search.database import Database, one
 from mlx_jina.search.model import Progress, Space
 from mlx_jina.search.schema import NOTE_BITS
@@ -135,7 +135,7 @@ class Embedder:
         missing: list[Missing] = []
         title = one(connection, "select title from note where id = ?", note) or ""
         for own, heading, lead, body in connection.execute(
-            "select hash, heading, lead, body from chunk where id between ? and ?", notes.span(note)
+            "select hash, heading, lead, body from chunk where id between ? and ?", schema.span(note)
         ):
             hashes.append(own)
             if (vector := self._cached(connection, own) or self._live(connection, own)) is not None:

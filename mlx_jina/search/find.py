@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from mlx_jina.search import filters, notes, ranking, words
+from mlx_jina.search import filters, ranking, schema, words
 from mlx_jina.search.database import one
 from mlx_jina.search.hits import Explanation, Found, Hit, Mode
 from mlx_jina.search.query import Query
@@ -85,7 +85,7 @@ def _named(connection: sqlite3.Connection, query: Query, allowed: Collection[int
     """The notes whose title or alias the query is."""
     found = {
         note
-        for (note,) in connection.execute("select note from name where key = ?", (notes.name_key(query.text),))
+        for (note,) in connection.execute("select note from name where key = ?", (schema.name_key(query.text),))
     }
     return found if allowed is None else found & set(allowed)
 

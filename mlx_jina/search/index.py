@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 from mlx_jina.errors import IndexFileError, InputError, MlxJinaError
 from mlx_jina.search import location, roots, spaces
+from mlx_jina.search.compare import Options as SyncOptions
+from mlx_jina.search.compare import Report
 from mlx_jina.search.database import Database, one
 from mlx_jina.search.find import Options, find
 from mlx_jina.search.hits import MODES, Found, Hit, Mode
@@ -22,8 +24,7 @@ from mlx_jina.search.query import Query, Where, parse
 from mlx_jina.search.ranking import WEIGHT
 from mlx_jina.search.snippets import Highlighter
 from mlx_jina.search.status import Status, status, without_vectors
-from mlx_jina.search.sync import Options as SyncOptions
-from mlx_jina.search.sync import Report, forget_other_chunks, sync_words
+from mlx_jina.search.sync import forget_other_chunks, sync_words
 
 if TYPE_CHECKING:
     from mlx_jina.encoder import Encoder

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mlx_jina.errors import InputError
-from mlx_jina.search import notes
+from mlx_jina.search import schema
 from mlx_jina.search.database import one
 from mlx_jina.search.find import hits
 from mlx_jina.search.hits import Hit
@@ -102,7 +102,7 @@ def find_note(connection: sqlite3.Connection, path: str | Path) -> int:
     name = key(str(path)).removeprefix("./")
     for sql, value in (
         ("select id from note where path = ?", name),
-        ("select note from name where key = ?", notes.name_key(name)),
+        ("select note from name where key = ?", schema.name_key(name)),
     ):
         ids = [own for (own,) in connection.execute(sql, (value,))]
         if len(ids) == 1:
@@ -125,7 +125,7 @@ def _pairs(connection: sqlite3.Connection, vectors: Vectors, threshold: float) -
 def _chunk_at(connection: sqlite3.Connection, note: int, line: int) -> int:
     """The number of the chunk that a line is in, or the last one that begins before it."""
     sql = "select max(id) from chunk where id between ? and ? and line <= ?"
-    found = one(connection, sql, *notes.span(note), line)
+    found = one(connection, sql, *schema.span(note), line)
     return 0 if found is None else int(found) & ((1 << NOTE_BITS) - 1)
 
 
@@ -147,7 +147,7 @@ def _linked(connection: sqlite3.Connection, note: int) -> set[int]:
             place = one(connection, "select path from note where id = ?", other)
             if note in _targets(connection, root, place, target):
                 found.add(other)
-        elif target in spellings or notes.name_key(target) in names:
+        elif target in spellings or schema.name_key(target) in names:
             found.add(other)
     return found
 
@@ -164,6 +164,6 @@ def _targets(connection: sqlite3.Connection, root: int, path: str, target: str) 
         sql = "select id from note where root = ? and path = ?"
         found.update(own for (own,) in connection.execute(sql, (root, candidate)))
     if not found and not target.startswith("./"):
-        name = notes.name_key(target.rpartition("/")[2])
+        name = schema.name_key(target.rpartition("/")[2])
         found.update(own for (own,) in connection.execute("select note from name where key = ?", (name,)))
     return found

@@ -7,13 +7,12 @@ import hashlib
 import os
 import re
 import sqlite3
-import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from mlx_jina.search import chunks, documents
+from mlx_jina.search import chunks, documents, schema
 from mlx_jina.search.chunks import Chunk
-from mlx_jina.search.documents import Document, valid
+from mlx_jina.search.documents.base import Document, UnreadableError, valid
 from mlx_jina.search.schema import NOTE_BITS, dumps
 from mlx_jina.search.walk import Entry
 
@@ -52,7 +51,7 @@ def read(entry: Entry, data: bytes, read_at: float) -> Note:
     """A note from its file's bytes."""
     try:
         document = documents.read(entry.path, data)
-    except documents.UnreadableError as error:
+    except UnreadableError as error:
         return unusable(entry, digest(data), read_at, str(error))
     # Whatever a parser makes of a damaged file, the other files are not concerned.
     except Exception as error:
@@ -76,11 +75,6 @@ def stem_of(path: str) -> str:
     """A note's name: the file's, without the ending where that is a matter of course."""
     name = path.rpartition("/")[2]
     return name if _NAMED_WHOLE.search(name) else os.path.splitext(name)[0] or name
-
-
-def name_key(name: str) -> str:
-    """A title or alias as it is compared with what somebody types."""
-    return " ".join(unicodedata.normalize("NFKC", name).casefold().split())
 
 
 # ---- writing, all of it inside the caller's transaction
@@ -126,9 +120,9 @@ def put(connection: sqlite3.Connection, root: int, note: int | None, read: Note)
     connection.execute(
         "insert into fts(rowid, title, heading, tags, body) select id, title, heading, tags, body from words "
         "where id between ? and ?",
-        span(note),
+        schema.span(note),
     )
-    keys = {name_key(name) for name in (read.title, *read.aliases)}
+    keys = {schema.name_key(name) for name in (read.title, *read.aliases)}
     connection.executemany("insert into name values (?, ?)", [(key, note) for key in keys if key])
     keys = {tag.casefold() for tag in document.tags}
     connection.executemany("insert into tag values (?, ?)", [(key, note) for key in keys if key])
@@ -159,17 +153,11 @@ def put_vectors(
 
     Returns False, and writes nothing, if the note is gone or its chunks are not those of `hashes` any more.
     """
-    now = [own for (own,) in connection.execute("select hash from chunk where id between ? and ?", span(note))]
-    if not now or now != list(hashes):
+    if not hashes or _hashes(connection, note) != list(hashes):
         return False
     connection.execute(f"replace into vec{suffix}(note, v) values (?, ?)", (note, vectors))
     connection.execute(f"replace into bits{suffix}(note, b) values (?, ?)", (note, bits))
     return True
-
-
-def span(note: int) -> tuple[int, int]:
-    """The first and the last id that a note's chunks can have."""
-    return note << NOTE_BITS, (note + 1 << NOTE_BITS) - 1
 
 
 def _clear(connection: sqlite3.Connection, note: int, now: float) -> None:
@@ -177,10 +165,10 @@ def _clear(connection: sqlite3.Connection, note: int, now: float) -> None:
     connection.execute(
         "insert into fts(fts, rowid, title, heading, tags, body) select 'delete', id, title, heading, tags, body "
         "from words where id between ? and ?",
-        span(note),
+        schema.span(note),
     )
     _cache(connection, note, now)
-    connection.execute("delete from chunk where id between ? and ?", span(note))
+    connection.execute("delete from chunk where id between ? and ?", schema.span(note))
     for table in ("name", "tag", "link", "vec", "bits", "vec_next", "bits_next"):
         connection.execute(f"delete from {table} where note = ?", (note,))
 
@@ -190,12 +178,17 @@ def _cache(connection: sqlite3.Connection, note: int, now: float) -> None:
     row = connection.execute("select v from vec where note = ?", (note,)).fetchone()
     if row is None:
         return
-    hashes = [own for (own,) in connection.execute("select hash from chunk where id between ? and ?", span(note))]
+    hashes = _hashes(connection, note)
     size = len(row[0]) // len(hashes)
     connection.executemany(
         "replace into cache(hash, fingerprint, v, at) select ?, value, ?, ? from meta where key = 'fingerprint'",
         [(own, row[0][n * size : (n + 1) * size], now) for n, own in enumerate(hashes)],
     )
+
+
+def _hashes(connection: sqlite3.Connection, note: int) -> list[bytes]:
+    sql = "select hash from chunk where id between ? and ? order by id"
+    return [own for (own,) in connection.execute(sql, schema.span(note))]
 
 
 def _stat(entry: Entry, read_at: float) -> dict[str, object]:

@@ -6,6 +6,7 @@ import datetime
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from mlx_jina.errors import InputError
 from mlx_jina.search import schema
@@ -23,11 +24,9 @@ _PART = re.compile(
 )
 # Also marks that are no letters to Python: accents that follow one, vowels of Hebrew, Arabic, India and Thailand.
 _LETTER = (
-    r"[\w\u0300-\u036f\u0483-\u0487\u0591-\u05c7\u0610-\u061a\u064b-\u065f\u06d6-\u06ed\u0711\u0730-\u074a\u07a6-\u07b0"
-    rf"\u0900-\u0963\u0966-\u0dff\u0f18-\u0fbc{schema.SCRIPTS}]"
+    r"[\w\u0300-\u036f\u0483-\u0487\u0591-\u05c7\u0610-\u061a\u064b-\u065f\u06d6-\u06ed\u0711\u0730-\u074a"
+    rf"\u07a6-\u07b0\u0900-\u0963\u0966-\u0dff\u0f18-\u0fbc{schema.SCRIPTS}]"
 )
-# What holds a compound together; other signs part words.
-_COMPOUND = re.compile(rf"{_LETTER}+(?:[-._'\u2019]{_LETTER}+)*")
 # Of a version or a name in code the parts alone mean nothing. Those of "boundary-layer" do: as a phrase it would
 # miss half of the texts about it.
 _INSEPARABLE = re.compile(r"[._\d]")
@@ -135,7 +134,7 @@ def parse(typed: str, where: Where | None = None) -> Query:
 def _expressions(text: str) -> list[str]:
     """The words of a text as FTS5 looks for them; versions and names in code are phrases."""
     found = []
-    for match in _COMPOUND.finditer(text):
+    for match in _compound(text.isascii()).finditer(text):
         parts = [match[0]] if _INSEPARABLE.search(match[0]) else re.split(r"[-'\u2019]", match[0])
         for unspaced, run in (each for part in parts for each in schema.unspaced_runs(part)):
             if unspaced:
@@ -143,6 +142,13 @@ def _expressions(text: str) -> list[str]:
             elif _WORD.search(run):
                 found.append(_quoted(run.lower()))
     return found
+
+
+@cache
+def _compound(ascii_only: bool) -> re.Pattern[str]:
+    """What holds a compound together; other signs part words. All scripts take milliseconds to compile."""
+    letter = r"\w" if ascii_only else _LETTER
+    return re.compile(rf"{letter}+(?:[-._'\u2019]{letter}+)*")
 
 
 def _neighbours(run: str) -> list[str]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mlx_jina.search import notes
+from mlx_jina.search import schema
 from mlx_jina.search.database import one
 from mlx_jina.search.model import Space
 
@@ -41,7 +41,7 @@ def rows(connection: sqlite3.Connection, space: Space | None) -> Iterator[Row]:
             vectors = np.frombuffer(data, dtype=np.float16).reshape(-1, space.dimension).astype(np.float32)
         chunks = connection.execute(
             "select id, start, stop, line, heading, body from chunk where id between ? and ? order by id",
-            notes.span(note),
+            schema.span(note),
         )
         for n, (own, start, stop, line, heading, body) in enumerate(chunks):
             vector = None if vectors is None else vectors[n]

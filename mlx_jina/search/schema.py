@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 import re
 import sqlite3
+import unicodedata
 from collections.abc import Iterator
+from functools import cache
 
 VERSION = 1
 """`PRAGMA user_version` of the files made here."""
+CHUNKS = 1
+"""Version of the rules that notes are cut by, in chunks.py; those cut by others are cut anew."""
 NOTE_BITS = 20
 """A chunk's id is its note's, these many bits higher, plus its number in the note: ranking needs no table."""
 
@@ -63,19 +67,25 @@ SCRIPTS = (
     "\u3400-\u4dbf\u4e00-\u9fff\ua960-\ua97f\uac00-\ud7ff\uf900-\ufaff\uff66-\uff9f"
     "\U00020000-\U0003ffff"
 )
-UNSPACED = re.compile(f"[{SCRIPTS}]")
-_UNSPACED_RUN = re.compile(f"[{SCRIPTS}]+")
+
+
+@cache
+def unspaced() -> re.Pattern[str]:
+    """One or more characters of such a script. Compiling it takes milliseconds, which few searches need."""
+    return re.compile(f"[{SCRIPTS}]+")
 
 
 def apart(text: str) -> str:
     """A text with spaces around every character of a script that has none; otherwise the text itself."""
-    return text if text.isascii() else UNSPACED.sub(r" \g<0> ", text)
+    if text.isascii():
+        return text
+    return unspaced().sub(lambda match: "".join(f" {char} " for char in match[0]), text)
 
 
 def unspaced_runs(text: str) -> Iterator[tuple[bool, str]]:
     """The parts of a text, and whether each is of scripts without spaces."""
     here = 0
-    for match in _UNSPACED_RUN.finditer(text):
+    for match in () if text.isascii() else unspaced().finditer(text):
         if match.start() > here:
             yield False, text[here : match.start()]
         yield True, match[0]
@@ -105,3 +115,13 @@ def migrate(connection: sqlite3.Connection, version: int) -> None:
 def dumps(value: object) -> str:
     """JSON as tables hold it: as people write it, so that its words can be indexed."""
     return json.dumps(value, ensure_ascii=False)
+
+
+def name_key(name: str) -> str:
+    """A title or alias as it is compared with what somebody types."""
+    return " ".join(unicodedata.normalize("NFKC", name).casefold().split())
+
+
+def span(note: int) -> tuple[int, int]:
+    """The first and the last id that a note's chunks can have."""
+    return note << NOTE_BITS, (note + 1 << NOTE_BITS) - 1

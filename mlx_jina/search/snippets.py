@@ -8,7 +8,7 @@ import threading
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from mlx_jina.search.schema import TOKENIZER, UNSPACED, apart
+from mlx_jina.search.schema import TOKENIZER, apart, unspaced
 
 LENGTH = 240
 """Characters of a snippet, at most."""
@@ -119,7 +119,7 @@ def _spans(text: str, marked: str) -> list[Span]:
     if not text.isascii():
         places = []
         for place, char in enumerate(text):
-            places += [place, place, place + 1] if UNSPACED.match(char) else [place]
+            places += [place, place, place + 1] if unspaced().match(char) else [place]
         places.append(len(text))
     found: list[Span] = []
     here = start = 0

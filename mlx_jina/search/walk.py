@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from mlx_jina.errors import InputError
-from mlx_jina.search.documents import SUFFIXES
+from mlx_jina.search.documents.kinds import SUFFIXES
 
 if TYPE_CHECKING:
     from pathspec import GitIgnoreSpec

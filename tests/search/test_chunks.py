@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from mlx_jina.search import chunks as chunking
 from mlx_jina.search.chunks import TOKENS, WHOLE_TOKENS, chunks, embedded, estimate
-from mlx_jina.search.documents import Document, read
+from mlx_jina.search.documents import read
+from mlx_jina.search.documents.base import Document
 
 PIECES = [
     *"aZ .,!?;:-'\"()#*>|`~=_[]<%^$&\\/\t\u00a0\u2028\x0c\x0b",

@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 
 from mlx_jina.search import notes
 from mlx_jina.search.chunks import chunks
-from mlx_jina.search.documents import SUFFIXES, Document, UnreadableError, read
+from mlx_jina.search.documents import read
+from mlx_jina.search.documents.base import Document, UnreadableError
 from mlx_jina.search.documents.decode import decode
+from mlx_jina.search.documents.kinds import SUFFIXES
 from mlx_jina.search.walk import Entry
 
 

@@ -21,8 +21,8 @@ from tests.support.notes import assert_as_new, text
 SYNC = """
 import sys
 import mlx_jina
-from mlx_jina.search import embedding, sync
-sync._BATCH_NOTES = 5
+from mlx_jina.search import embedding, updating
+updating._BATCH_NOTES = 5
 embedding._FIRST_WINDOW = embedding._LARGEST_WINDOW = 400
 file, folder, model = sys.argv[1:]
 loaded = mlx_jina.load(model)

@@ -277,7 +277,7 @@ def test_other_rules_for_chunks_read_all_notes_anew(
     with Index(tmp_path / "index.db", tiny) as index:
         index.sync(folder)
         before = index.status().chunks
-    monkeypatch.setattr(chunks, "VERSION", chunks.VERSION + 1)
+    monkeypatch.setattr(schema, "CHUNKS", schema.CHUNKS + 1)
     monkeypatch.setattr(chunks, "TOKENS", 50)
     with Index(tmp_path / "index.db", tiny) as index:
         assert index.sync().changed == ["a.md"]

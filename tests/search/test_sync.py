@@ -16,7 +16,7 @@ import pytest
 from mlx_jina import Index, InputError, Where
 from mlx_jina.encoder import Encoder
 from mlx_jina.errors import IndexFileError
-from mlx_jina.search import documents, sync, walk
+from mlx_jina.search import updating, walk
 from tests.support.notes import age, assert_as_new, dump
 
 
@@ -136,7 +136,7 @@ def test_moves_embed_nothing(index: Index, folder: Path, monkeypatch: pytest.Mon
     index.sync(folder)
     (folder / "old").rename(folder / "new")
     monkeypatch.setattr(tiny, "encode_document", lambda *_, **__: pytest.fail("embedded"))
-    monkeypatch.setattr(sync._Sync, "_bytes", lambda *_: pytest.fail("read"))
+    monkeypatch.setattr(updating.Update, "_bytes", lambda *_: pytest.fail("read"))
     report = index.sync()
     assert len(report.moved) == 20
     assert not report.added
@@ -372,7 +372,7 @@ def test_pdf_without_its_reader_is_tried_again_with_it(
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "pypdfium2", None)
         assert "pip install" in index.sync(folder).skipped[0][1]
-        patch.setattr(documents, "has_pdf_reader", lambda: False)
+        patch.setattr("mlx_jina.search.compare.has_pdf_reader", lambda: False)
         assert index.sync().skipped == []
     assert "not a PDF" in index.sync().skipped[0][1]
 
@@ -390,7 +390,7 @@ def test_icloud_s_placeholders_keep_their_notes(
     write(folder, new="never seen")
     age(folder, 0)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sync._Sync, "_bytes", lambda *_: pytest.fail("downloaded"))
+        patch.setattr(updating.Update, "_bytes", lambda *_: pytest.fail("downloaded"))
         report = index.sync()
     assert {path for path, _ in report.skipped} == {"a.md", "new.md", "sub/b.md"}
     assert not report.any_changes()

@@ -5,15 +5,13 @@ from __future__ import annotations
 import re
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from operator import itemgetter
 from typing import Literal
 
 Kind = Literal["text", "heading", "item", "code", "table"]
 
 LINE_END = re.compile(r"\r\n|\r|\n")
-MISSING_PDF_READER = "PDF files need pypdfium2: pip install 'mlx-jina[pdf]'"
-
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _BLANK_LINES = re.compile(r"(?:\r\n|\r|\n)(?:[^\S\r\n]*(?:\r\n|\r|\n))+")
 
@@ -65,6 +63,10 @@ class Document:
     """Spans that nobody searches for, such as comments, in order and apart from each other."""
     remark: str | None = None
     """What a person should know of how the file was read."""
+
+    def with_remark(self, remark: str) -> Document:
+        """The same document, read in a way that a person should know of."""
+        return replace(self, remark=remark)
 
     def visible(self, start: int, stop: int) -> str:
         """The text between two positions, hidden parts replaced by as many spaces."""

@@ -6,7 +6,6 @@ import threading
 from typing import Any
 
 from mlx_jina.search.documents.base import (
-    MISSING_PDF_READER,
     Block,
     Document,
     Lines,
@@ -14,6 +13,7 @@ from mlx_jina.search.documents.base import (
     paragraphs,
     valid,
 )
+from mlx_jina.search.documents.kinds import MISSING_PDF_READER
 
 _lock = threading.Lock()
 
