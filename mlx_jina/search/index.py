@@ -244,17 +244,22 @@ class Index:
         if limit < 1:
             raise InputError(f"limit={limit} must be at least 1")
         query = parse(text, where)
-        space, vector, warning = self._embedded(query, mode)
+        warning = None
         with self._database.reading(cancelled) as connection:
             weight = one(connection, "select value from meta where key = 'weight'")
             options = Options(
                 limit, mode, WEIGHT if weight is None else weight, chunks, recent, min_score, min_cosine
             )
-            vectors = None
-            if space is not None and vector is not None:
-                vectors = self._vectors_of(connection, space)
-            found = find(connection, self._highlighter, query, options, vectors, vector)
             space = spaces.current(connection)
+            vectors, vector = None, None
+            if mode != "words" and query.text.strip():
+                try:
+                    vectors, vector = self._by_meaning(connection, space, query)
+                except MlxJinaError as error:
+                    if mode == "meaning":
+                        raise
+                    warning = f"searched by words alone: {error}"
+            found = find(connection, self._highlighter, query, options, vectors, vector)
             waiting = without_vectors(connection)
         return replace(
             found,
@@ -265,29 +270,21 @@ class Index:
             waiting=waiting,
         )
 
-    def _embedded(self, query: Query, mode: Mode) -> tuple[Space | None, Floats | None, str | None]:
-        """The query's vector and its space; or why there is none, though it is asked for."""
-        if mode == "words" or not query.text.strip():
-            return None, None, None
-        with self._database.reading() as connection:
-            space = spaces.current(connection)
-        try:
-            if space is None:
-                raise InputError(f"{self.file.name} has no vectors yet; `mlx-jina index` makes them")
-            space = spaces.verify(self._database, self._model)
-            return space, self._model.encode_query(query.text.strip()), None
-        except MlxJinaError as error:
-            if mode == "meaning":
-                raise
-            return None, None, f"searched by words alone: {error}"
+    def _by_meaning(
+        self, connection: sqlite3.Connection, space: Space | None, query: Query
+    ) -> tuple[Vectors, Floats]:
+        """The vectors of the state that the connection sees, and the query's. Raises MlxJinaError for none."""
+        if space is None:
+            raise InputError(f"{self.file.name} has no vectors yet; `mlx-jina index` makes them")
+        # Vectors are read before the model is asked for, which may still be loading.
+        vectors = self._vectors_of(connection, space)
+        spaces.check(self._database, self._model, space)
+        return vectors, self._model.encode_query(query.text.strip())
 
-    def _vectors_of(self, connection: sqlite3.Connection, space: Space) -> Vectors | None:
+    def _vectors_of(self, connection: sqlite3.Connection, space: Space) -> Vectors:
         """The vectors of the state that the connection sees, read again only if that has changed."""
         from mlx_jina.search import meaning
 
-        now = spaces.current(connection)
-        if now is None or now.fingerprint != space.fingerprint:
-            return None
         generation = one(connection, "select value from meta where key = 'generation'")
         with self._reading_vectors:
             if self._vectors is None or self._vectors[0] != generation:
@@ -321,8 +318,7 @@ class Index:
 
     def _all_vectors(self, connection: sqlite3.Connection) -> Vectors:
         space = spaces.current(connection)
-        vectors = self._vectors_of(connection, space) if space is not None else None
-        if vectors is None or not len(vectors):
+        if space is None or not len(vectors := self._vectors_of(connection, space)):
             raise InputError(f"{self.file.name} has no vectors yet; `mlx-jina index` makes them")
         return vectors
 

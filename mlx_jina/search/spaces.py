@@ -30,16 +30,26 @@ def verify(database: Database, model: Model) -> Space:
     """The index's space, which becomes the model's if there is none yet. Raises OtherModelError for another's."""
     with database.reading() as connection:
         space = current(connection)
+    if space is not None:
+        return check(database, model, space)
+    own = of(model, None)
+    with database.writing() as connection:
+        _store(connection, "space", own)
+    return own
+
+
+def check(database: Database, model: Model, space: Space) -> Space:
+    """A space, if it is the model's. Raises OtherModelError if it is not."""
     own = of(model, space)
-    if space is None or (own.fingerprint == space.fingerprint and own.known != space.known):
-        if not database.read_only:
-            with database.writing() as connection:
-                _store(connection, "space", own)
-    elif own.fingerprint != space.fingerprint:
+    if own.fingerprint != space.fingerprint:
         raise OtherModelError(
             f"this index has vectors of {space.model!r} ({space.fingerprint}), which do not compare with those of "
             f"{model.name!r} ({own.fingerprint}); to replace them: mlx-jina index --rebuild -m {model.name}"
         )
+    if own.known != space.known and not database.read_only:
+        # The same weights in files that look different: next time they need not be read.
+        with database.writing() as connection:
+            _store(connection, "space", own)
     return own
 
 
