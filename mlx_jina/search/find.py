@@ -71,10 +71,12 @@ def find(
         dropped=matched.dropped,
     )
     ranked = ranking.fuse(matched, meaning, weight, named)
-    ranked += [Ranked(note << NOTE_BITS, 1.0, None, None, True) for note in named - {each.note for each in ranked}]
+    if missing := named - {each.note for each in ranked if each.named}:
+        ranked = [*(Ranked(note << NOTE_BITS, 1.0, None, None, True) for note in missing), *ranked]
     if options.recent:
         ranked = _aged(connection, ranked)
-    ranked = [each for each in ranked if _is_good(each, options)]
+    if options.min_score is not None or options.min_cosine is not None:
+        ranked = [each for each in ranked if _is_good(each, options)]
     kept = [term for term in terms if term not in matched.dropped]
     best = ranked if options.chunks else ranking.best_of_notes(ranked)
     best = _by_path(connection, ranking.with_ties(best, options.limit))[: options.limit]
@@ -102,7 +104,7 @@ def _aged(connection: sqlite3.Connection, ranked: Sequence[Ranked]) -> list[Rank
     modified = dict(_rows(connection, f"id, {filters.MODIFIED}", "note", {each.note for each in ranked}))
     now = time.time()
     ages = {note: max(0.0, now - when) / ranking.HALF_LIFE for note, when in modified.items()}
-    return [replace(each, score=each.score * 0.5 ** ages[each.note]) for each in ranked]
+    return ranking.ordered(each._replace(score=each.score * 0.5 ** ages[each.note]) for each in ranked)
 
 
 def _is_good(each: Ranked, options: Options) -> bool:

@@ -146,7 +146,7 @@ class ExactVectors(Vectors):
     ) -> Meaning | None:
         if not len(self):
             return None
-        values: Floats = self.vectors @ query + np.repeat(self.means @ query, self.counts)
+        values = products(self.vectors, query) + np.repeat(products(self.means, query), self.counts)
         values /= 2
         kept = values
         if allowed is not None:
@@ -161,12 +161,12 @@ class ExactVectors(Vectors):
     def nearest_notes(
         self, connection: sqlite3.Connection, query: Floats, allowed: Collection[int], count: int
     ) -> list[tuple[int, float]]:
-        cosines = self.means @ query
+        cosines = products(self.means, query)
         cosines[~self.mask(allowed)] = -np.inf
         found = []
         for place in np.argsort(-cosines, kind="stable")[: min(count, len(allowed))].tolist():
             first, stop = self.first[place : place + 2].tolist()
-            number = int(np.argmax(self.vectors[first:stop] @ query))
+            number = int(np.argmax(products(self.vectors[first:stop], query)))
             found.append(((int(self.notes[place]) << NOTE_BITS) + number, float(cosines[place])))
         return found
 
@@ -227,7 +227,7 @@ class SignVectors(Vectors):
             vectors = self.of_note(connection, note)
             assert vectors is not None
             cosine = float(note_vectors(vectors, np.array([0, len(vectors)]))[0] @ query)
-            found.append(((note << NOTE_BITS) + int(np.argmax(vectors @ query)), cosine))
+            found.append(((note << NOTE_BITS) + int(np.argmax(products(vectors, query))), cosine))
         return sorted(found, key=lambda each: -each[1])[:count]
 
     def note_vectors(self, connection: sqlite3.Connection) -> Floats:
@@ -247,7 +247,7 @@ class SignVectors(Vectors):
             # A note has its bits and its vectors in one transaction.
             assert vectors is not None
             mean = note_vectors(vectors, np.array([0, len(vectors)]))[0] @ query
-            values = (vectors[own - self.first[place]] @ query + mean) / 2
+            values = (products(vectors[own - self.first[place]], query) + mean) / 2
             found.update(zip(own.tolist(), values.tolist(), strict=True))
         return found
 
@@ -258,6 +258,16 @@ def read(connection: sqlite3.Connection, dimension: int) -> Vectors:
     if 2 * dimension * chunks <= EXACT_BYTES or dimension % 8:
         return ExactVectors(dimension, connection.execute("select note, v from vec order by note").fetchall())
     return SignVectors(dimension, connection.execute("select note, b from bits order by note").fetchall())
+
+
+def products(rows: Floats, query: Floats) -> Floats:
+    """The product of each row (N, D) with a vector (D,).
+
+    Not by BLAS: memory sets the speed here, and OpenBLAS's threads would spin on for milliseconds, on the cores
+    that encode the next query.
+    """
+    found: Floats = np.einsum("ij,j->i", rows, query)
+    return found
 
 
 def note_vectors(vectors: Floats, first: Ids) -> Floats:

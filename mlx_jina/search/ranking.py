@@ -8,8 +8,7 @@ Ranks, as in reciprocal rank fusion, say less than scores: docs/search.md has th
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from mlx_jina.search.schema import NOTE_BITS
 from mlx_jina.search.words import Words
@@ -24,8 +23,7 @@ HALF_LIFE = 180 * 86_400
 """Seconds after which a note counts half, where the recent ones are preferred."""
 
 
-@dataclass(frozen=True)
-class Ranked:
+class Ranked(NamedTuple):
     """A chunk and its scores."""
 
     chunk: int
@@ -47,28 +45,36 @@ def fuse(words: Words, meaning: Meaning | None, weight: float, named: Collection
     A half that knows nothing of a chunk gives it 0. Where no word matched at all, meaning decides alone, and words
     do where nothing has a vector.
     """
+    bm25s, cosines, mean, spread = words.scores, {}, 0.0, 1.0
     if meaning is None:
         weight = 0.0
-    elif not words.scores:
-        weight = 1.0
-    best = max(words.scores.values(), default=0.0) or 1.0
-    chunks: Iterable[int] = words.scores if meaning is None else {**words.scores, **meaning.scores}
+    else:
+        cosines, mean, spread = meaning.scores, meaning.mean, meaning.best - meaning.mean
+        if spread < 1e-6:
+            # All chunks are alike, and all are the best.
+            mean, spread = mean - 1, 1.0
+        weight = weight if bm25s else 1.0
+    share = (1 - weight) / (max(bm25s.values(), default=0.0) or 1.0)
     ranked = []
-    for chunk in chunks:
-        bm25 = words.scores.get(chunk)
-        cosine = meaning.scores.get(chunk) if meaning is not None else None
-        score = (1 - weight) * (bm25 or 0.0) / best
-        if meaning is not None and cosine is not None:
-            score += weight * _scaled(cosine, meaning)
+    for chunk in {**bm25s, **cosines}:
+        bm25, cosine = bm25s.get(chunk), cosines.get(chunk)
+        score = share * bm25 if bm25 is not None else 0.0
+        if cosine is not None:
+            score += weight * (cosine - mean) / spread
         ranked.append(Ranked(chunk, score, cosine, bm25, chunk >> NOTE_BITS in named))
-    return sorted(ranked, key=_order)
+    return ordered(ranked)
+
+
+def ordered(ranked: Iterable[Ranked]) -> list[Ranked]:
+    """Best first, equal ones as they follow on each other in the index."""
+    return sorted(ranked, key=lambda each: (not each.named, -each.score, each.chunk))
 
 
 def best_of_notes(ranked: Iterable[Ranked]) -> list[Ranked]:
-    """The best chunk of every note, best first; of equal ones the earlier."""
+    """The first chunk of every note in an ordered list."""
     found: dict[int, Ranked] = {}
-    for each in sorted(ranked, key=_order):
-        found.setdefault(each.note, each)
+    for each in ranked:
+        found.setdefault(each.chunk >> NOTE_BITS, each)
     return list(found.values())
 
 
@@ -80,13 +86,3 @@ def with_ties(ranked: Sequence[Ranked], count: int) -> Sequence[Ranked]:
     while stop < len(ranked) and ranked[stop].score == ranked[count - 1].score:
         stop += 1
     return ranked[:stop]
-
-
-def _order(each: Ranked) -> tuple[bool, float, int]:
-    return not each.named, -each.score, each.chunk
-
-
-def _scaled(cosine: float, meaning: Meaning) -> float:
-    """0 for an average chunk, 1 for the best. Where all are alike, all are best."""
-    spread = meaning.best - meaning.mean
-    return (cosine - meaning.mean) / spread if spread > 1e-6 else 1.0
