@@ -6,10 +6,11 @@ import json
 import os
 import sqlite3
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from mlx_jina.errors import MlxJinaError
 from mlx_jina.search import filters, ranking, schema, words
 from mlx_jina.search.database import one
 from mlx_jina.search.hits import Explanation, Found, Hit, Mode
@@ -19,8 +20,10 @@ from mlx_jina.search.schema import NOTE_BITS
 from mlx_jina.search.snippets import Highlighter, Span, snippet
 
 if TYPE_CHECKING:
-    from mlx_jina.search.meaning import Vectors
-    from mlx_jina.vectors import Floats
+    from mlx_jina.search.meaning import Meaning
+
+    ByMeaning = Callable[[Collection[int] | None, Collection[int]], Meaning | None]
+    """From the notes that are allowed, all if None, and chunks whose cosines are asked for."""
 
 
 @dataclass(frozen=True)
@@ -43,23 +46,29 @@ def find(
     highlighter: Highlighter,
     query: Query,
     options: Options,
-    vectors: Vectors | None,
-    vector: Floats | None,
+    by_meaning: ByMeaning | None,
 ) -> Found:
-    """Search by words, and by `vector` in `vectors` if there are any."""
+    """Search by words, and by meaning if there is a way to.
+
+    What that raises becomes a warning where words are searched as well.
+    """
     allowed = filters.allowed(connection, query)
     chunks = one(connection, "select count(*) from fts_docsize")
     explanation = Explanation(chunks=chunks, allowed=None if allowed is None else len(allowed))
-    if not query.terms and vector is None:
+    if not query.terms and by_meaning is None:
         newest = _newest(connection, allowed, options.limit)
         return Found(hits(connection, highlighter, newest, (), {}), options.mode, explanation)
     named = _named(connection, query, allowed)
     terms = () if options.mode == "meaning" else query.terms
     matched = words.rank(connection, terms, allowed, options.limit)
-    meaning = None
-    if vectors is not None and vector is not None:
-        asked = {*matched.scores, *(note << NOTE_BITS for note in named)}
-        meaning = vectors.rank(connection, vector, allowed, asked, options.limit)
+    meaning, warning = None, None
+    if by_meaning is not None:
+        try:
+            meaning = by_meaning(allowed, {*matched.scores, *(note << NOTE_BITS for note in named)})
+        except MlxJinaError as error:
+            if options.mode == "meaning":
+                raise
+            warning = f"searched by words alone: {error}"
     weight = 1.0 if options.mode == "meaning" else options.weight
     explanation = replace(
         explanation,
@@ -70,17 +79,25 @@ def find(
         counts=matched.counts,
         dropped=matched.dropped,
     )
-    ranked = ranking.fuse(matched, meaning, weight, named)
-    if missing := named - {each.note for each in ranked if each.named}:
+    ranked = _ranked(connection, options, ranking.fuse(matched, meaning, weight, named), named)
+    best = ranked if options.chunks else ranking.best_of_notes(ranked)
+    best = _by_path(connection, ranking.with_ties(best, options.limit))[: options.limit]
+    kept = [term for term in terms if term not in matched.dropped]
+    found = hits(connection, highlighter, best, kept, _more(ranked, best))
+    return Found(found, options.mode if warning is None else "words", explanation, warning)
+
+
+def _ranked(
+    connection: sqlite3.Connection, options: Options, ranked: list[Ranked], named: Collection[int]
+) -> list[Ranked]:
+    """With the notes that only their names speak for, by age if that counts, and without what is too bad."""
+    if missing := set(named) - {each.note for each in ranked if each.named}:
         ranked = [*(Ranked(note << NOTE_BITS, 1.0, None, None, True) for note in missing), *ranked]
     if options.recent:
         ranked = _aged(connection, ranked)
     if options.min_score is not None or options.min_cosine is not None:
         ranked = [each for each in ranked if _is_good(each, options)]
-    kept = [term for term in terms if term not in matched.dropped]
-    best = ranked if options.chunks else ranking.best_of_notes(ranked)
-    best = _by_path(connection, ranking.with_ties(best, options.limit))[: options.limit]
-    return Found(hits(connection, highlighter, best, kept, _more(ranked, best)), options.mode, explanation)
+    return ranked
 
 
 def _named(connection: sqlite3.Connection, query: Query, allowed: Collection[int] | None) -> set[int]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from mlx_jina.errors import IndexFileError, InputError, MlxJinaError
+from mlx_jina.errors import IndexFileError, InputError
 from mlx_jina.search import location, roots, spaces
 from mlx_jina.search.compare import Options as SyncOptions
 from mlx_jina.search.compare import Report
@@ -20,7 +20,7 @@ from mlx_jina.search.find import Options, find
 from mlx_jina.search.hits import MODES, Found, Hit, Mode
 from mlx_jina.search.lock import Busy, writer
 from mlx_jina.search.model import DEFAULT, Model, Progress, Space
-from mlx_jina.search.query import Query, Where, parse
+from mlx_jina.search.query import Where, parse
 from mlx_jina.search.ranking import WEIGHT
 from mlx_jina.search.snippets import Highlighter
 from mlx_jina.search.status import Status, status, without_vectors
@@ -28,10 +28,10 @@ from mlx_jina.search.sync import forget_other_chunks, sync_words
 
 if TYPE_CHECKING:
     from mlx_jina.encoder import Encoder
-    from mlx_jina.search.meaning import Vectors
+    from mlx_jina.search.find import ByMeaning
+    from mlx_jina.search.meaning import Meaning, Vectors
     from mlx_jina.search.neighbours import Duplicate
     from mlx_jina.search.rows import Row
-    from mlx_jina.vectors import Floats
 
 
 class Index:
@@ -244,42 +244,44 @@ class Index:
         if limit < 1:
             raise InputError(f"limit={limit} must be at least 1")
         query = parse(text, where)
-        warning = None
         with self._database.reading(cancelled) as connection:
             weight = one(connection, "select value from meta where key = 'weight'")
             options = Options(
                 limit, mode, WEIGHT if weight is None else weight, chunks, recent, min_score, min_cosine
             )
             space = spaces.current(connection)
-            vectors, vector = None, None
+            by_meaning = None
             if mode != "words" and query.text.strip():
-                try:
-                    vectors, vector = self._by_meaning(connection, space, query)
-                except MlxJinaError as error:
-                    if mode == "meaning":
-                        raise
-                    warning = f"searched by words alone: {error}"
-            found = find(connection, self._highlighter, query, options, vectors, vector)
+                by_meaning = self._by_meaning(connection, space, query.text.strip(), limit)
+            found = find(connection, self._highlighter, query, options, by_meaning)
             waiting = without_vectors(connection)
         return replace(
             found,
-            mode=mode if warning is None else "words",
-            warning=warning,
             model=space.model if space else None,
             fingerprint=space.fingerprint if space else None,
             waiting=waiting,
         )
 
-    def _by_meaning(
-        self, connection: sqlite3.Connection, space: Space | None, query: Query
-    ) -> tuple[Vectors, Floats]:
-        """The vectors of the state that the connection sees, and the query's. Raises MlxJinaError for none."""
-        if space is None:
-            raise InputError(f"{self.file.name} has no vectors yet; `mlx-jina index` makes them")
-        # Vectors are read before the model is asked for, which may still be loading.
-        vectors = self._vectors_of(connection, space)
-        spaces.check(self._database, self._model, space)
-        return vectors, self._model.encode_query(query.text.strip())
+    def _by_meaning(self, connection: sqlite3.Connection, space: Space | None, text: str, limit: int) -> ByMeaning:
+        """How to rank by meaning. Words do for an index without vectors, and not even the model is loaded."""
+
+        def rank(allowed: Collection[int] | None, asked: Collection[int]) -> Meaning | None:
+            if space is None:
+                raise InputError(f"{self.file.name} has no vectors yet; `mlx-jina index` makes them")
+            # Vectors are read before the model is asked for, which may still be loading.
+            vectors = self._vectors_of(connection, space)
+            spaces.check(self._database, self._model, space)
+            return vectors.rank(connection, self._model.encode_query(text), allowed, asked, limit)
+
+        return rank
+
+    def preload(self, text: str) -> None:
+        """Begin, in a thread, to load the model and to encode a query that will be searched for."""
+        if typed := parse(text).text.strip():
+            with self._database.reading() as connection:
+                known = spaces.current(connection)
+            if known is not None:
+                self._model.preload(typed)
 
     def _vectors_of(self, connection: sqlite3.Connection, space: Space) -> Vectors:
         """The vectors of the state that the connection sees, read again only if that has changed."""
@@ -360,14 +362,6 @@ class Index:
             raise InputError(f"weight={weight} must lie between 0 and 1")
         with self._database.writing() as connection:
             connection.execute("replace into meta values ('weight', ?)", (weight,))
-
-    def preload(self, text: str) -> None:
-        """Begin, in a thread, to load the model and to encode a query that will be searched for."""
-        if typed := parse(text).text.strip():
-            with self._database.reading() as connection:
-                known = spaces.current(connection)
-            if known is not None:
-                self._model.preload(typed)
 
 
 def _nobody(what: str, done: int, total: int) -> None:
