@@ -83,6 +83,7 @@ class Index:
 
     def close(self) -> None:
         """Close the file."""
+        self._model.close()
         self._database.close()
         self._highlighter.close()
 

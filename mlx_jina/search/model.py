@@ -46,6 +46,7 @@ class Model:
         self._loading = threading.Lock()
         self._fingerprint: tuple[str, str] | None = None
         self._encoding = threading.Lock()
+        self._preloading: threading.Thread | None = None
         self._query: tuple[str, Floats] | None = None
 
     @property
@@ -67,7 +68,13 @@ class Model:
 
     def preload(self, text: str) -> None:
         """Begin to load the model and to encode a query. Whoever asks for that query waits, or gets the error."""
-        threading.Thread(target=self._preload, args=(text,), name="mlx-jina-load", daemon=True).start()
+        self._preloading = threading.Thread(target=self._preload, args=(text,), name="mlx-jina-load")
+        self._preloading.start()
+
+    def close(self) -> None:
+        """Wait for what was begun: a process that ends while MLX is imported, or computes, would end badly."""
+        if self._preloading is not None:
+            self._preloading.join()
 
     def _preload(self, text: str) -> None:
         with suppress(MlxJinaError):

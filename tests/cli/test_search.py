@@ -1,0 +1,336 @@
+"""`mlx-jina index`, `search`, `related` and `duplicates` as people and scripts run them."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from mlx_jina.search.location import index_of
+from tests.support.command import PROGRAM, run
+
+NOTES = {
+    "bread.md": "---\ntags: [food]\n---\n# Sourdough\n\n## Feeding\n\nFeed the starter with flour every day.\n",
+    "garage/car.md": "The engine of the car needs new oil and a belt.\n",
+    "garage/motor.md": "A motor wants oil and a new belt, as every engine does.\n",
+    "travel.txt": "The express to the coast leaves the station at nine.\n",
+}
+Command = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home of one's own, with notes in it."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    monkeypatch.delenv("MLX_JINA_URI", raising=False)
+    monkeypatch.chdir(tmp_path)
+    for name, text in NOTES.items():
+        (tmp_path / "notes" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "notes" / name).write_text(text)
+        os.utime(tmp_path / "notes" / name, (1_700_000_000, 1_700_000_000))
+    return tmp_path
+
+
+@pytest.fixture
+def indexed(home: Path) -> Path:
+    """The same, indexed."""
+    done = run("index", "notes")
+    assert done.returncode == 0, done.stderr
+    return home
+
+
+def modules_of(*arguments: str) -> set[str]:
+    """What a command imports."""
+    code = (
+        "import sys\nfrom mlx_jina import cli\n"
+        "try:\n    cli.main()\nfinally:\n    print(sorted(sys.modules), file=sys.stderr)\n"
+    )
+    done = run(*arguments, program=(sys.executable, "-c", code))
+    assert done.returncode == 0, done.stderr
+    return set(ast.literal_eval(done.stderr.splitlines()[-1]))
+
+
+def test_the_first_minute(home: Path) -> None:
+    done = run("search", "how do I feed my starter?")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert (
+        done.stderr
+        == "error: there is no index yet; make one of the folder with your notes: mlx-jina index FOLDER\n"
+    )
+    done = run("index", "notes")
+    assert (done.returncode, done.stdout) == (0, "")
+    assert re.fullmatch(r"4 added, 0 unchanged, in \d+\.\d s\n", done.stderr)
+    # Not among the notes, and nobody else can read it.
+    assert {path.name for path in (home / "notes").rglob("*") if path.is_file()} == {
+        Path(name).name for name in NOTES
+    }
+    done = run("search", "how do I feed my starter?")
+    assert done.stdout.startswith(
+        "bread.md:4  1.00  Sourdough > Feeding\n    Feed the starter with flour every day.\n"
+    )
+    assert done.stderr == ""
+    done = run("search", "motor", "vehicle", "-n", "2", "--in", "garage")
+    assert [line.split(":")[0] for line in done.stdout.splitlines()[::2]] == ["garage/motor.md", "garage/car.md"]
+
+
+def test_a_search_sees_what_changed_a_moment_ago(indexed: Path) -> None:
+    (indexed / "notes/new.md").write_text("Zebras have stripes.")
+    (indexed / "notes/travel.txt").unlink()
+    assert run("search", "zebra", "--no-sync", "--mode", "words").stdout == ""
+    done = run("search", "striped animals", "-n", "1")
+    assert done.stdout.startswith("new.md:1  1.00  new\n")
+    assert done.stderr == ""
+    assert "travel" not in run("search", "coast", "-n", "9").stdout
+
+
+def test_words_alone_import_little(indexed: Path) -> None:
+    heavy = {"mlx", "numpy", "tokenizers", "yaml", "markdown_it", "pathspec", "tqdm", "huggingface_hub", "asyncio"}
+    assert not heavy & {name.partition(".")[0] for name in modules_of("search", "starter", "--mode", "words")}
+    # A note that changed has to be read, and still no model is needed.
+    (indexed / "notes/new.md").write_text("---\ntitle: Zebra\n---\nstripes")
+    loaded = {name.partition(".")[0] for name in modules_of("search", "stripes", "--mode", "words")}
+    assert not {"mlx", "numpy", "tokenizers", "huggingface_hub"} & loaded
+    assert {"yaml", "markdown_it"} <= loaded
+
+
+def test_json(indexed: Path) -> None:
+    done = run("search", "feed starter", "--json", "--tag", "food")
+    found = json.loads(done.stdout)
+    assert found.keys() == {"query", "mode", "model", "fingerprint", "took_ms", "stale", "hits"}
+    assert (found["query"], found["mode"], found["model"]) == ("feed starter", "hybrid", "pocket")
+    assert found["stale"] == {"words": 0, "vectors": 0}
+    (hit,) = found["hits"]
+    text = (indexed / "notes/bread.md").read_text()
+    assert hit == {
+        "path": "bread.md",
+        "absolute_path": str(indexed / "notes/bread.md"),
+        "line": 4,
+        "end_line": 8,
+        "start": text.index("# Sourdough"),
+        "stop": len(text) - 1,
+        "title": "Sourdough",
+        "heading": hit["heading"],
+        "tags": ["food"],
+        "modified": "2023-11-14T22:13:20+00:00",
+        "score": 1.0,
+        "cosine": hit["cosine"],
+        "bm25": hit["bm25"],
+        "snippet": "Feed the starter with flour every day.",
+        "highlights": [[0, 4], [9, 16]],
+        "more": 0,
+        "uri": f"file://{indexed}/notes/bread.md",
+    }
+    lines = run("search", "oil", "--jsonl", "-n", "3").stdout.splitlines()
+    assert [json.loads(line)["path"] for line in lines][:2] == ["garage/motor.md", "garage/car.md"]
+    explained = json.loads(run("search", "the oil", "--json", "--explain").stdout)["explanation"]
+    assert explained["words"] == {"the": 3, "oil": 2}
+    assert explained["dropped"] == ["the"]
+
+
+def test_paths(indexed: Path) -> None:
+    (indexed / "notes/two\nlines.md").write_text("oil oil oil")
+    done = run("search", "oil", "--paths", "-0", "--mode", "words")
+    names = ["two\nlines.md", "garage/car.md", "garage/motor.md"]
+    assert done.stdout.split("\0") == [*(str(indexed / "notes" / name) for name in names), ""]
+    assert run("search", "engine", "--paths", "--mode", "words").stdout.splitlines() == [
+        str(indexed / "notes/garage/car.md"),
+        str(indexed / "notes/garage/motor.md"),
+    ]
+    # A terminal is shown nothing that it would obey.
+    assert "two\N{REPLACEMENT CHARACTER}lines.md:1" in run("search", "oil", "--mode", "words").stdout
+
+
+def test_explanations(indexed: Path) -> None:
+    done = run("search", "the oil", "--explain", "-n", "1")
+    assert re.search(r"    cosine -?0\.\d{3}, bm25 \d\.\d\d\n", done.stdout)
+    assert "mode hybrid, 4 chunks\n" in done.stdout
+    assert "  the: in more than half of all chunks, left out\n" in done.stdout
+    assert "  oil: in 2 chunks\n" in done.stdout
+    assert "filters let 2 notes through" in run("search", "oil", "--explain", "--in", "garage").stdout
+
+
+def test_related_and_duplicates(indexed: Path) -> None:
+    done = run("related", "notes/garage/car.md", "-n", "1")
+    assert done.stdout.startswith("garage/motor.md:1  0.")
+    assert (
+        run("related", "notes/garage/car.md:1", "-n", "1", "--paths").stdout
+        == f"{indexed}/notes/garage/motor.md\n"
+    )
+    assert json.loads(run("related", "garage/car.md", "--json").stdout)["hits"][0]["path"] == "garage/motor.md"
+    done = run("duplicates")
+    assert (done.stdout, done.stderr) == ("", "no two notes are as alike as 0.95\n")
+    (indexed / "notes/copy.txt").write_text(NOTES["travel.txt"])
+    run("index")
+    assert run("duplicates").stdout == "identical  copy.txt  travel.txt\n"
+    found = json.loads(run("duplicates", "--json", "--threshold", "0.5").stdout)["duplicates"]
+    assert found[0] == {"path": "copy.txt", "other": "travel.txt", "cosine": 1.0, "identical": True}
+
+
+def test_status_check_compact_and_list(indexed: Path) -> None:
+    file = index_of(indexed / "notes")
+    assert file.parent == indexed / "data/mlx-jina/indexes"
+    status = run("index", "--status").stdout
+    assert f"folder      {indexed}/notes\n" in status
+    assert "notes       4 in 4 chunks, 0 without vectors\n" in status
+    found = json.loads(run("index", "notes", "--status", "--json").stdout)
+    assert (found["notes"], found["model"], found["folders"]) == (4, "pocket", [f"{indexed}/notes"])
+    assert run("index", "--list").stdout.startswith(f"{indexed}/notes  4 notes, ")
+    assert json.loads(run("index", "--list", "--json").stdout)[0]["file"] == str(file)
+    done = run("index", "--check")
+    assert (done.returncode, done.stdout) == (0, "")
+    assert "nothing is wrong" in done.stderr
+    assert re.search(r"MB before, .* MB now", run("index", "--compact").stderr)
+
+
+def test_dry_runs_and_what_is_skipped(indexed: Path) -> None:
+    (indexed / "notes/new.md").write_text("new")
+    (indexed / "notes/bread.md").rename(indexed / "notes/loaf.md")
+    (indexed / "notes/garage/car.md").unlink()
+    (indexed / "notes/binary.md").write_bytes(b"\0\0")
+    done = run("index", "--dry-run")
+    assert sorted(done.stdout.splitlines()) == [
+        "added    binary.md",
+        "added    new.md",
+        "moved    bread.md -> loaf.md",
+        "removed  garage/car.md",
+    ]
+    assert done.stderr.startswith("would be 2 added, 1 moved, 1 removed, 2 unchanged, in ")
+    assert "skipped: binary.md: not text: it has NUL bytes\n" in done.stderr
+    assert "garage/car.md" in run("search", "car", "--no-sync", "--paths").stdout
+
+
+def test_several_folders_and_one_index_for_them(home: Path) -> None:
+    (home / "work").mkdir()
+    (home / "work/a.md").write_text("zebra at work")
+    assert run("index", "notes", "work").returncode == 0
+    done = run("search", "zebra")
+    assert "error: there are several indexes" in done.stderr
+    assert run("search", "zebra", "--index", "work", "--paths").stdout == f"{home}/work/a.md\n"
+    assert run("index", "notes", "work", "--index", "both.db").returncode == 0
+    assert json.loads(run("index", "--index", "both.db", "--status", "--json").stdout)["notes"] == 5
+    os.chdir(home / "work")
+    assert run("search", "zebra", "--paths").stdout == f"{home}/work/a.md\n"
+
+
+def test_a_damaged_index_is_kept_aside_and_made_anew(indexed: Path) -> None:
+    file = index_of(indexed / "notes")
+    file.write_bytes(b"nothing of a database is left of it" * 1000)
+    for command in (["search", "oil"], ["index"], ["index", "--check"]):
+        done = run(*command)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert "the file is damaged; `mlx-jina index FOLDER --rebuild` keeps it aside" in done.stderr
+    done = run("index", "notes", "--rebuild")
+    assert done.returncode == 0, done.stderr
+    assert "the damaged index is kept as" in done.stderr
+    assert run("search", "oil", "-n", "1").stdout.startswith("garage/motor.md")
+    assert len(list(file.parent.glob("*.corrupt-*"))) == 1
+
+
+def test_another_model(indexed: Path, tmp_path: Path) -> None:
+    from tests.support.checkpoints import tiny_jina_bert
+
+    other = tiny_jina_bert(tmp_path / "other")
+    done = run("search", "oil", "-m", other)
+    assert done.returncode == 0
+    assert done.stdout.startswith("garage/")
+    assert done.stderr.startswith("the index is searched as it is: this index has vectors of 'pocket'") or (
+        "searched by words alone" in done.stderr
+    )
+    assert "--rebuild" in done.stderr
+    done = run("search", "oil", "-m", other, "--mode", "meaning", "--no-sync")
+    assert done.returncode == 1
+    done = run("index", "-m", other)
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1 or "added" in done.stderr
+    done = run("index", "notes", "-m", other, "--rebuild")
+    assert done.returncode == 0
+    assert f"all vectors are of '{other}' now" in done.stderr
+    assert run("search", "oil").stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["index", "absent"], "absent: No such file or directory"),
+        (["index", "notes/travel.txt"], "is no folder"),
+        (["index", "--repair"], "--repair mends what --check finds"),
+        (["index", "--json"], "--json is for --status and --list"),
+        (["index", "--exclude", "x"], "belong to a folder: name it"),
+        (["index", "notes", "--include", "!"], "not patterns as in .gitignore"),
+        (["index", "--weight", "2"], "2.0 is not in the range"),
+        (["search", "x", "--index", "absent.db"], "absent.db does not exist"),
+        (["search", "x", "-0"], "-0 ends paths"),
+        (["search", "x", "--uri", "{nothing}"], "is no URI template"),
+        (["search", "x", "--since", "yesterday"], "'yesterday' is no date"),
+        (["search", "x", "-n", "0"], "0 is not in the range"),
+        (["search"], "Missing argument 'QUERY...'"),
+        (["related", "absent.md"], "'absent.md' is not in this index"),
+        (["duplicates", "--threshold", "7"], "threshold=7.0 must lie between 0 and 1"),
+    ],
+)
+def test_mistakes_are_one_line(indexed: Path, arguments: Sequence[str], message: str) -> None:
+    done = run(*arguments)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert message in done.stderr
+
+
+def test_a_folder_that_is_away_is_said_and_searched(indexed: Path) -> None:
+    (indexed / "notes").rename(indexed / "away")
+    done = run("search", "oil", "-n", "1")
+    assert done.stdout.startswith("garage/motor.md")
+    assert "the index is searched as it is" in done.stderr
+    assert "keeps its notes" in done.stderr
+
+
+def test_on_a_terminal_matches_are_bold_and_places_are_links(indexed: Path) -> None:
+    pty = pytest.importorskip("pty")
+    ours, theirs = pty.openpty()
+    command = [*PROGRAM, "search", "feed starter", "-n", "1"]
+    environment = {name: value for name, value in os.environ.items() if name != "NO_COLOR"}
+    with subprocess.Popen(command, stdout=theirs, stderr=theirs, stdin=theirs, env=environment) as process:
+        os.close(theirs)
+        shown = b""
+        try:
+            while part := os.read(ours, 4096):
+                shown += part
+        # What a closed terminal says on Linux.
+        except OSError:
+            pass
+        process.wait()
+    os.close(ours)
+    text = shown.decode()
+    link = f"\x1b]8;;file://{indexed}/notes/bread.md\x1b\\bread.md:4\x1b]8;;\x1b\\"
+    assert link in text
+    assert "\x1b[1mFeed\x1b[0m the \x1b[1mstarter\x1b[0m with" in text
+
+
+def test_a_watched_folder_is_followed(indexed: Path) -> None:
+    pytest.importorskip("watchfiles")
+    command = [*PROGRAM, "index", "--watch"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        assert "unchanged" in process.stderr.readline()
+        assert process.stderr.readline() == f"following {indexed}/notes; Ctrl-C ends it\n"
+        deadline = time.monotonic() + 60
+        # The system may take a moment to tell of changes.
+        while time.monotonic() < deadline:
+            (indexed / "notes/new.md").write_text(f"zebra {time.monotonic()}")
+            if run("search", "zebra", "--mode", "words", "--no-sync").stdout:
+                break
+            time.sleep(0.5)
+        assert process.stderr.readline() == "new.md\n"
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130
+        assert "Traceback" not in process.stderr.read()
