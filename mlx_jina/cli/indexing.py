@@ -45,25 +45,30 @@ def update(folders: Sequence[str], index: str | None, model: str | None, wanted:
     """Bring indexes up to date, and keep one so if it is to be watched."""
     if not folders and (wanted.include or wanted.exclude or wanted.max_size):
         raise InputError("--include, --exclude and --max-size belong to a folder: name it")
-    if watch and not index and len(folders) > 1:
+    targets = _targets(folders, index)
+    if watch and len(targets) > 1:
         raise InputError("--watch follows one index: start it once for each folder, or give them one --index")
-    for file, own in _targets(folders, index):
+    for file, own in targets:
         if wanted.rebuild and own:
             _keep_aside_if_damaged(file)
         with Index(file, model, create=bool(own)) as opened:
-            if wanted.weight is not None:
-                opened.set_weight(wanted.weight)
-            targets: Sequence[str | None] = own or [None]
-            for folder in targets:
-                _sync(opened, folder, wanted)
-            if wanted.rebuild and not wanted.dry_run:
-                with _bar() as progress:
-                    opened.rebuild(progress=progress)
-                _tell(f"all vectors are of {opened.status().model!r} now")
+            _update(opened, own, wanted)
             if watch:
                 from mlx_jina.cli import watching
 
                 watching.run(opened, vectors=not wanted.words_only)
+
+
+def _update(opened: Index, folders: Sequence[str], wanted: Wanted) -> None:
+    if wanted.weight is not None:
+        opened.set_weight(wanted.weight)
+    targets: Sequence[str | None] = folders or [None]
+    for folder in targets:
+        _sync(opened, folder, wanted)
+    if wanted.rebuild and not wanted.dry_run:
+        with _bar() as progress:
+            opened.rebuild(progress=progress)
+        _tell(f"all vectors are of {opened.status().model!r} now")
 
 
 def inspect(
@@ -118,33 +123,29 @@ def list_all(as_json: bool) -> None:
 
 def report(done: Report, wanted: Wanted, seconds: float) -> None:
     """Say what a sync did."""
-    counts = [
-        f"{len(value):,} {name}"
-        for name, value in (
-            ("added", done.added),
-            ("changed", done.changed),
-            ("moved", done.moved),
-            ("removed", done.removed),
-        )
-        if value
-    ]
+    lists = (("added", done.added), ("changed", done.changed), ("moved", done.moved), ("removed", done.removed))
+    counts = [f"{len(paths):,} {name}" for name, paths in lists if paths]
     would = "would be " if wanted.dry_run else ""
     _tell(f"{would}{', '.join([*counts, f'{done.unchanged:,} unchanged'])}, in {seconds:.1f} s")
     if wanted.verbose or wanted.dry_run:
-        for name, paths in (("added", done.added), ("changed", done.changed), ("removed", done.removed)):
+        for name, paths in lists:
             for path in paths:
-                print(f"{name:8} {path}")
-        for old, new in done.moved:
-            print(f"moved    {old} -> {new}")
-    for name, pairs in (("skipped", done.skipped), ("note", done.remarks)):
-        for path, why in pairs if wanted.verbose else pairs[:_NAMED]:
-            _tell(f"{name}: {path}: {why}")
-        if len(pairs) > _NAMED and not wanted.verbose:
-            _tell(f"{name}: {len(pairs) - _NAMED:,} more files (--verbose names them)")
+                print(f"{name:8} {path if isinstance(path, str) else ' -> '.join(path)}")
+    _tell_some("skipped", done.skipped, wanted.verbose)
+    _tell_some("note", done.remarks, wanted.verbose)
     for warning in done.warnings:
         _tell(f"warning: {warning}")
     if done.without_vectors and not wanted.dry_run:
         _tell(f"{done.without_vectors:,} notes have no vectors yet; they are found by words")
+
+
+def _tell_some(name: str, pairs: Sequence[tuple[str, str]], verbose: bool) -> None:
+    """Files and what is to be said of each."""
+    shown = pairs if verbose else pairs[:_NAMED]
+    for path, why in shown:
+        _tell(f"{name}: {path}: {why}")
+    if len(pairs) > len(shown):
+        _tell(f"{name}: {len(pairs) - len(shown):,} more files (--verbose names them)")
 
 
 def _sync(opened: Index, folder: str | None, wanted: Wanted) -> None:

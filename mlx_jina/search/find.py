@@ -61,14 +61,8 @@ def find(
     named = _named(connection, query, allowed)
     terms = () if options.mode == "meaning" else query.terms
     matched = words.rank(connection, terms, allowed, options.limit)
-    meaning, warning = None, None
-    if by_meaning is not None:
-        try:
-            meaning = by_meaning(allowed, {*matched.scores, *(note << NOTE_BITS for note in named)})
-        except MlxJinaError as error:
-            if options.mode == "meaning":
-                raise
-            warning = f"searched by words alone: {error}"
+    asked = {*matched.scores, *(note << NOTE_BITS for note in named)}
+    meaning, warning = _meaning(by_meaning, options, allowed, asked)
     weight = 1.0 if options.mode == "meaning" else options.weight
     explanation = replace(
         explanation,
@@ -85,6 +79,20 @@ def find(
     kept = [term for term in terms if term not in matched.dropped]
     found = hits(connection, highlighter, best, kept, _more(ranked, best))
     return Found(found, options.mode if warning is None else "words", explanation, warning)
+
+
+def _meaning(
+    by_meaning: ByMeaning | None, options: Options, allowed: Collection[int] | None, asked: Collection[int]
+) -> tuple[Meaning | None, str | None]:
+    """What meaning finds, or why it finds nothing though it is asked for."""
+    if by_meaning is None:
+        return None, None
+    try:
+        return by_meaning(allowed, asked), None
+    except MlxJinaError as error:
+        if options.mode == "meaning":
+            raise
+        return None, f"searched by words alone: {error}"
 
 
 def _ranked(

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from mlx_jina.search import chunks, documents, schema
 from mlx_jina.search.chunks import Chunk
-from mlx_jina.search.documents.base import Document, UnreadableError, valid
+from mlx_jina.search.documents.base import Document, Lines, UnreadableError, valid
 from mlx_jina.search.schema import NOTE_BITS, dumps
 from mlx_jina.search.walk import Entry
 
@@ -82,21 +82,7 @@ def stem_of(path: str) -> str:
 
 def put(connection: sqlite3.Connection, root: int, note: int | None, read: Note) -> int:
     """Write all rows of a note but its vectors, in place of those it had. Returns its id."""
-    document = read.document
-    values = {
-        "root": root,
-        **_stat(read.entry, read.read_at),
-        "hash": read.hash,
-        "title": read.title,
-        "aliases": dumps(list(read.aliases)),
-        "tags": dumps(list(document.tags) if document else []),
-        "properties": dumps(plain(document.properties) if document else {}),
-        "created": (document.created if document else None) or _daily(read.entry.path),
-        "modified": document.modified if document else None,
-        "error": read.error,
-        "remark": document.remark if document else None,
-        "vectors_at": None,
-    }
+    values = {"root": root, **_values(read)}
     if note is None:
         names = ", ".join(values)
         marks = ", ".join(f":{name}" for name in values)
@@ -107,8 +93,31 @@ def put(connection: sqlite3.Connection, root: int, note: int | None, read: Note)
         _clear(connection, note, read.read_at)
         changes = ", ".join(f"{name} = :{name}" for name in values)
         connection.execute(f"update note set {changes} where id = :id", {**values, "id": note})
-    if document is None:
-        return note
+    if read.document is not None:
+        _put_words(connection, note, read, read.document)
+    return note
+
+
+def _values(read: Note) -> dict[str, object]:
+    """A note's own row."""
+    document = read.document or Document("", [], Lines([0]))
+    return {
+        **_stat(read.entry, read.read_at),
+        "hash": read.hash,
+        "title": read.title,
+        "aliases": dumps(list(read.aliases)),
+        "tags": dumps(list(document.tags)),
+        "properties": dumps(plain(document.properties)),
+        "created": document.created or _daily(read.entry.path),
+        "modified": document.modified,
+        "error": read.error,
+        "remark": document.remark,
+        "vectors_at": None,
+    }
+
+
+def _put_words(connection: sqlite3.Connection, note: int, read: Note, document: Document) -> None:
+    """What a note is found by."""
     connection.executemany(
         "insert into chunk(id, start, stop, line, end_line, heading, lead, body, hash) "
         "values (?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -128,7 +137,6 @@ def put(connection: sqlite3.Connection, root: int, note: int | None, read: Note)
     connection.executemany("insert into tag values (?, ?)", [(key, note) for key in keys if key])
     links = {(note, link.target, link.line) for link in document.links}
     connection.executemany("insert into link values (?, ?, ?)", links)
-    return note
 
 
 def touch(connection: sqlite3.Connection, note: int, entry: Entry, read_at: float) -> None:

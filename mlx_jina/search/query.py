@@ -86,49 +86,62 @@ def parse(typed: str, where: Where | None = None) -> Query:
     A key counts only with something right behind it. Raises InputError for dates in `where` that are none; a date
     that somebody typed and that is none is text.
     """
-    where = where or Where()
-    typed = _SURROGATES.sub(" ", typed)[:_MAX_CHARACTERS]
-    free: list[str] = []
-    phrases: list[str] = []
-    excluded: list[str] = []
-    titles = _expressions(where.title)
-    globs = list(_listed(where.glob))
-    tags = list(_listed(where.tags))
-    since, until = _checked(where.since)[0], _checked(where.until)[1]
-    for match in _PART.finditer(typed):
-        value = match["quoted"] or match["value"]
-        if match["key"] in ("after", "before"):
-            if (period := _period(value)) is None:
-                free.append(match[0])
-            elif match["key"] == "after":
-                since = period[0] if since is None else max(since, period[0])
-            else:
-                until = period[0] if until is None else min(until, period[0])
-        elif match["key"] == "tag":
-            tags.append(value)
-        elif match["key"] == "in":
-            globs.append(value)
-        elif match["key"] == "title":
-            titles += _expressions(value) or [_quoted(value)]
+    parts = _Parts(where or Where())
+    for match in _PART.finditer(_SURROGATES.sub(" ", typed)[:_MAX_CHARACTERS]):
+        if match["key"]:
+            parts.add(match["key"], match["quoted"] or match["value"], match[0])
         elif match["minus"]:
-            excluded += [_phrase(match["not_phrase"] or match["not_word"])]
+            parts.excluded.append(_phrase(match["not_phrase"] or match["not_word"]))
         elif match["phrase"] and _WORD.search(match["phrase"]):
-            phrases.append(match["phrase"])
+            parts.phrases.append(match["phrase"])
         else:
-            free.append(match[0])
-    quoted = [_phrase(phrase) for phrase in phrases]
-    terms = dict.fromkeys([*quoted, *_expressions(" ".join(free))])
-    return Query(
-        text=" ".join([*phrases, *free]),
-        terms=tuple(terms)[:_MAX_WORDS],
-        phrases=tuple(quoted),
-        excluded=tuple(excluded),
-        titles=tuple(titles),
-        globs=tuple(globs),
-        tags=tuple(tag.lstrip("#").strip("/").casefold() for tag in tags),
-        since=since,
-        until=until,
-    )
+            parts.free.append(match[0])
+    return parts.query()
+
+
+class _Parts:
+    """What has been read of a query."""
+
+    def __init__(self, where: Where) -> None:
+        self.free: list[str] = []
+        self.phrases: list[str] = []
+        self.excluded: list[str] = []
+        self.titles = _expressions(where.title)
+        self.globs = list(_listed(where.glob))
+        self.tags = list(_listed(where.tags))
+        self.since = _checked(where.since)[0]
+        self.until = _checked(where.until)[1]
+
+    def add(self, key: str, value: str, typed: str) -> None:
+        """A filter, as it was `typed`."""
+        if key == "tag":
+            self.tags.append(value)
+        elif key == "in":
+            self.globs.append(value)
+        elif key == "title":
+            self.titles += _expressions(value) or [_quoted(value)]
+        elif (period := _period(value)) is None:
+            self.free.append(typed)
+        elif key == "after":
+            self.since = period[0] if self.since is None else max(self.since, period[0])
+        else:
+            self.until = period[0] if self.until is None else min(self.until, period[0])
+
+    def query(self) -> Query:
+        """All of it."""
+        quoted = [_phrase(phrase) for phrase in self.phrases]
+        terms = dict.fromkeys([*quoted, *_expressions(" ".join(self.free))])
+        return Query(
+            text=" ".join([*self.phrases, *self.free]),
+            terms=tuple(terms)[:_MAX_WORDS],
+            phrases=tuple(quoted),
+            excluded=tuple(self.excluded),
+            titles=tuple(self.titles),
+            globs=tuple(self.globs),
+            tags=tuple(tag.lstrip("#").strip("/").casefold() for tag in self.tags),
+            since=self.since,
+            until=self.until,
+        )
 
 
 def _expressions(text: str) -> list[str]:

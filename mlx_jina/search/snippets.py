@@ -23,6 +23,8 @@ _HEADING = re.compile(r"\s*#{1,6}\s")
 _MARKUP = re.compile(
     r"!?\[(?=[^\[\]\n]*\]\()|\]\([^()\s]*\)|\[\[(?:[^\[\]|\n]*\|)?|\]\]|\*\*|==|~~|`+|(?<!\w)__?(?=\w)|(?<=\w)__?(?!\w)"
 )
+# What joins letters and emoji cannot be printed by itself.
+_JOINERS = "\u200c\u200d"
 _START, _STOP = "\x01", "\x02"
 _NOT_IN_TEXT = {ord(_START): " ", ord(_STOP): " "}
 
@@ -99,22 +101,18 @@ def _framed(text: str, start: int, stop: int) -> Span:
 
 def _one_line(text: str, start: int, stop: int, spans: Sequence[Span]) -> Snippet:
     """White space as single spaces, without markup and what cannot be printed."""
-    shown = text[start:stop]
-    if shown.isprintable() and not _MARKUP.search(shown) and "  " not in shown:
-        return Snippet(shown, tuple((a - start, b - start) for a, b in spans))
     markup = {place for match in _MARKUP.finditer(text, start, stop) for place in range(*match.span())}
     kept: list[str] = []
     places: list[int] = []
-    for place, char in enumerate(shown, start):
+    for place, char in enumerate(text[start:stop], start):
         places.append(len(kept))
-        if char.isspace():
-            if kept and kept[-1] != " ":
-                kept.append(" ")
-        elif place not in markup and (char.isprintable() or char in "\u200c\u200d"):
+        char = " " if char.isspace() else char
+        doubled = char == " " and (not kept or kept[-1] == " ")
+        if not doubled and place not in markup and (char.isprintable() or char in _JOINERS):
             kept.append(char)
     places.append(len(kept))
-    moved = [(places[a - start], places[b - start]) for a, b in spans]
-    return Snippet("".join(kept).rstrip(), tuple(span for span in moved if span[0] < span[1]))
+    shown = [(places[a - start], places[b - start]) for a, b in spans]
+    return Snippet("".join(kept).rstrip(), tuple(span for span in shown if span[0] < span[1]))
 
 
 def _spans(text: str, marked: str) -> list[Span]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import posixpath
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from itertools import pairwise, zip_longest
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -15,6 +15,7 @@ from mlx_jina.search.documents.base import Block, Document, Kind, Lines, Link, s
 
 if TYPE_CHECKING:
     from markdown_it import MarkdownIt
+    from markdown_it.token import Token
 
 _FRONT_MATTER = re.compile(
     r"---[ \t]*(?:\r\n|\r|\n)(.{0,65536}?)(?<=[\r\n])(?:---|\.\.\.)[ \t]*(?:\r\n|\r|\n|\Z)", re.S
@@ -39,6 +40,7 @@ _MARKDOWN_LINK = re.compile(r"\]\(\s*(?:<([^<>\r\n]*)>|([^\s()<>]+))[^()\r\n]*\)
 _LINK_WORDS = re.compile(r"!?\[([^\[\]\r\n]*)\]\((?:<[^<>\r\n]*>|[^\s()<>]*)[^()\r\n]*\)")
 _MARKS = re.compile(r"[*`]+|==|~~")
 
+_LISTS = ("bullet_list_open", "ordered_list_open")
 _KINDS: dict[str, Kind] = {"fence": "code", "code_block": "code", "table_open": "table", "list_item_open": "item"}
 
 
@@ -95,30 +97,30 @@ def front_matter(text: str) -> FrontMatter:
 def body_blocks(text: str, start: int, lines: Lines) -> Iterator[Block]:
     """Blocks from `start`, the beginning of a line, to the end. Items of a list are blocks of their own."""
     first_line = lines.number(start) - 1 if start < len(text) else len(lines)
-    found: list[tuple[int, Kind, int, str]] = []
-    depth = 0
-    tokens = _parser().parse(text[start:])
-    for token, following in zip_longest(tokens, tokens[1:]):
-        # An item of a list at the top counts, and the list itself does not.
-        if token.map is not None and token.level <= depth and token.type not in _LISTS:
-            line = first_line + token.map[0]
-            heading = token.type == "heading_open"
-            kind: Kind = "heading" if heading else _KINDS.get(token.type, "text")
-            words = plain(following.content) if heading and following is not None else ""
-            found.append((line, kind, int(token.tag[1:]) if heading else 0, words))
-        if token.type in _LISTS and token.level == 0:
-            depth = 1
-        elif token.level == 0 and token.nesting < 0:
-            depth = 0
+    found = list(_beginnings(_parser().parse(text[start:])))
     if not found and text[start:].strip():
         yield Block(start, len(text))
-    edges = [start, *(lines.start(line) for line, *_ in found[1:]), len(text)]
+    # The first one has the blank lines before it, and all have those behind them.
+    edges = [start, *(lines.start(first_line + line) for line, *_ in found[1:]), len(text)]
     for (_, kind, level, words), (here, there) in zip(found, pairwise(edges), strict=False):
         if here < there:
             yield Block(here, there, kind, level, words)
 
 
-_LISTS = ("bullet_list_open", "ordered_list_open")
+def _beginnings(tokens: Sequence[Token]) -> Iterator[tuple[int, Kind, int, str]]:
+    """Lines where blocks begin, counted from 0, what they are, and a heading's level and words."""
+    depth = 0
+    for token, following in zip_longest(tokens, tokens[1:]):
+        if token.level == 0:
+            # An item of a list at the top counts, and the list itself does not.
+            depth = 1 if token.type in _LISTS else 0
+        if token.map is None or token.level > depth or token.type in _LISTS:
+            continue
+        if token.type == "heading_open":
+            words = plain(following.content) if following is not None else ""
+            yield token.map[0], "heading", int(token.tag[1:]), words
+        else:
+            yield token.map[0], _KINDS.get(token.type, "text"), 0, ""
 
 
 def plain(inline: str) -> str:
