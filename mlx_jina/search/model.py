@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -11,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlx_jina import catalog
+from mlx_jina import __version__, catalog
 from mlx_jina.errors import MlxJinaError
-from mlx_jina.text import prompts
 
 if TYPE_CHECKING:
     from mlx_jina.encoder import Encoder
+    from mlx_jina.text.prompts import Side
     from mlx_jina.vectors import Floats
 
 DEFAULT = "pocket"
@@ -91,47 +90,41 @@ class Model:
         `known` is the second of these from another time: if the files look the same, weights are not read for it.
         """
         if self._fingerprint is None:
-            files = self._files()
+            seen = self._seen()
             before = json.loads(known) if known is not None else {}
-            if before.get("files") == files:
-                own = before["fingerprint"]
-            else:
-                own = self.encoder.fingerprint(self._task(prompts.DOCUMENTS))
-            self._fingerprint = own, json.dumps({"files": files, "fingerprint": own})
+            own = before.pop("fingerprint", None)
+            if own is None or before != seen:
+                own = self.encoder.fingerprint(self._task("document"))
+            self._fingerprint = own, json.dumps({**seen, "fingerprint": own})
         return self._fingerprint
 
     def encode_documents(self, texts: Sequence[str]) -> Floats:
         """Vectors (N, D) of texts to be found."""
-        options = self._options(prompts.DOCUMENTS)
-        return self.encoder.encode_document(list(texts), show_progress_bar=False, **options)
+        return self.encoder.encode_document(list(texts), task=self._task("document"), show_progress_bar=False)
 
     def encode_query(self, text: str) -> Floats:
         """The vector (D,) of what is looked for."""
         with self._encoding:
             if self._query is None or self._query[0] != text:
-                options = self._options((prompts.QUERY,))
-                self._query = text, self.encoder.encode_query(text, show_progress_bar=False, **options)
+                vector = self.encoder.encode_query(text, task=self._task("query"), show_progress_bar=False)
+                self._query = text, vector
             return self._query[1]
 
-    def _options(self, side: Sequence[str]) -> dict[str, Any]:
-        task = self._task(side)
-        return {} if task is None else {"task": task}
-
-    def _task(self, side: Sequence[str]) -> str | None:
+    def _task(self, side: Side) -> str | None:
         """Of a model that has several: the one for retrieval, else the one it answers when none is named."""
         tasks = self.encoder.tasks
         if _RETRIEVAL in tasks:
             return _RETRIEVAL
         default = self.encoder.entry.default_task if self.encoder.entry else None
-        return default if default in tasks else prompts.task_of_side(side, None, tasks)
+        return default if default in tasks else self.encoder.loaded.prompts.task_of(side, None)
 
-    def _files(self) -> list[list[Any]]:
-        """Names, sizes and times of the model's files, and of the code that makes fingerprints of them."""
+    def _seen(self) -> dict[str, Any]:
+        """What the model's files look like, and which version makes fingerprints of them."""
         path = Path(self.encoder.path)
         files = sorted(path.rglob("*")) if path.is_dir() else [path]
-        code = Path(sys.modules[type(self.encoder).__module__].__file__ or "")
-        stats = [(file.name, file.stat()) for file in (*files, code) if file.is_file()]
-        return [[name, status.st_size, status.st_mtime_ns] for name, status in stats]
+        stats = [(file.name, file.stat()) for file in files if file.is_file()]
+        names = [[name, status.st_size, status.st_mtime_ns] for name, status in stats]
+        return {"files": names, "version": __version__}
 
 
 Progress = Callable[[str, int, int], object]

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -20,6 +21,11 @@ from mlx_jina.errors import IndexFileError
 from mlx_jina.search import chunks, database, location, schema
 from tests.support.checkpoints import tiny_jina_bert
 from tests.support.notes import assert_as_new, dump
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from mlx_jina.options import VectorOptions
 
 
 @pytest.fixture
@@ -196,7 +202,7 @@ def test_another_model_is_refused_and_rebuilt_beside(
         # Stopped halfway, the old vectors serve.
         encode, calls = other.encode_document, []
 
-        def interrupted(batch: list[str], **options: object) -> object:
+        def interrupted(batch: list[str], **options: Unpack[VectorOptions]) -> object:
             calls.append(len(batch))
             if len(calls) > 1:
                 raise KeyboardInterrupt

@@ -10,6 +10,7 @@ import time
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -18,6 +19,11 @@ from mlx_jina.encoder import Encoder
 from mlx_jina.errors import IndexFileError
 from mlx_jina.search import updating, walk
 from tests.support.notes import age, assert_as_new, dump
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from mlx_jina.options import VectorOptions
 
 
 @pytest.fixture
@@ -543,7 +549,7 @@ def test_a_slow_model_does_not_hold_up_a_search(
     encode = tiny.encode_document
     texts = 0
 
-    def slow(batch: list[str], **options: object) -> object:
+    def slow(batch: list[str], **options: Unpack[VectorOptions]) -> object:
         nonlocal texts
         texts += len(batch)
         time.sleep(0.05 * len(batch))
@@ -573,7 +579,7 @@ def test_a_note_larger_than_any_window_is_embedded_in_parts(
     encode = tiny.encode_document
     calls = 0
 
-    def interrupted(batch: list[str], **options: object) -> object:
+    def interrupted(batch: list[str], **options: Unpack[VectorOptions]) -> object:
         nonlocal calls
         calls += 1
         if calls == 6:
