@@ -13,7 +13,7 @@ from pathlib import Path
 
 from mlx_jina.errors import IndexFileError, InputError
 from mlx_jina.search import location
-from mlx_jina.search.compare import Report
+from mlx_jina.search.changes import Report
 from mlx_jina.search.database import is_damage
 from mlx_jina.search.index import Index
 from mlx_jina.search.model import Progress
@@ -54,9 +54,7 @@ def update(folders: Sequence[str], index: str | None, model: str | None, wanted:
         with Index(file, model, create=bool(own)) as opened:
             _update(opened, own, wanted)
             if watch:
-                from mlx_jina.cli import watching
-
-                watching.run(opened, vectors=not wanted.words_only)
+                _follow(opened, vectors=not wanted.words_only)
 
 
 def _update(opened: Index, folders: Sequence[str], wanted: Wanted) -> None:
@@ -69,6 +67,21 @@ def _update(opened: Index, folders: Sequence[str], wanted: Wanted) -> None:
         with _bar() as progress:
             opened.rebuild(progress=progress)
         _tell(f"all vectors are of {opened.status().model!r} now")
+
+
+def _follow(index: Index, vectors: bool) -> None:
+    """Follow every change, until somebody stops it."""
+    from mlx_jina.search import watch
+
+    folders = ", ".join(index.status().folders)
+    _tell(f"following {folders}; Ctrl-C ends it")
+    for report in watch.follow(index, vectors=vectors):
+        changed = [*report.added, *report.changed, *(new for _, new in report.moved), *report.removed]
+        if changed:
+            more = f" and {len(changed) - 3:,} more" if len(changed) > 3 else ""
+            _tell(f"{', '.join(changed[:3])}{more}")
+        for warning in report.warnings:
+            _tell(f"warning: {warning}")
 
 
 def inspect(

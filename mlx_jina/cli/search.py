@@ -62,9 +62,9 @@ def search(query: tuple[str, ...], **options: Any) -> None:
     between quotes. What changed in the notes since the last time is taken into the index first, for a second or
     so.
     """
-    from mlx_jina.cli import hits
+    from mlx_jina.cli import searching
 
-    hits.search(" ".join(query), **options)
+    searching.search(" ".join(query), **options)
 
 
 @click.command()
@@ -76,9 +76,9 @@ def search(query: tuple[str, ...], **options: Any) -> None:
 @_formats
 def related(note: str, **options: Any) -> None:
     """Show the notes nearest to a note, or to the passage at a line of it."""
-    from mlx_jina.cli import hits
+    from mlx_jina.cli import searching
 
-    hits.related(note, **options)
+    searching.related(note, **options)
 
 
 @click.command()
@@ -89,6 +89,6 @@ def related(note: str, **options: Any) -> None:
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 def duplicates(index: str | None, threshold: float, as_json: bool) -> None:
     """List notes that say the same."""
-    from mlx_jina.cli import hits
+    from mlx_jina.cli import searching
 
-    hits.duplicates(index, threshold, as_json)
+    searching.duplicates(index, threshold, as_json)

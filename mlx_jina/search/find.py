@@ -8,7 +8,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from mlx_jina.errors import MlxJinaError
 from mlx_jina.search import filters, ranking, schema, words
@@ -24,6 +24,16 @@ if TYPE_CHECKING:
 
     ByMeaning = Callable[[Collection[int] | None, Collection[int]], Meaning | None]
     """From the notes that are allowed, all if None, and chunks whose cosines are asked for."""
+
+
+class SearchOptions(TypedDict, total=False):
+    """What `Index.search` takes besides the query and the filters, and explains."""
+
+    chunks: bool
+    recent: bool
+    min_score: float | None
+    min_cosine: float | None
+    cancelled: Callable[[], bool] | None
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 from mlx_jina.errors import IndexFileError, InputError
 from mlx_jina.search import location, roots, spaces
-from mlx_jina.search.compare import Options as SyncOptions
-from mlx_jina.search.compare import Report
+from mlx_jina.search.changes import Options as SyncOptions
+from mlx_jina.search.changes import Report
 from mlx_jina.search.database import Database, one
 from mlx_jina.search.find import Options, find
 from mlx_jina.search.hits import MODES, Found, Hit, Mode
@@ -27,8 +27,10 @@ from mlx_jina.search.status import Status, status, without_vectors
 from mlx_jina.search.sync import forget_other_chunks, sync_words
 
 if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
     from mlx_jina.encoder import Encoder
-    from mlx_jina.search.find import ByMeaning
+    from mlx_jina.search.find import ByMeaning, SearchOptions
     from mlx_jina.search.meaning import Meaning, Vectors
     from mlx_jina.search.neighbours import Duplicate
     from mlx_jina.search.rows import Row
@@ -129,7 +131,7 @@ class Index:
         waiting = None if wait is False else wait if callable(wait) else str
         try:
             with writer(self.file, "words", waiting):
-                self._sync_words(folder, roots.Changes(include, exclude, max_size), options, report, tell)
+                self._sync_words(folder, roots.Settings(include, exclude, max_size), options, report, tell)
             if vectors and not dry_run:
                 with writer(self.file, "vectors", waiting):
                     report.vectors = spaces.embed(self._database, self._model, deadline, tell)
@@ -142,7 +144,7 @@ class Index:
     def _sync_words(
         self,
         folder: str | Path | None,
-        changes: roots.Changes,
+        settings: roots.Settings,
         options: SyncOptions,
         report: Report,
         tell: Progress,
@@ -150,7 +152,9 @@ class Index:
         if not options.dry_run:
             forget_other_chunks(self._database)
         if folder is not None:
-            sync_words(self._database, self._root(folder, changes, options.dry_run, report), options, report, tell)
+            sync_words(
+                self._database, self._root(folder, settings, options.dry_run, report), options, report, tell
+            )
             return
         with self._database.reading() as connection:
             known = roots.all_of(connection)
@@ -164,15 +168,15 @@ class Index:
                     raise
                 report.warnings.append(str(error))
 
-    def _root(self, folder: str | Path, changes: roots.Changes, dry_run: bool, report: Report) -> roots.Root:
+    def _root(self, folder: str | Path, settings: roots.Settings, dry_run: bool, report: Report) -> roots.Root:
         path = roots.real_path(folder)
         with self._database.reading() as connection:
-            root = roots.is_current(connection, path, changes)
+            root = roots.is_current(connection, path, settings)
         if root is not None:
             return root
         # What a reader writes is undone.
         with self._database.reading() if dry_run else self._database.writing() as connection:
-            root, moved = roots.put(connection, path, changes)
+            root, moved = roots.put(connection, path, settings)
         if moved is not None:
             report.warnings.append(f"{path} is the folder that was at {moved}; its notes are kept")
         return root
@@ -193,12 +197,7 @@ class Index:
         limit: int = 10,
         mode: Mode = "hybrid",
         where: Where | None = None,
-        *,
-        chunks: bool = False,
-        recent: bool = False,
-        min_score: float | None = None,
-        min_cosine: float | None = None,
-        cancelled: Callable[[], bool] | None = None,
+        **options: Unpack[SearchOptions],
     ) -> list[Hit]:
         """The best notes for a question, best first. Nothing is synchronised.
 
@@ -212,19 +211,7 @@ class Index:
 
         Raises InputError for options that make no sense, and by "meaning" alone if there are no vectors.
         """
-        return list(
-            self.find(
-                text,
-                limit,
-                mode,
-                where,
-                chunks=chunks,
-                recent=recent,
-                min_score=min_score,
-                min_cosine=min_cosine,
-                cancelled=cancelled,
-            ).hits
-        )
+        return list(self.find(text, limit, mode, where, **options).hits)
 
     def find(
         self,

@@ -65,7 +65,6 @@ class Vectors(ABC):
     def __len__(self) -> int:
         return int(self.first[-1])
 
-    @abstractmethod
     def rank(
         self,
         connection: sqlite3.Connection,
@@ -78,6 +77,19 @@ class Vectors(ABC):
 
         `allowed` are the notes that count, all of them if None. Returns None if none of these has a vector.
         """
+        if not len(self):
+            return None
+        rows = self.rows(asked)
+        if allowed is None:
+            return self._rank(connection, query, None, rows, notes)
+        chunks = np.repeat(self.mask(allowed), self.counts)
+        return self._rank(connection, query, chunks, rows[chunks[rows]], notes) if chunks.any() else None
+
+    @abstractmethod
+    def _rank(
+        self, connection: sqlite3.Connection, query: Floats, allowed: Mask | None, asked: Ids, notes: int
+    ) -> Meaning:
+        """`rank` where some chunk is allowed, by the places of chunks."""
 
     @abstractmethod
     def nearest_notes(
@@ -138,27 +150,16 @@ class ExactVectors(Vectors):
         self.means = note_vectors(self.vectors, self.first)
         """A vector for each note."""
 
-    def rank(
-        self,
-        connection: sqlite3.Connection,
-        query: Floats,
-        allowed: Collection[int] | None,
-        asked: Collection[int],
-        notes: int,
-    ) -> Meaning | None:
-        if not len(self):
-            return None
+    def _rank(
+        self, connection: sqlite3.Connection, query: Floats, allowed: Mask | None, asked: Ids, notes: int
+    ) -> Meaning:
         values = products(self.vectors, query) + np.repeat(products(self.means, query), self.counts)
         values /= 2
-        kept = values
+        mean = float((values if allowed is None else values[allowed]).mean())
         if allowed is not None:
-            chunks = np.repeat(self.mask(allowed), self.counts)
-            if not chunks.any():
-                return None
-            kept = values[chunks]
-            values[~chunks] = -np.inf
-        rows = np.union1d(self.best(values, CHUNKS, notes), self.rows(asked))
-        return _meaning(self.ids(rows), values[rows], float(kept.mean()))
+            values[~allowed] = -np.inf
+        rows = np.union1d(self.best(values, CHUNKS, notes), asked)
+        return _meaning(self.ids(rows), values[rows], mean)
 
     def nearest_notes(
         self, connection: sqlite3.Connection, query: Floats, allowed: Collection[int], count: int
@@ -189,33 +190,22 @@ class SignVectors(Vectors):
         self.bits = _words(np.delete(bits, last, axis=0))
         self._average: Floats | None = None
 
-    def rank(
-        self,
-        connection: sqlite3.Connection,
-        query: Floats,
-        allowed: Collection[int] | None,
-        asked: Collection[int],
-        notes: int,
-    ) -> Meaning | None:
-        if not len(self):
-            return None
+    def _rank(
+        self, connection: sqlite3.Connection, query: Floats, allowed: Mask | None, asked: Ids, notes: int
+    ) -> Meaning:
         bits = _words(np.packbits(query > 0)[None])
         distances = _distances(self.bits, bits) + np.repeat(_distances(self.means, bits), self.counts)
         values = -distances.astype(np.float32)
-        rows = self.rows(asked)
         if allowed is None:
-            count = max(CHUNKS, int(len(self) * _RESCORED_SHARE))
-            mean = float(self._average_of_all(connection) @ query)
+            count = len(self)
+            average = self._average_of_all(connection)
         else:
-            chunks = np.repeat(self.mask(allowed), self.counts)
-            if not chunks.any():
-                return None
-            values[~chunks] = -np.inf
-            rows = rows[chunks[rows]]
-            everything = np.flatnonzero(chunks)
-            count = max(CHUNKS, int(len(everything) * _RESCORED_SHARE))
-            mean = float(self._mixed(connection, _sample(everything)).mean(axis=0) @ query)
-        near = np.union1d(self.best(values, count, notes), rows)
+            values[~allowed] = -np.inf
+            rows = np.flatnonzero(allowed)
+            count = len(rows)
+            average = self._mixed(connection, _sample(rows)).mean(axis=0)
+        rescored = self.best(values, max(CHUNKS, int(count * _RESCORED_SHARE)), notes)
+        near, mean = np.union1d(rescored, asked), float(average @ query)
         return _meaning(self.ids(near), products(self._mixed(connection, near), query), mean)
 
     def nearest_notes(

@@ -25,7 +25,7 @@ class Root(NamedTuple):
     max_size: int
 
 
-class Changes(NamedTuple):
+class Settings(NamedTuple):
     """What somebody wants to be different from now on; None leaves it as it is."""
 
     include: Sequence[str] | None = None
@@ -50,7 +50,7 @@ def real_path(folder: str | Path) -> str:
     return path
 
 
-def put(connection: sqlite3.Connection, path: str, changes: Changes) -> tuple[Root, str | None]:
+def put(connection: sqlite3.Connection, path: str, settings: Settings) -> tuple[Root, str | None]:
     """A folder with this real path, new or not, and where it was when it has moved since.
 
     Raises InputError for a folder inside another one of the index.
@@ -66,11 +66,11 @@ def put(connection: sqlite3.Connection, path: str, changes: Changes) -> tuple[Ro
             raise InputError(f"{path} and {other.path} are in one another, and one index would have notes twice")
     old = root or Root(0, path, Selection(), MAX_SIZE)
     selection = Selection(
-        old.selection.include if changes.include is None else tuple(changes.include),
-        old.selection.exclude if changes.exclude is None else tuple(changes.exclude),
+        old.selection.include if settings.include is None else tuple(settings.include),
+        old.selection.exclude if settings.exclude is None else tuple(settings.exclude),
     )
     selection.check()
-    max_size = old.max_size if changes.max_size is None else changes.max_size
+    max_size = old.max_size if settings.max_size is None else settings.max_size
     values = (path, status.st_dev, status.st_ino, _dumps(selection, max_size))
     if root is None:
         sql = "insert into root(path, device, inode, selection) values (?, ?, ?, ?)"
@@ -83,12 +83,12 @@ def put(connection: sqlite3.Connection, path: str, changes: Changes) -> tuple[Ro
     return Root(own, path, selection, max_size), moved
 
 
-def is_current(connection: sqlite3.Connection, path: str, changes: Changes) -> Root | None:
+def is_current(connection: sqlite3.Connection, path: str, settings: Settings) -> Root | None:
     """The folder, if it is known just so and nothing has to be written for it."""
     status = os.stat(path)
     sql = "select id, path, selection from root where path = ? and device = ? and inode = ?"
     row = connection.execute(sql, (path, status.st_dev, status.st_ino)).fetchone()
-    if row is None or any(change is not None for change in changes):
+    if row is None or any(setting is not None for setting in settings):
         return None
     return _root(*row)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mlx_jina.errors import InputError
 from mlx_jina.search import schema
-from mlx_jina.search.compare import Options, Report, compare
+from mlx_jina.search.changes import Options, Report, compare
 from mlx_jina.search.database import Database, one
 from mlx_jina.search.model import Progress
 from mlx_jina.search.roots import Root

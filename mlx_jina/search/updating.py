@@ -10,7 +10,7 @@ from collections.abc import Callable
 from functools import partial
 
 from mlx_jina.search import notes
-from mlx_jina.search.compare import (
+from mlx_jina.search.changes import (
     NOT_DOWNLOADED,
     Changes,
     Known,

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from mlx_jina.errors import InputError, MlxJinaError
-from mlx_jina.search.compare import Report
+from mlx_jina.search.changes import Report
 from mlx_jina.search.walk import IGNORE_FILES
 
 if TYPE_CHECKING:

@@ -378,7 +378,7 @@ def test_pdf_without_its_reader_is_tried_again_with_it(
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "pypdfium2", None)
         assert "pip install" in index.sync(folder).skipped[0][1]
-        patch.setattr("mlx_jina.search.compare.has_pdf_reader", lambda: False)
+        patch.setattr("mlx_jina.search.changes.has_pdf_reader", lambda: False)
         assert index.sync().skipped == []
     assert "not a PDF" in index.sync().skipped[0][1]
 

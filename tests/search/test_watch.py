@@ -11,7 +11,7 @@ import pytest
 from mlx_jina import Index, InputError
 from mlx_jina.encoder import Encoder
 from mlx_jina.search import watch
-from mlx_jina.search.compare import Report
+from mlx_jina.search.changes import Report
 
 
 class Changes:

@@ -13,7 +13,7 @@ from typing import Any
 
 from mlx_jina.errors import InputError, MlxJinaError
 from mlx_jina.search import location
-from mlx_jina.search.compare import Report
+from mlx_jina.search.changes import Report
 from mlx_jina.search.hits import Explanation, Found, Hit, check_uri
 from mlx_jina.search.index import Index
 from mlx_jina.search.query import Where
