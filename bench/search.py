@@ -9,7 +9,8 @@ discounts log2(rank + 1), the mean over queries that have an answer.
 
 `--join` makes one long note of all documents with one title, a paragraph of each, and asks for passages: a hit
 is a chunk, and stands for the documents that it shares at least half of itself or of them with. Prints a Markdown
-table; the last column says how far "both" is above the better half.
+table: words, meaning, reciprocal rank fusion of these two lists (k = 60, 100 hits of each), and the score sum
+that searches use; the last column says how far the sum is above the better half.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ from mlx_jina.search import chunks
 from mlx_jina.search.hits import MODES, Hit
 
 DEPTH = 10
+# Reciprocal rank fusion's constant, and how much of each list it sees.
+RRF_K, RRF_DEPTH = 60, 100
 Relevant = Mapping[str, Mapping[str, int]]
 
 
@@ -85,20 +88,47 @@ def ndcg(ranking: Sequence[str], gains: Mapping[str, int]) -> float:
     return _discounted(found) / _discounted(ideal) if ideal else 0.0
 
 
-def evaluate(
-    index: mlx_jina.Index, collection: Collection, places: Mapping[str, Place], mode: Any, join: bool
-) -> float:
-    """The mean nDCG@10 of all queries that have an answer."""
+def rankings(
+    index: mlx_jina.Index, collection: Collection, places: Mapping[str, Place], mode: Any, join: bool, depth: int
+) -> dict[str, list[str]]:
+    """For every query that has an answer the documents that were found, best first."""
     by_path: dict[str, list[tuple[str, Place]]] = defaultdict(list)
     for document, place in places.items():
         by_path[place.path].append((document, place))
-    judged = [query for query, gains in collection.relevant.items() if max(gains.values()) > 0]
-    total = 0.0
-    for query in judged:
-        hits = index.search(collection.queries[query], limit=DEPTH, mode=mode, chunks=join)
-        ranking = dict.fromkeys(document for hit in hits for document in _documents(hit, by_path[hit.path], join))
-        total += ndcg(list(ranking), collection.relevant[query])
-    return total / len(judged)
+    found = {}
+    for query, gains in collection.relevant.items():
+        if max(gains.values()) > 0:
+            hits = index.search(collection.queries[query], limit=depth, mode=mode, chunks=join)
+            documents = (document for hit in hits for document in _documents(hit, by_path[hit.path], join))
+            found[query] = list(dict.fromkeys(documents))
+    return found
+
+
+def mean_ndcg(found: Mapping[str, Sequence[str]], relevant: Relevant) -> float:
+    """Of all queries."""
+    return sum(ndcg(ranking, relevant[query]) for query, ranking in found.items()) / len(found)
+
+
+def fused_by_rank(lists: Sequence[Sequence[str]]) -> list[str]:
+    """Reciprocal rank fusion (Cormack, Clarke and Buettcher 2009)."""
+    scores: dict[str, float] = defaultdict(float)
+    for ranking in lists:
+        for rank, document in enumerate(ranking, 1):
+            scores[document] += 1 / (RRF_K + rank)
+    return sorted(scores, key=lambda document: -scores[document])
+
+
+def evaluate(
+    index: mlx_jina.Index, collection: Collection, places: Mapping[str, Place], join: bool
+) -> dict[str, float]:
+    """The mean nDCG@10 of every way to search."""
+    scores: dict[str, float] = {}
+    for mode in MODES:
+        found = rankings(index, collection, places, mode, join, DEPTH)
+        scores[mode] = mean_ndcg(found, collection.relevant)
+    words, meaning = (rankings(index, collection, places, mode, join, RRF_DEPTH) for mode in ("words", "meaning"))
+    fused = {query: fused_by_rank([words[query], meaning[query]]) for query in words}
+    return {**scores, "rrf": mean_ndcg(fused, collection.relevant)}
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]}, help=__doc__)
@@ -128,8 +158,8 @@ def main(
     loaded = mlx_jina.load(model)
     if without is not None:
         chunks.embedded = _embedded_without(without)
-    print("| collection | chunk | chunks | weight | words | meaning | both | above the better half |")
-    print("|---|---|---|---|---|---|---|---|")
+    print("| collection | chunk | chunks | weight | words | meaning | RRF | sum | above the better half |")
+    print("|---|---|---|---|---|---|---|---|---|")
     for folder in folders:
         collection = read(folder)
         for size in tokens:
@@ -142,10 +172,10 @@ def main(
                     index.sync(files)
                     for value in weight:
                         index.set_weight(value)
-                        scores = {mode: evaluate(index, collection, places, mode, join) for mode in MODES}
+                        scores = evaluate(index, collection, places, join)
                         gain = scores["hybrid"] - max(scores["words"], scores["meaning"])
                         row = [folder.name, size, index.status().chunks, value]
-                        row += [f"{scores[mode]:.4f}" for mode in ("words", "meaning", "hybrid")]
+                        row += [f"{scores[mode]:.4f}" for mode in ("words", "meaning", "rrf", "hybrid")]
                         print("|", " | ".join(map(str, [*row, f"{gain:+.4f}"])), "|", flush=True)
 
 
