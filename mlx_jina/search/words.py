@@ -56,7 +56,7 @@ def rank(
 
 
 def _counted(connection: sqlite3.Connection, terms: Sequence[str]) -> tuple[dict[str, int], list[str]]:
-    """In how many chunks terms occur, and which occur in more than half of them, unless all do.
+    """In how many chunks terms occur, and which occur in more than half of them, unless no others occur at all.
 
     FTS5's weight of such a word is its smallest (1e-6), but it costs most of the time of a query.
     """
@@ -64,7 +64,7 @@ def _counted(connection: sqlite3.Connection, terms: Sequence[str]) -> tuple[dict
     sql = "select count(*) from (select 1 from fts where fts match ? limit ?)"
     counts = {term: one(connection, sql, term, half + 1) for term in terms}
     dropped = [term for term in terms if counts[term] > half]
-    return counts, [] if len(dropped) == len(terms) else dropped
+    return counts, dropped if any(0 < count <= half for count in counts.values()) else []
 
 
 def _allow(connection: sqlite3.Connection, notes: Collection[int]) -> None:
