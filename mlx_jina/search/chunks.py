@@ -29,6 +29,12 @@ _SENTENCE_END = re.compile(
     r"|(?:\r\n|\r|\n)[^\S\r\n]*(?:\r\n|\r|\n)\s*"
 )
 _WORD_END = re.compile(r"\s+|(?<=[,;:/\u3001\uff0c])")
+# What a chunk's own heading looks like in its text, and where links lead, which is no part of what they say.
+_HEADING_MARKS = re.compile(r"^\s{0,3}(?:#{1,6}\s+|\*+\s+)?(.*?)\s*#*\s*$")
+_UNDERLINE = re.compile(r"^\s*([=\-`:.'\"~^_*+#])\1+\s*$")
+_TARGET = re.compile(r"\]\((?:<[^<>]*>|[^\s()<>]*)(?:\s[^()]*)?\)")
+_WIKI_TARGET = re.compile(r"\[\[[^\[\]|]*\|([^\[\]]*)\]\]")
+_BLANK_LINES = re.compile(r"(?:[^\S\r\n]*(?:\r\n|\r|\n))*")
 _LEVELS: dict[Kind, Sequence[re.Pattern[str]]] = {
     "text": (_SENTENCE_END, LINE_END, _WORD_END),
     "heading": (_WORD_END,),
@@ -244,15 +250,8 @@ def _table_head(text: str) -> str:
 
 def _indent(text: str, start: int, stop: int) -> int:
     """Blank lines at the start; the first line keeps its indentation, which means something in code."""
-    match = _BLANK.match(text, start, stop)
+    match = _BLANK_LINES.match(text, start, stop)
     return match.end() - start if match else 0
-
-
-_BLANK = re.compile(r"(?:[^\S\r\n]*(?:\r\n|\r|\n))*")
-_HEADING_MARKS = re.compile(r"^\s{0,3}(?:#{1,6}\s+|\*+\s+)?(.*?)\s*#*\s*$")
-_UNDERLINE = re.compile(r"^\s*([=\-`:.'\"~^_*+#])\1+\s*$")
-_TARGET = re.compile(r"\]\((?:<[^<>]*>|[^\s()<>]*)(?:\s[^()]*)?\)")
-_WIKI_TARGET = re.compile(r"\[\[[^\[\]|]*\|([^\[\]]*)\]\]")
 
 
 def _tidied(line: str) -> str:
