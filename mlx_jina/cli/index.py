@@ -74,7 +74,14 @@ def index(
         indexing.list_all(as_json)
     elif status or check or compact:
         indexing.inspect(
-            folders, index, status=status, check=check, repair=repair, compact=compact, as_json=as_json
+            folders,
+            index,
+            status=status,
+            check=check,
+            repair=repair,
+            compact=compact,
+            as_json=as_json,
+            no_wait=no_wait,
         )
     else:
         wanted = indexing.Wanted(

@@ -65,7 +65,7 @@ def _update(opened: Index, folders: Sequence[str], wanted: Wanted) -> None:
         _sync(opened, folder, wanted)
     if wanted.rebuild and not wanted.dry_run:
         with _bar() as progress:
-            opened.rebuild(progress=progress)
+            opened.rebuild(wait=_waiting if wanted.wait else False, progress=progress)
         _tell(f"all vectors are of {opened.status().model!r} now")
 
 
@@ -93,12 +93,14 @@ def inspect(
     repair: bool,
     compact: bool,
     as_json: bool,
+    no_wait: bool,
 ) -> None:
     """Look into indexes, and mend or shrink them. Raises IndexFileError for damage."""
     damaged = []
+    wait = False if no_wait else _waiting
     for file, _ in _targets(folders, index):
         with Index(file, create=False) as opened:
-            problems = opened.check(repair=repair) if check else []
+            problems = opened.check(repair=repair, wait=wait) if check else []
             for problem in problems:
                 print(problem)
             if check and not problems:
@@ -107,7 +109,7 @@ def inspect(
                 damaged.append(str(file))
             if compact:
                 before = opened.status().bytes
-                _tell(f"{file}: {_size(before)} before, {_size(opened.compact())} now")
+                _tell(f"{file}: {_size(before)} before, {_size(opened.compact(wait=wait))} now")
             if status:
                 _status(opened.status(), as_json)
     if damaged:

@@ -6,6 +6,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -18,7 +19,7 @@ from mlx_jina.search.changes import Report
 from mlx_jina.search.database import Database, one
 from mlx_jina.search.find import Options, find
 from mlx_jina.search.hits import MODES, Found, Hit, Mode
-from mlx_jina.search.lock import Busy, writer
+from mlx_jina.search.lock import Busy, Wait, writer
 from mlx_jina.search.model import DEFAULT, Model, Progress, Space
 from mlx_jina.search.query import Where, parse
 from mlx_jina.search.ranking import WEIGHT
@@ -103,7 +104,7 @@ class Index:
         dry_run: bool = False,
         vectors: bool = True,
         seconds: float | None = None,
-        wait: bool | Callable[[str], object] = True,
+        wait: Wait = True,
         progress: Progress | None = None,
     ) -> Report:
         """Bring the index up to date with a folder, which may be new to it, or with all it has.
@@ -128,12 +129,11 @@ class Index:
         deadline = float("inf") if seconds is None else time.monotonic() + seconds
         options = SyncOptions(verify, allow_mass_delete, dry_run, deadline)
         tell = progress or _nobody
-        waiting = None if wait is False else wait if callable(wait) else str
         try:
-            with writer(self.file, "words", waiting):
+            with writer(self.file, "words", wait):
                 self._sync_words(folder, roots.Settings(include, exclude, max_size), options, report, tell)
             if vectors and not dry_run:
-                with writer(self.file, "vectors", waiting):
+                with writer(self.file, "vectors", wait):
                     report.vectors = spaces.embed(self._database, self._model, deadline, tell)
         except Busy as busy:
             report.warnings.append(f"{busy} is updating this index; what it has done so far is used")
@@ -181,12 +181,13 @@ class Index:
             report.warnings.append(f"{path} is the folder that was at {moved}; its notes are kept")
         return root
 
-    def rebuild(self, *, progress: Progress | None = None) -> None:
+    def rebuild(self, *, wait: Wait = True, progress: Progress | None = None) -> None:
         """New vectors for all notes, by the model that this index was opened with.
 
-        The old ones are searched until the last is there. Whatever stops it, the next call goes on.
+        The old ones are searched until the last is there. Whatever stops it, the next call goes on. `wait` and
+        `progress` as in `sync`; raises IndexFileError where another process is writing and `wait` is False.
         """
-        with writer(self.file, "vectors", str):
+        with self._writing(wait, "vectors"):
             spaces.rebuild(self._database, self._model, progress or _nobody)
 
     # ---- searching
@@ -326,16 +327,22 @@ class Index:
         with self._database.reading() as connection:
             return status(connection, self.file)
 
-    def check(self, *, repair: bool = False) -> list[str]:
-        """What is wrong with the index, in words; nothing if all is well. `repair` mends what it can."""
+    def check(self, *, repair: bool = False, wait: Wait = True) -> list[str]:
+        """What is wrong with the index, in words; nothing if all is well. `repair` mends what it can.
+
+        `wait` as in `rebuild`.
+        """
         from mlx_jina.search import check
 
-        with writer(self.file, "words", str), writer(self.file, "vectors", str):
+        with self._writing(wait, "words", "vectors"):
             return check.check(self._database, repair)
 
-    def compact(self) -> int:
-        """Give back the space of what was deleted, and put words in order. Returns the file's size in bytes."""
-        with writer(self.file, "words", str), writer(self.file, "vectors", str):
+    def compact(self, *, wait: Wait = True) -> int:
+        """Give back the space of what was deleted, and put words in order. Returns the file's size in bytes.
+
+        `wait` as in `rebuild`.
+        """
+        with self._writing(wait, "words", "vectors"):
             with self._database.writing() as connection:
                 connection.execute("insert into fts(fts) values ('optimize')")
                 connection.execute("delete from cache")
@@ -350,6 +357,17 @@ class Index:
             raise InputError(f"weight={weight} must lie between 0 and 1")
         with self._database.writing() as connection:
             connection.execute("replace into meta values ('weight', ?)", (weight,))
+
+    @contextmanager
+    def _writing(self, wait: Wait, *what: str) -> Iterator[None]:
+        """Nobody else writes these meanwhile. Raises IndexFileError."""
+        with ExitStack() as held:
+            try:
+                for each in what:
+                    held.enter_context(writer(self.file, each, wait))
+            except Busy as busy:
+                raise IndexFileError(f"{self.file}: {busy} is updating it; try again later") from None
+            yield
 
 
 def _nobody(what: str, done: int, total: int) -> None:

@@ -10,16 +10,19 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+Wait = bool | Callable[[str], object]
+"""While somebody else has a lock: wait, or not, or wait and tell a function who it is."""
+
 
 class Busy(Exception):
     """Another process, named in the message, is writing to the index."""
 
 
 @contextmanager
-def writer(file: Path, what: str, wait: Callable[[str], object] | None) -> Iterator[None]:
+def writer(file: Path, what: str, wait: Wait) -> Iterator[None]:
     """Hold FILE.what.lock, which the system gives back however a process ends.
 
-    While somebody else has it, `wait` is told once who that is; without `wait`, Busy is raised instead.
+    Raises Busy where somebody else has it and `wait` is False.
     """
     # Never removed: whoever waits for it would hold another file than who comes next.
     descriptor = os.open(f"{file}.{what}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -28,9 +31,10 @@ def writer(file: Path, what: str, wait: Callable[[str], object] | None) -> Itera
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             who = _owner(descriptor)
-            if wait is None:
+            if wait is False:
                 raise Busy(who) from None
-            wait(who)
+            if callable(wait):
+                wait(who)
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, json.dumps({"pid": os.getpid(), "since": time.time()}).encode(), 0)

@@ -13,6 +13,7 @@ import pytest
 
 from mlx_jina import Index, InputError
 from mlx_jina.encoder import Encoder
+from mlx_jina.errors import IndexFileError
 from mlx_jina.search.lock import Busy, writer
 from tests.search.test_edits import Folder
 from tests.support.notes import assert_as_new, text
@@ -110,7 +111,7 @@ def test_who_is_writing_is_said(folder: Path, tmp_path: Path, tiny: Encoder) -> 
     with Index(tmp_path / "index.db", tiny) as index:
         index.sync(folder)
         (folder / "b.md").write_text("more words")
-        with writer(index.file, "words", None):
+        with writer(index.file, "words", False):
             report = index.sync(wait=False)
             assert "is updating this index" in report.warnings[0]
             assert "process" in report.warnings[0]
@@ -124,26 +125,28 @@ def test_who_is_writing_is_said(folder: Path, tmp_path: Path, tiny: Encoder) -> 
         thread.join(60)
         assert index.status().notes == 2
         # Vectors are made apart: new words do not wait for them.
-        with writer(index.file, "vectors", None):
+        with writer(index.file, "vectors", False):
             (folder / "c.md").write_text("third")
             report = index.sync(wait=False)
             assert report.added == ["c.md"]
             assert report.without_vectors == 1
+            with pytest.raises(IndexFileError, match="is updating it; try again later"):
+                index.check(wait=False)
 
 
 def test_a_lock_goes_with_its_process(tmp_path: Path) -> None:
     file = tmp_path / "index.db"
     code = "import sys, pathlib; from mlx_jina.search.lock import writer\n"
-    code += "with writer(pathlib.Path(sys.argv[1]), 'words', None):\n print('held', flush=True); sys.stdin.read()"
+    code += "with writer(pathlib.Path(sys.argv[1]), 'words', False):\n print('held', flush=True); sys.stdin.read()"
     command = [sys.executable, "-c", code, str(file)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         process.stdout.readline()
-        with pytest.raises(Busy, match=f"process {process.pid}, since"), writer(file, "words", None):
+        with pytest.raises(Busy, match=f"process {process.pid}, since"), writer(file, "words", False):
             pass
         process.kill()
         process.wait()
-    with writer(file, "words", None):
+    with writer(file, "words", False):
         pass
 
 
