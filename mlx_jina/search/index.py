@@ -117,7 +117,7 @@ class Index:
         - `allow_mass_delete`: believe it when most of the notes are gone; otherwise they stay, with a warning.
         - `dry_run`: only report.
         - `vectors`: False leaves them for later.
-        - `seconds`: about how much time there is.
+        - `seconds`: about how much time there is, besides what it takes to load the model.
         - `wait`: while another process writes to the index: wait, and tell a function who it is; or False, come
           back with a warning.
         - `progress`: is told "words" or "vectors", how much of them is done, and how much there is to do.

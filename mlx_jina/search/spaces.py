@@ -71,7 +71,10 @@ def embed(database: Database, model: Model, deadline: float, progress: Progress)
         return 0
     from mlx_jina.search.embedding import Embedder, prune
 
+    started = time.monotonic()
     space = verify(database, model)
+    # Loading the model is no part of it: who has little time is about to search, and needs the model anyway.
+    deadline += time.monotonic() - started
     done = 0
     # Notes may change, and others come, while those before them are at it.
     while waiting and (made := Embedder(database, space, model.encode_documents, deadline, progress).run(waiting)):

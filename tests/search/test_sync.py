@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mlx_jina import Index, InputError, Where
+from mlx_jina import Index, InputError, Where, encoder
 from mlx_jina.encoder import Encoder
 from mlx_jina.errors import IndexFileError
 from mlx_jina.search import updating, walk
@@ -23,7 +23,7 @@ from tests.support.notes import age, assert_as_new, dump
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from mlx_jina.options import VectorOptions
+    from mlx_jina.options import LoadOptions, VectorOptions
 
 
 @pytest.fixture
@@ -562,6 +562,21 @@ def test_a_slow_model_does_not_hold_up_a_search(
     assert 0 < report.vectors < 60
     assert report.without_vectors == 60 - report.vectors
     assert time.monotonic() - started < 3
+
+
+def test_loading_the_model_takes_no_time_from_the_notes(
+    folder: Path, tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(folder, note="words")
+    load = encoder.load
+
+    def slow(name: str, **options: Unpack[LoadOptions]) -> Encoder:
+        time.sleep(0.3)
+        return load(name, **options)
+
+    monkeypatch.setattr(encoder, "load", slow)
+    with Index(tmp_path / "index.db", str(tiny_folder)) as index:
+        assert index.sync(folder, seconds=0.2).vectors == 1
 
 
 def test_a_note_larger_than_any_window_is_embedded_in_parts(
