@@ -283,7 +283,8 @@ def test_the_command_line_page_has_every_option_of_every_command() -> None:
 
     def named(text: str) -> set[str]:
         # A table's cells escape the strokes between values.
-        return {each for span in re.findall(r"`([^`]+)`", text) for each in re.findall(r"(?<!\S)--?[a-z-]+", span)}
+        spans = re.findall(r"`([^`]+)`", text)
+        return {each for span in spans for each in re.findall(r"(?<!\S)--?[a-z0-9-]+", span)}
 
     shared = named(sections["Models"])
     for name, command in app.commands.commands.items():
