@@ -208,15 +208,16 @@ def test_the_estimate_is_from_above_for_english() -> None:
     from mlx_jina import load
 
     model = load("pocket")
-    text = read_readme()
+    text = read_pages()
     parts = [chunk.body for chunk in chunks(document(text))]
     assert len(parts) > 30
     over = [len(tokens) - 2 - estimate(part) for part, tokens in zip(parts, model.tokenize(parts), strict=True)]
-    # A README full of code and tables; prose stays a fifth below.
+    # Pages full of code and tables; prose stays a fifth below.
     assert sum(number > 0 for number in over) <= 0.3 * len(parts)
     assert max(over) < 0.15 * TOKENS
 
 
-def read_readme() -> str:
+def read_pages() -> str:
     """Long, with tables and code."""
-    return Path(chunking.__file__).parents[2].joinpath("README.md").read_text()
+    root = Path(chunking.__file__).parents[2]
+    return "\n\n".join(page.read_text(encoding="utf-8") for page in sorted(root.glob("docs/*.md")))
