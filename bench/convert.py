@@ -34,10 +34,11 @@ import mlx_jina  # noqa: E402
 from bench import models, resident  # noqa: E402
 from convert.pocket import evaluate  # noqa: E402
 from mlx_jina import compare  # noqa: E402
+from mlx_jina.choices import MODES, RECIPES  # noqa: E402
 from mlx_jina.weights import convert  # noqa: E402
 from mlx_jina.weights.gguf import types as gguf_types  # noqa: E402
 
-MLX = ("bfloat16", "8", "6", "4")
+MLX = ("bfloat16", "8", "6", "4", "mxfp8", "mxfp4", "nvfp4")
 ROUNDS = 3
 
 
@@ -60,11 +61,22 @@ def _convert(source: str, target: str, kind: str, task: str | None) -> dict[str,
     start = time.perf_counter()
     name, _, how = kind.partition(" ")
     if name == "MLX":
-        options: dict[str, Any] = {"bits": int(how)} if how.isdigit() else {"dtype": how}
-        convert.to_mlx(source, Path(target), task=task, show_progress=False, **options)
+        convert.to_mlx(source, Path(target), task=task, show_progress=False, **_options(how))
     else:
         convert.to_gguf(source, Path(target), task=task, kind=gguf_types.check(kind), show_progress=False)
     return {"seconds": time.perf_counter() - start, "memory": resident.peak()}
+
+
+def _options(how: str) -> dict[str, Any]:
+    """What `to_mlx` is told: bits and perhaps "g" and a group size, a mode, a recipe or a dtype."""
+    if how in MODES:
+        return {"mode": how}
+    if how in RECIPES:
+        return {"recipe": how}
+    bits, _, group_size = how.partition("g")
+    if not bits.isdigit():
+        return {"dtype": how}
+    return {"bits": int(bits), "group_size": int(group_size) if group_size else None}
 
 
 def texts(count: int) -> list[str]:

@@ -30,8 +30,8 @@ from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, tra
 from tokenizers import Tokenizer as FastTokenizer  # noqa: E402
 
 from bench import texts  # noqa: E402
+from mlx_jina.weights import checkpoint, quantize, safetensors_file  # noqa: E402
 from mlx_jina.weights import folder as reader  # noqa: E402
-from mlx_jina.weights import quantize, safetensors_file  # noqa: E402
 from mlx_jina.weights.gguf import tokenizer as gguf_tokenizer  # noqa: E402
 from tests.support import checkpoints, decoder_checkpoints  # noqa: E402
 
@@ -95,9 +95,8 @@ def find(name: str, *, quick: bool = False) -> Model:
 def tensors(folder: Path) -> dict[str, mx.array]:
     """A folder's tensors, unpacked and not yet read."""
     files = reader.read(folder)
-    if quantize.is_quantized(files.config):
-        return quantize.dequantize(files.tensors, files.config, mx.float32)
-    return dict(files.tensors)
+    model = checkpoint.build(folder, files.config, files.tensors)
+    return quantize.dequantize(files.tensors, checkpoint.packings(files, model), mx.float32)
 
 
 def float32_tensors(folder: Path) -> checkpoints.Weights:

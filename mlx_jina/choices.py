@@ -46,10 +46,18 @@ GGUFType = Literal[
 """Types that a .gguf can be written in; reading knows more types."""
 GGUF_TYPES: tuple[GGUFType, ...] = get_args(GGUFType)
 
-Bits = Literal[4, 6, 8]
+Bits = Literal[2, 3, 4, 5, 6, 8]
 """Of a weight in a quantised MLX folder."""
 BITS: tuple[Bits, ...] = get_args(Bits)
 
-GroupSize = Literal[32, 64, 128]
-"""How many weights of a quantised MLX folder share a scale."""
+GroupSize = Literal[16, 32, 64, 128]
+"""How many weights of a quantised MLX folder share a scale. MLX has 16 only in mode nvfp4."""
 GROUP_SIZES: tuple[GroupSize, ...] = get_args(GroupSize)
+
+Mode = Literal["affine", "mxfp4", "mxfp8", "nvfp4"]
+"""How MLX packs weights: integers with a scale and a bias, or small floats with a scale."""
+MODES: tuple[Mode, ...] = get_args(Mode)
+
+Recipe = Literal["mixed_2_6", "mixed_3_4", "mixed_3_6", "mixed_4_6"]
+"""mlx-lm's mixtures of two widths for a decoder: the higher for the layers that lose most."""
+RECIPES: tuple[Recipe, ...] = get_args(Recipe)

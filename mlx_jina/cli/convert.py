@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from mlx_jina.choices import BITS, DTYPES, GGUF_TYPES, GROUP_SIZES, Dtype
+from mlx_jina.choices import BITS, DTYPES, GGUF_TYPES, GROUP_SIZES, MODES, RECIPES, Dtype, Mode, Recipe
 from mlx_jina.errors import InputError
 
 THRESHOLD = 0.99
@@ -24,14 +24,18 @@ def convert() -> None:
 @click.argument("target", type=click.Path(path_type=Path))
 @click.option("--task", metavar="NAME", help="The task whose adapter is fused.")
 @click.option("--dtype", type=click.Choice(DTYPES), help="Stored dtype. [default: as in SOURCE]")
-@click.option("--bits", type=click.Choice([str(bits) for bits in BITS]), help="Quantise to so many bits.")
+@click.option(
+    "--bits",
+    type=click.Choice([str(bits) for bits in BITS]),
+    help="Quantise to so many bits. [default of --mode affine: 4]",
+)
 @click.option(
     "--group-size",
     type=click.Choice([str(size) for size in GROUP_SIZES]),
-    default="64",
-    help="Weights that share a scale.",
-    show_default=True,
+    help="Weights that share a scale. [default of --mode affine: 64]",
 )
+@click.option("--mode", type=click.Choice(MODES), help="Quantise like this. [default of --bits: affine]")
+@click.option("--recipe", type=click.Choice(RECIPES), help="Two widths, of a decoder, as mlx-lm mixes them.")
 @click.option("--force", is_flag=True, help="Replace TARGET.")
 def to_mlx(
     source: str,
@@ -39,15 +43,22 @@ def to_mlx(
     task: str | None,
     dtype: Dtype | None,
     bits: str | None,
-    group_size: str,
+    group_size: str | None,
+    mode: Mode | None,
+    recipe: Recipe | None,
     force: bool,
 ) -> None:
-    """Write SOURCE (a model's name, a folder or a .gguf) as the MLX folder TARGET."""
+    """Write SOURCE (a model's name, a folder or a .gguf) as the MLX folder TARGET.
+
+    mxfp4, mxfp8 and nvfp4 have one number of bits and one group size, so that --mode alone says all.
+    """
     from mlx_jina.weights import convert as functions
 
     width = next((each for each in BITS if str(each) == bits), None)
-    group = next(each for each in GROUP_SIZES if str(each) == group_size)
-    functions.to_mlx(source, target, task=task, dtype=dtype, bits=width, group_size=group, force=force)
+    size = next((each for each in GROUP_SIZES if str(each) == group_size), None)
+    functions.to_mlx(
+        source, target, task=task, dtype=dtype, bits=width, group_size=size, mode=mode, recipe=recipe, force=force
+    )
 
 
 @convert.command("to-gguf")

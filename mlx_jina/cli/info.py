@@ -39,6 +39,7 @@ def _machine(cache_dir: str | Path | None) -> None:
 def _model(name: str, loading: LoadOptions) -> None:
     # Nothing is downloaded only to be described.
     from mlx_jina import load
+    from mlx_jina.weights import quantize
 
     entry = catalog.find(name)
     rows = [("model", entry.repo if entry else name)]
@@ -65,6 +66,7 @@ def _model(name: str, loading: LoadOptions) -> None:
             ("prompts", prompts or "none"),
             ("dtype here", encoder.dtype),
             *_memory(encoder),
+            *(("quantised", line) for line in quantize.describe(encoder.loaded.packings)),
             *_fingerprints(encoder),
             ("here", str(encoder.path)),
         ]

@@ -17,9 +17,12 @@ from mlx_jina import catalog, models
 from mlx_jina.catalog import Entry
 from mlx_jina.errors import CheckpointError
 from mlx_jina.models.base import EncoderModel
+from mlx_jina.nn import lora as nn_lora
 from mlx_jina.nn.lora import BesideLayer, Pair
 from mlx_jina.text.tokenizer import Tokenizer
+from mlx_jina.weights import quantize
 from mlx_jina.weights.lora import Adapter
+from mlx_jina.weights.quantize import Packing
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,14 @@ def build(path: Path, config: Mapping[str, Any], names: Collection[str]) -> Enco
         return models.build(config, names)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from None
+
+
+def packings(files: Checkpoint, model: EncoderModel) -> dict[str, Packing]:
+    """How each packed layer of a model's files is packed. Raises CheckpointError, which names the files' path."""
+    try:
+        return quantize.packings(files.config, files.tensors, nn_lora.shapes(model))
+    except CheckpointError as error:
+        raise CheckpointError(f"{files.path}: {error}") from None
 
 
 def stored_dtype(tensors: Iterable[mx.array]) -> mx.Dtype:
@@ -121,7 +132,7 @@ def _full_weights(model: nn.Module) -> dict[str, Callable[[], mx.array]]:
         parent = path.rpartition(".")[0]
         beside = modules.get(parent)
         for key, value in module.items():
-            if not isinstance(value, mx.array) or (_is_packed(module) and key in ("scales", "biases")):
+            if not isinstance(value, mx.array) or (_is_packed(module) and key in quantize.PARTS[1:]):
                 continue
             owner, pair = path, None
             if isinstance(beside, BesideLayer):
@@ -137,6 +148,6 @@ def _is_packed(module: nn.Module) -> bool:
 def _full(module: nn.Module, key: str, pair: Pair | None) -> mx.array:
     tensor = module[key]
     if key == "weight" and _is_packed(module):
-        scales, biases = (module[part].astype(mx.float32) for part in ("scales", "biases"))
-        tensor = mx.dequantize(tensor, scales, biases, module.group_size, module.bits)
+        parts = [module[part] for part in quantize.PARTS if part in module]
+        tensor = quantize.unpack(parts, Packing(module.group_size, module.bits, module.mode))
     return tensor if pair is None else pair.fused(tensor)

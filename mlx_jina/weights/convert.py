@@ -12,9 +12,9 @@ import mlx.core as mx
 from tqdm import tqdm
 
 from mlx_jina import device
-from mlx_jina.choices import BITS, GROUP_SIZES, Bits, Dtype, GGUFType, GroupSize
+from mlx_jina.choices import MODES, RECIPES, Bits, Dtype, GGUFType, GroupSize, Mode, Recipe
 from mlx_jina.errors import InputError
-from mlx_jina.weights import folder, lora, quantize, replace, safetensors_file
+from mlx_jina.weights import checkpoint, folder, lora, quantize, replace, safetensors_file
 from mlx_jina.weights.gguf import architectures, writer
 from mlx_jina.weights.gguf import blocks as gguf_blocks
 from mlx_jina.weights.gguf import file as gguf_file
@@ -22,11 +22,15 @@ from mlx_jina.weights.gguf import lora as gguf_lora
 from mlx_jina.weights.gguf import types as gguf_types
 from mlx_jina.weights.gguf.architectures import Architecture
 from mlx_jina.weights.open import open_source
+from mlx_jina.weights.quantize import Packing
 from mlx_jina.weights.safetensors_file import Layout, Output
 from mlx_jina.weights.source import Source, Weight
 
 # Two rows are no matrix to save memory on, and every text's vector passes through one of them.
 _NEVER_QUANTIZED = ("embeddings.token_type_embeddings",)
+
+# The packing of a layer by its name, None to leave the layer as it is.
+PackingOf = Callable[[str], Packing | None]
 
 
 @contextmanager
@@ -52,17 +56,17 @@ def to_gguf(
     """
     file_type = gguf_types.check(kind)
     replace.check_file(target, force)
-    checkpoint = open_source(source, task)
-    replace.refuse_source(target, checkpoint.path)
-    architecture = architectures.of_config(checkpoint.config)
-    adapters = gguf_lora.files(checkpoint, architecture, target)
+    opened = open_source(source, task)
+    replace.refuse_source(target, opened.path)
+    architecture = architectures.of_config(opened.config)
+    adapters = gguf_lora.files(opened, architecture, target)
     adapter_paths = [adapter.target for adapter in adapters]
     # The adapters of an earlier model of this name would pass for this model's.
     stale = gguf_lora.named_after(target) - {*adapter_paths}
     existing = [path for path in (*stale, *adapter_paths) if path.exists()]
     if existing and not force:
         raise replace.exists_error(existing[0])
-    files = [*adapters, writer.model_file(checkpoint, architecture, target, file_type)]
+    files = [*adapters, writer.model_file(opened, architecture, target, file_type)]
     with _progress(sum(file.nbytes for file in files), show_progress) as advance:
         gguf_file.write(files, advance)
     for path in stale:
@@ -76,43 +80,81 @@ def to_mlx(
     task: str | None = None,
     dtype: Dtype | None = None,
     bits: Bits | None = None,
-    group_size: GroupSize = 64,
+    group_size: GroupSize | None = None,
+    mode: Mode | None = None,
+    recipe: Recipe | None = None,
     force: bool = False,
     show_progress: bool | None = None,
 ) -> None:
     """Write a checkpoint as a folder that `mlx_jina.load` and MLX's other loaders take.
 
-    Of a .gguf, blocks that MLX can hold exactly stay packed unless `dtype` or `bits` asks for something else.
-    `task` fuses its adapter; without it the adapters, if there are any, go beside the weights as they are: into
-    adapters/TASK, of v3 into TASK as transformers names it.
+    `bits` or `mode` quantises the matrices; what is left out of `bits`, `group_size` and `mode` is MLX's default
+    (affine, 4 bits, groups of 64; the other modes have one number of bits and one size). `recipe` is one of
+    mlx-lm's for affine weights of two widths, for models whose layers have mlx-lm's names. `dtype` is that of what
+    is not packed. Of a .gguf, blocks that MLX can hold exactly stay packed unless one of these asks for something
+    else; a folder's packed matrices are expanded first. `task` fuses its adapter; without it the adapters, if
+    there are any, go beside the weights as they are: into adapters/TASK, of v3 into TASK as transformers names it.
     """
-    _check_form(dtype, bits, group_size)
+    device.check_dtype(dtype)
+    packing = _packing(bits, group_size, mode, recipe)
     target = replace.check_folder(target, force)
-    checkpoint = open_source(source, task)
-    replace.refuse_source(target, checkpoint.path)
-    architecture = architectures.of_config(checkpoint.config)
-    outputs, block = _outputs(checkpoint, architecture, getattr(mx, dtype) if dtype else None, bits, group_size)
+    opened = open_source(source, task)
+    replace.refuse_source(target, opened.path)
+    architecture = architectures.of_config(opened.config)
+    packing_of = _packing_of(opened, packing, recipe)
+    outputs, block = _outputs(opened, architecture, getattr(mx, dtype) if dtype else None, packing_of)
     with replace.replacing_folder(target) as beside:
-        _write_json(beside / "config.json", _config(checkpoint, block))
-        (beside / "tokenizer.json").write_text(checkpoint.tokenizer_json, encoding="utf-8")
-        if checkpoint.prompts:
-            _write_json(beside / "config_sentence_transformers.json", checkpoint.sentence_transformers_config)
-        adapter_outputs = [output for adapter in checkpoint.adapters.values() for output in lora.outputs(adapter)]
+        _write_json(beside / "config.json", _config(opened, block))
+        (beside / "tokenizer.json").write_text(opened.tokenizer_json, encoding="utf-8")
+        if opened.prompts:
+            _write_json(beside / "config_sentence_transformers.json", opened.sentence_transformers_config)
+        adapter_outputs = [output for adapter in opened.adapters.values() for output in lora.outputs(adapter)]
         total = sum(output.nbytes for output in (*outputs, *adapter_outputs))
         with _progress(total, show_progress) as advance:
-            for name, adapter in checkpoint.adapters.items():
-                place = folder.adapter_folder(checkpoint.config.get("model_type"), name)
+            for name, adapter in opened.adapters.items():
+                place = folder.adapter_folder(opened.config.get("model_type"), name)
                 lora.write(beside / place, adapter, advance)
             safetensors_file.write(beside / "model.safetensors", outputs, advance)
 
 
-def _check_form(dtype: str | None, bits: int | None, group_size: int) -> None:
-    """Refuse a form of weights that cannot be written."""
-    device.check_dtype(dtype)
-    if bits is not None and bits not in BITS:
-        raise InputError(f"bits {bits} is not one of {', '.join(map(str, BITS))}")
-    if group_size not in GROUP_SIZES:
-        raise InputError(f"group size {group_size} is not one of {', '.join(map(str, GROUP_SIZES))}")
+def _packing(bits: int | None, group_size: int | None, mode: str | None, recipe: str | None) -> Packing | None:
+    """How matrices are packed, if they are. Refuses what MLX has not and what contradicts itself."""
+    if recipe is not None:
+        if recipe not in RECIPES:
+            raise InputError(f"recipe {recipe!r} is not one of {', '.join(RECIPES)}")
+        if bits is not None or mode not in (None, quantize.AFFINE):
+            raise InputError(f"recipe {recipe} decides on the bits of each layer; leave out bits and mode")
+    elif bits is None and mode is None:
+        if group_size is not None:
+            raise InputError(f"group size {group_size} is for quantised weights; say how many bits or which mode")
+        return None
+    if mode is not None and mode not in MODES:
+        raise InputError(f"mode {mode!r} is not one of {', '.join(MODES)}")
+    try:
+        return quantize.packing_of(mode or quantize.AFFINE, bits, group_size)
+    except ValueError as error:
+        raise InputError(f"weights cannot be quantised like this: {error}") from None
+
+
+def _packing_of(source: Source, packing: Packing | None, recipe: str | None) -> PackingOf | None:
+    """How each layer's weight is packed; None if they stay as they are."""
+    if packing is None:
+        return None
+    if recipe is None:
+        return lambda _: packing
+    # Imported here: it takes seconds.
+    from mlx_lm.convert import mixed_quant_predicate_builder
+
+    model: Any = checkpoint.build(source.path, source.config, source.weights)
+    try:
+        predicate: Any = mixed_quant_predicate_builder(recipe, model, packing.group_size)
+    except ValueError:
+        raise InputError(
+            f"recipe {recipe} gives more bits to layers that mlx-lm calls v_proj and down_proj, which "
+            f"{source.path} does not have; say how many bits or which mode instead"
+        ) from None
+    modules = dict(model.named_modules())
+    return lambda layer: Packing(**predicate(layer, modules[layer]))
 
 
 def _config(source: Source, block: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -126,33 +168,33 @@ def _config(source: Source, block: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 def _outputs(
-    source: Source, architecture: Architecture, dtype: mx.Dtype | None, bits: int | None, group_size: int
+    source: Source, architecture: Architecture, dtype: mx.Dtype | None, packing_of: PackingOf | None
 ) -> tuple[list[Output], dict[str, Any] | None]:
     """What goes into model.safetensors, and config.json's `quantization` block."""
     outputs: list[Output] = []
-    layer_bits: dict[str, int] = {}
-    keeps_blocks = dtype is None and bits is None
+    packings: dict[str, Packing] = {}
+    keeps_blocks = dtype is None and packing_of is None
     for name, weight in source.weights.items():
         if name.startswith(architecture.unused):
             continue
-        layer = f"{architecture.mlx_prefix}{name.removesuffix('.weight')}"
+        layer = name.removesuffix(".weight")
+        target = f"{architecture.mlx_prefix}{layer}"
+        packing = packing_of(layer) if packing_of is not None and _is_matrix(name, weight) else None
         if keeps_blocks and weight.pack is not None:
             blocks = weight.pack()
-            layer_bits[layer] = blocks.bits
-            outputs.append(_packed_output(layer, blocks, weight.pack))
-        elif bits is not None and _is_quantizable(name, weight, group_size):
-            layer_bits[layer] = bits
-            outputs.append(_quantized_output(layer, weight, dtype or weight.dtype, bits, group_size))
+            packings[target] = Packing(gguf_blocks.GROUP, blocks.bits)
+            outputs.append(_packed_output(target, blocks, weight.pack))
+        elif packing is not None and weight.shape[-1] % packing.group_size == 0:
+            packings[target] = packing
+            outputs.append(_quantized_output(target, weight, dtype or weight.dtype, packing))
         else:
             outputs.append(_plain_output(f"{architecture.mlx_prefix}{name}", weight, dtype or weight.dtype))
-    block_group_size = gguf_blocks.GROUP if keeps_blocks else group_size
-    return outputs, quantize.block(layer_bits, block_group_size) if layer_bits else None
+    return outputs, quantize.block(packings) if packings else None
 
 
-def _is_quantizable(name: str, weight: Weight, group_size: int) -> bool:
+def _is_matrix(name: str, weight: Weight) -> bool:
     layer, _, leaf = name.rpartition(".")
-    matrix = leaf == "weight" and len(weight.shape) == 2 and layer not in _NEVER_QUANTIZED
-    return matrix and weight.shape[-1] % group_size == 0
+    return leaf == "weight" and len(weight.shape) == 2 and layer not in _NEVER_QUANTIZED
 
 
 def _packed_output(layer: str, blocks: gguf_blocks.Packed, pack: Callable[[], gguf_blocks.Packed]) -> Output:
@@ -167,18 +209,11 @@ def _packed_output(layer: str, blocks: gguf_blocks.Packed, pack: Callable[[], gg
     return Output(layout, lambda: dict(zip(layout, map(mx.array, pack()[:3]), strict=True)))
 
 
-def _quantized_output(layer: str, weight: Weight, dtype: mx.Dtype, bits: int, group_size: int) -> Output:
+def _quantized_output(layer: str, weight: Weight, dtype: mx.Dtype, packing: Packing) -> Output:
     rows, columns = weight.shape
-    shapes = ((rows, columns * bits // 32), (rows, columns // group_size), (rows, columns // group_size))
-    layout: Layout = {
-        f"{layer}.{part}": (shape, part_dtype)
-        for part, shape, part_dtype in zip(quantize.PARTS, shapes, (mx.uint32, dtype, dtype), strict=True)
-    }
-
-    def make() -> dict[str, mx.array]:
-        return dict(zip(layout, mx.quantize(weight.make().astype(dtype), group_size, bits), strict=True))
-
-    return Output(layout, make)
+    parts = packing.layout(columns, dtype)
+    layout: Layout = {f"{layer}.{part}": ((rows, width), kind) for part, (width, kind) in parts.items()}
+    return Output(layout, lambda: dict(zip(layout, quantize.pack(weight.make(), packing, dtype), strict=True)))
 
 
 def _plain_output(name: str, weight: Weight, dtype: mx.Dtype) -> Output:

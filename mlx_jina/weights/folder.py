@@ -13,7 +13,7 @@ import mlx.core as mx
 from mlx_jina.errors import CheckpointError
 from mlx_jina.text import prompts
 from mlx_jina.text.tokenizer import Tokenizer
-from mlx_jina.weights import jina_v3, lora, safetensors_file
+from mlx_jina.weights import jina_v3, lora, quantize, safetensors_file
 from mlx_jina.weights.checkpoint import Checkpoint
 
 T = TypeVar("T")
@@ -107,17 +107,14 @@ POOLER = ("pooler.",)
 
 
 def _without_prefix(name: str) -> str:
+    name = name.removeprefix(LANGUAGE_MODEL)
     prefix = next((prefix for prefix in BASE_MODEL_PREFIXES if name.startswith(prefix)), "")
     return name.removeprefix(prefix)
 
 
 def _text_model(tensors: dict[str, mx.array]) -> dict[str, mx.array]:
     """The tensors under the encoder's names. Of a model that also sees or hears, only its language model's."""
-    language = {
-        name.removeprefix(LANGUAGE_MODEL): tensor
-        for name, tensor in tensors.items()
-        if name.startswith(LANGUAGE_MODEL)
-    }
+    language = {name: tensor for name, tensor in tensors.items() if name.startswith(LANGUAGE_MODEL)}
     return {_without_prefix(name): tensor for name, tensor in (language or tensors).items()}
 
 
@@ -135,6 +132,10 @@ def read(folder: Path, task: str | None = None, merged: bool = False) -> Checkpo
     prompts_file = folder / "config_sentence_transformers.json"
     settings = read_json(prompts_file) if prompts_file.is_file() else {}
     config, tensors = read_config(folder), _text_model(tensors)
+    try:
+        config = quantize.normalized(config, tensors, _without_prefix)
+    except CheckpointError as error:
+        raise CheckpointError(f"{folder}: {error}") from None
     adapters = {
         name: lora.read(folder / place) for name, place in _choose(adapter_folders(folder, merged), task).items()
     }

@@ -23,6 +23,7 @@ from mlx_jina.text.prompts import Prompts
 from mlx_jina.weights import budget, checkpoint, folder, hub, lora, quantize
 from mlx_jina.weights.budget import Budget
 from mlx_jina.weights.checkpoint import Checkpoint
+from mlx_jina.weights.quantize import Packings
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +43,8 @@ class Loaded:
     budget: Budget
     truncate_dims: tuple[int, ...]
     prompts: Prompts
+    # Of the layers that are packed in the files; where a CPU computes, none is in memory.
+    packings: Packings
 
     def model_for(self, task: str | None) -> EncoderModel:
         """The model that answers for a task: its own, or the one for all."""
@@ -67,12 +70,13 @@ def _load(path: Path, name: str, task: str | None, dtype: str | None) -> Loaded:
     tasks = _tasks(files, entry, task)
     model = checkpoint.build(files.path, files.config, files.tensors)
     files = files.without(model.unused)
+    stored_packings: Packings = checkpoint.packings(files, model)
     compute_dtype = _choose_dtype(model, files, dtype)
     memory = budget.of(model, files, compute_dtype, fuse=task is not None)
     _keep_float32(compute_dtype)
-    files = _prepare(files, compute_dtype, fuse=task is not None)
-    _fill(model, files, compute_dtype)
-    by_task = _attach(model, files, compute_dtype)
+    files, packings = _prepare(files, stored_packings, compute_dtype, fuse=task is not None)
+    _fill(model, files, packings, compute_dtype)
+    by_task = _attach(model, files, packings, compute_dtype)
     if task is not None:
         # The one model there is answers without being told its task.
         by_task = {None: by_task.popitem()[1]}
@@ -95,6 +99,7 @@ def _load(path: Path, name: str, task: str | None, dtype: str | None) -> Loaded:
             tasks=tasks,
             task_required=None not in by_task,
         ),
+        packings=stored_packings,
     )
 
 
@@ -178,34 +183,35 @@ def _keep_float32(dtype: mx.Dtype) -> None:
         )
 
 
-def _prepare(files: Checkpoint, dtype: mx.Dtype, *, fuse: bool) -> Checkpoint:
+def _prepare(files: Checkpoint, packings: Packings, dtype: mx.Dtype, *, fuse: bool) -> tuple[Checkpoint, Packings]:
     """The tensors as the model takes them: packed ones for a GPU only, and others with the adapter fused in."""
-    packed = quantize.is_quantized(files.config)
-    if packed and device.on_gpu():
+    if packings and device.on_gpu():
         # An adapter stays beside packed weights, which would have to be quantised once more.
-        return files
-    tensors = quantize.dequantize(files.tensors, files.config, dtype) if packed else files.tensors
+        return files, packings
+    tensors = quantize.dequantize(files.tensors, packings, dtype)
     if not fuse:
-        return replace(files, tensors=tensors)
+        return replace(files, tensors=tensors), {}
     for adapter in files.adapters.values():
         tensors = lora.fuse(tensors, adapter, dtype)
-    return replace(files, tensors=tensors, adapters={})
+    return replace(files, tensors=tensors, adapters={}), {}
 
 
-def _fill(model: EncoderModel, files: Checkpoint, dtype: mx.Dtype) -> None:
+def _fill(model: EncoderModel, files: Checkpoint, packings: Packings, dtype: mx.Dtype) -> None:
     """Give the model its weights, in `dtype`."""
-    quantize.quantize_model(model, files.tensors, files.config)
+    quantize.quantize_model(model, packings, dtype)
     checkpoint.assign(model, files.tensors, files.path)
     model.apply(lambda x: x.astype(dtype) if mx.issubdtype(x.dtype, mx.floating) else x)
     mx.eval(model.parameters())
 
 
-def _attach(model: EncoderModel, files: Checkpoint, dtype: mx.Dtype) -> dict[str | None, EncoderModel]:
+def _attach(
+    model: EncoderModel, files: Checkpoint, packings: Packings, dtype: mx.Dtype
+) -> dict[str | None, EncoderModel]:
     """A view of the model's weights for each adapter, with the adapter beside them; without any, the model."""
     by_task: dict[str | None, EncoderModel] = {}
     for name, adapter in files.adapters.items():
         by_task[name] = view = checkpoint.build(files.path, files.config, files.tensors)
-        quantize.quantize_model(view, files.tensors, files.config)
+        quantize.quantize_model(view, packings, dtype)
         view.update(model.parameters())
         lora.check(adapter, nn_lora.shapes(view))
         nn_lora.attach(view, adapter.pairs, dtype)

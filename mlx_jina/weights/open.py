@@ -16,6 +16,7 @@ from mlx_jina.weights import checkpoint, folder, hub, lora, quantize
 from mlx_jina.weights.gguf import architectures
 from mlx_jina.weights.gguf import reader as gguf_reader
 from mlx_jina.weights.lora import Adapter
+from mlx_jina.weights.quantize import Packing, Packings
 from mlx_jina.weights.source import Source, Weight
 
 
@@ -27,10 +28,10 @@ def open_source(name: str, task: str | None = None) -> Source:
         source = gguf_reader.open_source(path, task, packed=task is None)
         if task is not None and not source.adapters:
             raise InputError(f"{path} has no adapters beside it, of which --task could choose one")
+        # What would not load is not converted either.
+        checkpoint.build(source.path, source.config, source.weights)
     else:
         source = _open_folder(path, name, task)
-    # What would not load is not converted either.
-    checkpoint.build(source.path, source.config, source.weights)
     return source if task is None else _for_task(source, task)
 
 
@@ -39,11 +40,12 @@ def _open_folder(path: Path, name: str, task: str | None) -> Source:
     files = folder.read(path, task, merged=entry is not None and entry.merged)
     entry = checkpoint.catalog_entry(name, files)
     config = dict(files.config)
+    model = checkpoint.build(path, config, files.tensors)
     general = {**_general(path, entry), **config.pop("gguf", {})}
     return Source(
         path=path,
         config=config,
-        weights=_full_weights(config, files.tensors),
+        weights=_full_weights(files.tensors, checkpoint.packings(files, model)),
         tokenizer=files.tokenizer,
         tokenizer_json=(path / "tokenizer.json").read_text(encoding="utf-8"),
         prompts=files.prompts or (entry.prompts if entry else {}),
@@ -66,16 +68,15 @@ def _general(path: Path, entry: Entry | None) -> dict[str, Any]:
     return general
 
 
-def _full_weights(config: Mapping[str, Any], tensors: dict[str, mx.array]) -> dict[str, Weight]:
+def _full_weights(tensors: dict[str, mx.array], packings: Packings) -> dict[str, Weight]:
     """A folder's weights, with quantised ones expanded. A weight that is made leaves `tensors`."""
     weights: dict[str, Weight] = {}
-    layers = set(quantize.layers(tensors))
     for name in tensors:
         layer, _, leaf = name.rpartition(".")
-        if layer not in layers or leaf not in quantize.PARTS:
+        if layer not in packings or leaf not in quantize.PARTS:
             weights[name] = _plain_weight(name, tensors)
         elif leaf == "weight":
-            weights[name] = _expanded_weight(layer, config, tensors)
+            weights[name] = _expanded_weight(layer, packings[layer], tensors)
     return weights
 
 
@@ -84,16 +85,15 @@ def _plain_weight(name: str, tensors: dict[str, mx.array]) -> Weight:
     return Weight(tensors[name].shape, tensors[name].dtype, lambda: tensors.pop(name))
 
 
-def _expanded_weight(layer: str, config: Mapping[str, Any], tensors: dict[str, mx.array]) -> Weight:
-    group_size = quantize.parameters(config, layer)["group_size"]
-    names = quantize.part_names(layer, tensors)
-    *rows, groups = tensors[f"{layer}.scales"].shape
+def _expanded_weight(layer: str, packing: Packing, tensors: dict[str, mx.array]) -> Weight:
+    names = [name for part in quantize.PARTS if (name := f"{layer}.{part}") in tensors]
+    rows, groups = tensors[f"{layer}.scales"].shape
 
     def make() -> mx.array:
         parts = {name: tensors.pop(name) for name in names}
-        return quantize.dequantize(parts, config, mx.float32)[f"{layer}.weight"]
+        return quantize.dequantize(parts, {layer: packing}, mx.float32)[f"{layer}.weight"]
 
-    return Weight((*rows, groups * group_size), mx.float32, make)
+    return Weight((rows, groups * packing.group_size), mx.float32, make)
 
 
 def _for_task(source: Source, task: str) -> Source:

@@ -24,6 +24,7 @@ _NAMES = {
     mx.float16: ("F16", 2),
     mx.bfloat16: ("BF16", 2),
     mx.uint32: ("U32", 4),
+    mx.uint8: ("U8", 1),
 }
 
 # Shape and dtype by name.

@@ -174,19 +174,6 @@ def test_mlx_lms_second_block_does_not_outlive_the_first(bert: Path, tmp_path: P
     assert not {"quantization", "quantization_config"} & checkpoints.read_config(plain).keys()
 
 
-def test_a_mode_of_quantisation_that_is_not_implemented(bert: Path, tmp_path: Path) -> None:
-    packed = tmp_path / "packed"
-    convert.to_mlx(str(bert), packed, bits=4, group_size=32)
-    change(packed / "config.json", quantization={"group_size": 32, "bits": 4, "mode": "mxfp4"})
-    tensors = checkpoints.read_tensors(packed)
-    mx.eval(tensors)
-    mx.save_safetensors(
-        str(packed / "model.safetensors"), {k: v for k, v in tensors.items() if not k.endswith(".biases")}
-    )
-    with pytest.raises(CheckpointError, match="quantization mode 'mxfp4' is not implemented"):
-        mlx_jina.load(packed)
-
-
 @pytest.mark.parametrize(
     ("block", "words"),
     [

@@ -23,6 +23,7 @@ from mlx_jina.weights.gguf import tokenizer as gguf_tokenizer
 from mlx_jina.weights.gguf.architectures import Architecture
 from mlx_jina.weights.gguf.file import GGUF
 from mlx_jina.weights.gguf.names import Rows
+from mlx_jina.weights.quantize import Packing
 from mlx_jina.weights.source import Source, Weight
 
 # mlx-jina's own keys: what llama.cpp's keys do not say of config.json, and the prompts.
@@ -211,7 +212,7 @@ def read(path: Path, task: str | None = None, *, packed: bool = False) -> Checkp
     """
     source = open_source(path, task, packed=packed)
     config, tensors = source.config, {}
-    bits: dict[str, int] = {}
+    packings: dict[str, Packing] = {}
     exact_dtype: mx.Dtype | None = None
     for name, weight in source.weights.items():
         if weight.pack is None:
@@ -220,10 +221,10 @@ def read(path: Path, task: str | None = None, *, packed: bool = False) -> Checkp
         module, blocks = name.removesuffix(".weight"), weight.pack()
         arrays = map(mx.array, blocks[:3])
         tensors |= {f"{module}.{part}": array for part, array in zip(quantize.PARTS, arrays, strict=True)}
-        bits[module] = blocks.bits
+        packings[module] = Packing(gguf_blocks.GROUP, blocks.bits)
         exact_dtype = (exact_dtype or mx.float16) if blocks.scales.dtype == np.float16 else mx.float32
-    if bits:
-        config["quantization"] = quantize.block(bits, gguf_blocks.GROUP)
+    if packings:
+        config["quantization"] = quantize.block(packings)
     return Checkpoint(
         path=path,
         config=config,

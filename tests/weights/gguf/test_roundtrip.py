@@ -373,7 +373,7 @@ def test_targets_and_options_are_checked_first(tmp_path: Path) -> None:
         (convert.to_gguf, "m.gguf", {"kind": "IQ2_XS"}, "importance matrix"),
         (convert.to_gguf, "m.gguf", {"kind": "Q9_0"}, "type 'Q9_0' is not one of F32, F16"),
         (convert.to_mlx, "model", {"force": True}, "also the source"),
-        (convert.to_mlx, "x", {"bits": 3}, "bits 3"),
+        (convert.to_mlx, "x", {"bits": 7}, "cannot be quantised"),
         (convert.to_mlx, "x", {"group_size": 31}, "group size 31"),
         (convert.to_mlx, "x", {"dtype": "int8"}, "dtype='int8'"),
     ):
