@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 class Entry:
     """One published model.
 
-    `repo` is its Hugging Face id; `parameters` are the numbers in its weights and adapters; `truncate_dims` are
-    the Matryoshka sizes it was trained for. With several `tasks` it comes with an adapter or with prompts for
-    each; with one, that is merged into its weights. `prompts` stand in where the checkpoint brings none.
-    `default_task` is what Jina's hosted API takes when none is named; v3 has none, and answers from its base
-    weights there too.
+    `repo` is its Hugging Face id; `parameters` are the numbers in its weights and adapters; `architecture` is the
+    name that models/ gives it; `truncate_dims` are the Matryoshka sizes it was trained for. With several `tasks` it
+    comes with an adapter or with prompts for each; with one, that is merged into its weights. `prompts` stand in
+    where the checkpoint brings none. `default_task` is what Jina's hosted API takes when none is named; v3 has
+    none, and answers from its base weights there too.
     """
 
     repo: str
@@ -24,6 +24,7 @@ class Entry:
     license: str
     languages: str
     parameters: int
+    architecture: str
     truncate_dims: tuple[int, ...] = ()
     tasks: tuple[str, ...] = ()
     prompts: Mapping[str, str] = field(default_factory=dict)
@@ -52,6 +53,7 @@ def _v2(name: str, dimension: int, languages: str, parameters: int) -> Entry:
         license="apache-2.0",
         languages=languages,
         parameters=parameters,
+        architecture="jina_bert",
     )
 
 
@@ -63,6 +65,7 @@ _V3 = Entry(
     license="cc-by-nc-4.0",
     languages="multilingual",
     parameters=572_000_000,
+    architecture="xlm_roberta",
     truncate_dims=(32, 64, 128, 256, 512, 768, 1024),
     tasks=("retrieval.query", "retrieval.passage", "separation", "classification", "text-matching"),
     prompts={
@@ -95,6 +98,7 @@ def _v5(
                     license="cc-by-nc-4.0",
                     languages="multilingual",
                     parameters=parameters + (len(tasks) * of_adapter if len(tasks) > 1 else 0),
+                    architecture="eurobert" if name == "nano" else "qwen3",
                     truncate_dims=truncate_dims,
                     tasks=tasks,
                     prompts={"query": "Query: ", "document": "Document: "},
@@ -131,6 +135,7 @@ def _code(size: str, dimension: int, truncate_dims: tuple[int, ...], parameters:
             license="cc-by-nc-4.0",
             languages="English, programming languages",
             parameters=parameters,
+            architecture="qwen2",
             truncate_dims=truncate_dims,
             tasks=("nl2code", "qa", "code2code", "code2nl", "code2completion"),
             prompts=_CODE_PROMPTS,
@@ -142,7 +147,7 @@ def _code(size: str, dimension: int, truncate_dims: tuple[int, ...], parameters:
 
 
 ENTRIES = (
-    Entry("pocket", ("pocket-embedding",), 256, 8192, "apache-2.0", "English", 9_818_112, (64, 128, 256)),
+    Entry("pocket", ("pocket-embedding",), 256, 8192, "apache-2.0", "English", 9_818_112, "jina_bert", (64, 128, 256)),
     _v2("small-en", 512, "English", 33_000_000),
     _v2("base-en", 768, "English", 137_000_000),
     _v2("base-de", 768, "German, English", 161_000_000),

@@ -44,6 +44,7 @@ def load(
     local_files_only: bool = False,
     dtype: Dtype | None = None,
     cache_dir: str | Path | None = None,
+    as_model: str | None = None,
 ) -> Encoder:
     """Load a model by name ("v2-small-en"), Hugging Face id, folder or .gguf; "pocket" is inside the package.
 
@@ -55,6 +56,8 @@ def load(
       call in any case.
     - `dtype`: what to compute in; by default the checkpoint's own on a GPU and float32 on a CPU.
     - `cache_dir`: the Hugging Face cache to use instead of the usual one.
+    - `as_model`: which published model the files are, whose prompts, tasks and sizes they then have. A .gguf of
+      another program mostly says so by itself; `mlx-jina info` shows what was recognised, and a warning what not.
 
     Code in a repository is never executed. `load` changes nothing that other code in the process depends on: MLX's
     cache of freed memory, which grows with every new length of text, stays as large as MLX allows. A program that
@@ -65,7 +68,7 @@ def load(
     device.check_dtype(dtype)
     path = hub.resolve(str(name), revision, local_files_only, cache_dir, task)
     thread = ModelThread()
-    return Encoder(thread.run(loading.load, path, str(name), task, dtype), thread)
+    return Encoder(thread.run(loading.load, path, str(name), task, dtype, as_model), thread)
 
 
 class Encoder(LoadedModel):

@@ -35,6 +35,7 @@ class LoadOptions(TypedDict, total=False):
     local_files_only: bool
     dtype: Dtype | None
     cache_dir: str | Path | None
+    as_model: str | None
 
 
 class TextOptions(TypedDict, total=False):

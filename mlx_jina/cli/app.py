@@ -33,6 +33,7 @@ def _loading_options(command: F) -> F:
         click.option("--dtype", type=click.Choice(DTYPES), help="What to compute in. [default: by device]"),
         click.option("--local-files-only", is_flag=True, help="Never download."),
         click.option("--cache-dir", metavar="DIR", help="Hugging Face cache to use instead of the usual one."),
+        click.option("--as-model", metavar="NAME", help="Which published model the file or folder is."),
         click.option("--revision", metavar="REV", help="Branch, tag or commit on the Hugging Face hub."),
     ):
         command = option(command)

@@ -23,6 +23,7 @@ def convert() -> None:
 @click.argument("source")
 @click.argument("target", type=click.Path(path_type=Path))
 @click.option("--task", metavar="NAME", help="The task whose adapter is fused.")
+@click.option("--as-model", metavar="NAME", help="Which published model SOURCE is.")
 @click.option("--dtype", type=click.Choice(DTYPES), help="Stored dtype. [default: as in SOURCE]")
 @click.option(
     "--bits",
@@ -41,6 +42,7 @@ def to_mlx(
     source: str,
     target: Path,
     task: str | None,
+    as_model: str | None,
     dtype: Dtype | None,
     bits: str | None,
     group_size: str | None,
@@ -57,7 +59,16 @@ def to_mlx(
     width = next((each for each in BITS if str(each) == bits), None)
     size = next((each for each in GROUP_SIZES if str(each) == group_size), None)
     functions.to_mlx(
-        source, target, task=task, dtype=dtype, bits=width, group_size=size, mode=mode, recipe=recipe, force=force
+        source,
+        target,
+        task=task,
+        as_model=as_model,
+        dtype=dtype,
+        bits=width,
+        group_size=size,
+        mode=mode,
+        recipe=recipe,
+        force=force,
     )
 
 
@@ -65,6 +76,7 @@ def to_mlx(
 @click.argument("source")
 @click.argument("target", type=click.Path(path_type=Path))
 @click.option("--task", metavar="NAME", help="The task whose adapter is fused.")
+@click.option("--as-model", metavar="NAME", help="Which published model SOURCE is.")
 @click.option(
     "--type",
     "kind",
@@ -74,7 +86,7 @@ def to_mlx(
     help=f"Type of the matrices: {', '.join(GGUF_TYPES)}.",
 )
 @click.option("--force", is_flag=True, help="Replace TARGET.")
-def to_gguf(source: str, target: Path, task: str | None, kind: str, force: bool) -> None:
+def to_gguf(source: str, target: Path, task: str | None, as_model: str | None, kind: str, force: bool) -> None:
     """Write SOURCE (a model's name, a folder or a .gguf) as the file TARGET for llama.cpp and mlx-jina.
 
     Of a model with adapters, without --task, the base is written, and each adapter beside it as lora-TASK-TARGET.
@@ -82,7 +94,7 @@ def to_gguf(source: str, target: Path, task: str | None, kind: str, force: bool)
     from mlx_jina.weights import convert as functions
     from mlx_jina.weights.gguf import types
 
-    functions.to_gguf(source, target, task=task, kind=types.check(kind), force=force)
+    functions.to_gguf(source, target, task=task, as_model=as_model, kind=types.check(kind), force=force)
 
 
 @convert.command("compare")

@@ -66,6 +66,7 @@ def _model(name: str, loading: LoadOptions) -> None:
             ("prompts", prompts or "none"),
             ("dtype here", encoder.dtype),
             *_memory(encoder),
+            *_recognised(encoder),
             *(("quantised", line) for line in quantize.describe(encoder.loaded.packings)),
             *_fingerprints(encoder),
             ("here", str(encoder.path)),
@@ -80,6 +81,11 @@ def _memory(encoder: Encoder) -> Iterator[Row]:
     yield "a batch", f"{budget.batch_tokens} tokens, {_megabytes(batch)} at most"
     yield "freed memory kept", _megabytes(budget.cache)
     yield "free for models", _megabytes(budget.memory)
+
+
+def _recognised(encoder: Encoder) -> Iterator[Row]:
+    if (found := encoder.loaded.files.recognised) is not None:
+        yield "recognised", f"{found.entry.repo}, by {found.by}"
 
 
 def _fingerprints(encoder: Encoder) -> Iterator[Row]:

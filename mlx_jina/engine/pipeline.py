@@ -78,7 +78,7 @@ class Pipeline:
     def tokenize(self, window: Sequence[Item], plan: Plan) -> list[Ids]:
         """Ids of texts with the plan's prefix, uncut. Raises InputError, TooLongError if they may not be cut."""
         positions, texts = prompted(window, plan)
-        ids = self.tokenizer.encode(texts, positions)
+        ids = self.tokenizer.encode(texts, positions, plan.max_length)
         for position, text in zip(positions, ids, strict=True):
             check_length(text, position, plan)
         return ids

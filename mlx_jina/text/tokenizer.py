@@ -4,21 +4,41 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+from tokenizers import Encoding, models
 from tokenizers import Tokenizer as FastTokenizer
 
-from mlx_jina.errors import CheckpointError, InputError
+from mlx_jina.errors import CheckpointError, InputError, MlxJinaError
 
 Ids = npt.NDArray[np.int32]
 Offsets = npt.NDArray[np.int64]
 D = TypeVar("D", bound=np.generic)
 
+# Characters of a text that is tokenised in parts where only its beginning counts.
+LARGE = 1 << 20
 _SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+@contextmanager
+def failures(words: str) -> Iterator[None]:
+    """Whatever the `tokenizers` library raises inside becomes a CheckpointError that begins with `words`.
+
+    It raises bare Exception, and where its Rust code panics a BaseException, which would end any program.
+    """
+    try:
+        yield
+    except BaseException as error:
+        panicked = type(error).__name__ == "PanicException"
+        if isinstance(error, MlxJinaError) or not (panicked or isinstance(error, Exception)):
+            raise
+        raise CheckpointError(f"{words}: {error}") from None
 
 
 class Token(NamedTuple):
@@ -34,14 +54,18 @@ class Token(NamedTuple):
 class Tokenizer:
     """A checkpoint's `tokenizer.json`, run by the `tokenizers` library.
 
-    Stateless: padding and truncation that some files bring along are switched off, so threads may share it.
+    Stateless and without chance: padding, truncation and the dropout of training, which some files bring along,
+    are switched off, so that threads may share it. Raises CheckpointError for one that cannot tokenise.
     """
 
     def __init__(self, fast: FastTokenizer) -> None:
         fast.no_padding()
         fast.no_truncation()
+        if isinstance(fast.model, models.BPE):
+            fast.model.dropout = None
         self.fast = fast
-        mask = fast.encode("a").special_tokens_mask
+        with failures("the tokenizer cannot tokenise a text"):
+            mask = fast.encode("a").special_tokens_mask
         self.leading: int = next((i for i, special in enumerate(mask) if not special), 0)
         """How many special tokens stand before every text."""
         self.closing: int = next((i for i, special in enumerate(reversed(mask)) if not special), 0)
@@ -49,22 +73,73 @@ class Tokenizer:
 
     @classmethod
     def from_file(cls, path: Path) -> Tokenizer:
-        """Read a `tokenizer.json`."""
+        """Read a `tokenizer.json`. Raises CheckpointError."""
+        with failures(f"{path} is not a tokenizer that can be read"):
+            fast = FastTokenizer.from_file(str(path))
         try:
-            return cls(FastTokenizer.from_file(str(path)))
-        # The library raises bare Exception for whatever it cannot parse.
-        except Exception as error:
-            raise CheckpointError(f"{path} is not a tokenizer that can be read: {error}") from error
+            return cls(fast)
+        except CheckpointError as error:
+            raise CheckpointError(f"{path}: {error}") from None
 
     @property
     def special_tokens(self) -> int:
         """How many tokens are added to every text (such as [CLS] and [SEP])."""
         return self.leading + self.closing
 
-    def encode(self, texts: Sequence[str], positions: Sequence[int] | None = None) -> list[Ids]:
-        """Ids of each text, special tokens included, at full length. Errors name texts by `positions`."""
+    def encode(
+        self, texts: Sequence[str], positions: Sequence[int] | None = None, max_length: int | None = None
+    ) -> list[Ids]:
+        """Ids of each text, special tokens included, at full length. Errors name texts by `positions`.
+
+        With `max_length`, a text of millions of characters is read only as far as it takes to know its first
+        tokens, and that there are more of them.
+        """
         check(texts, positions)
-        return [np.array(encoding.ids, dtype=np.int32) for encoding in self.fast.encode_batch_fast(texts)]
+        if max_length is not None and any(len(text) > LARGE for text in texts):
+            return [
+                self._first_ids(text, position, max_length)
+                if len(text) > LARGE
+                else self._ids([text], [position])[0]
+                for position, text in zip(positions or range(len(texts)), texts, strict=True)
+            ]
+        return self._ids(texts, positions)
+
+    def _first_ids(self, text: str, position: int, max_length: int) -> Ids:
+        """Ids of a large text, or of so much of it that they are certainly more than `max_length`."""
+        size = LARGE
+        while size < len(text):
+            (ids,) = self._ids([text[:size]], [position])
+            # The end of the part may be cut amid a word.
+            if len(ids) > 2 * max_length:
+                return ids
+            size *= 2
+        return self._ids([text], [position])[0]
+
+    def _ids(self, texts: Sequence[str], positions: Sequence[int] | None) -> list[Ids]:
+        encodings = self._run(self.fast.encode_batch_fast, texts, positions)
+        try:
+            return [np.array(encoding.ids, dtype=np.int32) for encoding in encodings]
+        except OverflowError:
+            raise CheckpointError("the tokenizer gives an id of 2^31 or more, which no model has") from None
+
+    def _run(
+        self,
+        encode: Callable[[Sequence[str]], list[Encoding]],
+        texts: Sequence[str],
+        positions: Sequence[int] | None,
+    ) -> list[Encoding]:
+        """A call of the library for a batch. Raises InputError that names the text which it fails at."""
+        try:
+            with failures("the tokenizer failed"):
+                return encode(texts)
+        except CheckpointError:
+            for position, text in zip(positions or range(len(texts)), texts, strict=True):
+                try:
+                    with failures("cannot be tokenised"):
+                        encode([text])
+                except CheckpointError as error:
+                    raise InputError(str(error), position=position) from None
+            raise
 
     def encode_with_offsets(
         self, texts: Sequence[str], positions: Sequence[int] | None = None
@@ -79,12 +154,13 @@ class Tokenizer:
                 np.array(encoding.ids, dtype=np.int32),
                 np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2),
             )
-            for encoding in self.fast.encode_batch(texts)
+            for encoding in self._run(self.fast.encode_batch, texts, positions)
         ]
 
     def tokens(self, texts: Sequence[str], special_tokens: bool = True) -> list[list[Token]]:
         """Tokens of each text with their places in it, with or without the special ones around it."""
         check(texts)
+        encode = partial(self.fast.encode_batch, add_special_tokens=special_tokens)
         return [
             [
                 Token(id, name, True, None, None) if special else Token(id, text[start:stop], False, start, stop)
@@ -92,9 +168,7 @@ class Tokenizer:
                     encoding.ids, encoding.tokens, encoding.special_tokens_mask, encoding.offsets, strict=True
                 )
             ]
-            for text, encoding in zip(
-                texts, self.fast.encode_batch(texts, add_special_tokens=special_tokens), strict=True
-            )
+            for text, encoding in zip(texts, self._run(encode, texts, None), strict=True)
         ]
 
     def truncate(self, tokens: npt.NDArray[D], max_length: int) -> npt.NDArray[D]:

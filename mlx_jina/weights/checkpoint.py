@@ -15,14 +15,24 @@ from mlx.utils import tree_flatten
 
 from mlx_jina import catalog, models
 from mlx_jina.catalog import Entry
-from mlx_jina.errors import CheckpointError
+from mlx_jina.errors import CheckpointError, InputError
 from mlx_jina.models.base import EncoderModel
+from mlx_jina.models.config import required
 from mlx_jina.nn import lora as nn_lora
 from mlx_jina.nn.lora import BesideLayer, Pair
+from mlx_jina.text import prompts
 from mlx_jina.text.tokenizer import Tokenizer
-from mlx_jina.weights import quantize
+from mlx_jina.weights import quantize, safetensors_file, settings
 from mlx_jina.weights.lora import Adapter
 from mlx_jina.weights.quantize import Packing
+
+
+@dataclass(frozen=True)
+class Recognised:
+    """A row of the catalog, and what it was told by."""
+
+    entry: Entry
+    by: str
 
 
 @dataclass(frozen=True)
@@ -39,6 +49,8 @@ class Checkpoint:
     adapters: Mapping[str, Adapter] = field(default_factory=dict)
     # The smallest dtype that holds the scales of packed weights without rounding, where a reader knows it.
     exact_dtype: mx.Dtype | None = None
+    # Of a .gguf: the published model that it is.
+    recognised: Recognised | None = None
 
     def without(self, prefixes: tuple[str, ...]) -> Checkpoint:
         """The checkpoint less the tensors whose names begin so."""
@@ -48,10 +60,43 @@ class Checkpoint:
 
 def catalog_entry(name: str, files: Checkpoint) -> Entry | None:
     """The catalog's row of what the user called `name`, or of the model that its adapters were made for."""
+    if files.recognised is not None:
+        return files.recognised.entry
     entry = catalog.find(name, files.path.name)
     if entry is not None and not _is_namesake(entry, name, files):
         return entry
     return catalog.find(*(adapter.base for adapter in files.adapters.values()))
+
+
+def published(name: str) -> Entry:
+    """The catalog's row of the model that a person says some files are. Raises InputError."""
+    if not isinstance(name, str) or (entry := catalog.find(name)) is None:
+        known = ", ".join(catalog.short_names())
+        raise InputError(
+            f"as_model={name!r} is no published model; those are {known}, of which v5's also with one task, as in "
+            "'v5-small-retrieval'"
+        )
+    return entry
+
+
+def check_is(entry: Entry, model: EncoderModel, path: Path, has_adapters: bool) -> None:
+    """Refuse to take files for a model that they cannot be. Raises InputError."""
+    if (entry.architecture, entry.dimension) != (model.architecture, model.dimension):
+        raise InputError(
+            f"{path} is {model.architecture} with {model.dimension} dimensions, but {entry.repo} is "
+            f"{entry.architecture} with {entry.dimension}: as_model={entry.repo!r} cannot be"
+        )
+    if not has_adapters and needs_adapters(entry):
+        names = ", ".join(f"{entry.repo}-{task}" for task in entry.tasks)
+        raise InputError(
+            f"{path} has no adapters, but {entry.repo} has one for each task; as_model= can be the task that is "
+            f"in its weights: {names}"
+        )
+
+
+def needs_adapters(entry: Entry) -> bool:
+    """Whether a model's weights answer for none of its tasks without an adapter."""
+    return len(entry.tasks) > 1 and not entry.untasked and not prompts.tasks_with_prompts(entry.prompts)
 
 
 def _is_namesake(entry: Entry, name: str, files: Checkpoint) -> bool:
@@ -60,20 +105,41 @@ def _is_namesake(entry: Entry, name: str, files: Checkpoint) -> bool:
     return local and files.config.get("hidden_size") != entry.dimension
 
 
+LIMIT = "max_seq_length"
+"""The key of config.json for the longest text, where a folder limits it below what the model can do."""
+
+
+def located(path: Path, error: CheckpointError) -> CheckpointError:
+    """The error with the path of the files at fault, where it does not name it yet."""
+    return error if str(path) in str(error) else CheckpointError(f"{path}: {error}")
+
+
 def build(path: Path, config: Mapping[str, Any], names: Collection[str]) -> EncoderModel:
     """The empty model for a config.json and the names of the tensors beside it. Errors name their `path`."""
     try:
-        return models.build(config, names)
+        model = models.build(config, names)
+        settings.check(config, model.architecture)
+        if config.get(LIMIT) is not None:
+            model.max_length = min(model.max_length, required(config, LIMIT, int))
     except CheckpointError as error:
-        raise CheckpointError(f"{path}: {error}") from None
+        raise located(path, error) from None
+    return model
 
 
 def packings(files: Checkpoint, model: EncoderModel) -> dict[str, Packing]:
-    """How each packed layer of a model's files is packed. Raises CheckpointError, which names the files' path."""
+    """How each packed layer of a model's files is packed.
+
+    Raises CheckpointError, which names the files' path; also for a weight that is neither packed nor floating.
+    """
     try:
-        return quantize.packings(files.config, files.tensors, nn_lora.shapes(model))
+        found = quantize.packings(files.config, files.tensors, nn_lora.shapes(model))
+        for name, tensor in files.tensors.items():
+            layer, _, leaf = name.rpartition(".")
+            if not name.startswith(model.unused) and not (layer in found and leaf in quantize.PARTS):
+                safetensors_file.check_floating(name, tensor)
     except CheckpointError as error:
-        raise CheckpointError(f"{files.path}: {error}") from None
+        raise located(files.path, error) from None
+    return found
 
 
 def stored_dtype(tensors: Iterable[mx.array]) -> mx.Dtype:

@@ -45,18 +45,20 @@ def to_gguf(
     target: Path,
     *,
     task: str | None = None,
+    as_model: str | None = None,
     kind: GGUFType = "F16",
     force: bool = False,
     show_progress: bool | None = None,
 ) -> None:
     """Write a checkpoint as a .gguf that llama.cpp and `mlx_jina.load` take.
 
-    `task` fuses its adapter. Without it the adapters, if there are any, are written beside `target` as
-    lora-TASK-TARGET, which llama.cpp loads with `--lora`.
+    `as_model` is the published model that the source is, as in `mlx_jina.load`. `task` fuses its adapter. Without
+    it the adapters, if there are any, are written beside `target` as lora-TASK-TARGET, which llama.cpp loads with
+    `--lora`.
     """
     file_type = gguf_types.check(kind)
     replace.check_file(target, force)
-    opened = open_source(source, task)
+    opened = open_source(source, task, as_model)
     replace.refuse_source(target, opened.path)
     architecture = architectures.of_config(opened.config)
     adapters = gguf_lora.files(opened, architecture, target)
@@ -78,6 +80,7 @@ def to_mlx(
     target: Path,
     *,
     task: str | None = None,
+    as_model: str | None = None,
     dtype: Dtype | None = None,
     bits: Bits | None = None,
     group_size: GroupSize | None = None,
@@ -86,7 +89,7 @@ def to_mlx(
     force: bool = False,
     show_progress: bool | None = None,
 ) -> None:
-    """Write a checkpoint as a folder that `mlx_jina.load` and MLX's other loaders take.
+    """Write a checkpoint as a folder that `mlx_jina.load` and MLX's other loaders take; `as_model` as there.
 
     `bits` or `mode` quantises the matrices; what is left out of `bits`, `group_size` and `mode` is MLX's default
     (affine, 4 bits, groups of 64; the other modes have one number of bits and one size). `recipe` is one of
@@ -98,7 +101,7 @@ def to_mlx(
     device.check_dtype(dtype)
     packing = _packing(bits, group_size, mode, recipe)
     target = replace.check_folder(target, force)
-    opened = open_source(source, task)
+    opened = open_source(source, task, as_model)
     replace.refuse_source(target, opened.path)
     architecture = architectures.of_config(opened.config)
     packing_of = _packing_of(opened, packing, recipe)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,27 +9,14 @@ from typing import Any, TypeVar
 
 import mlx.core as mx
 
+from mlx_jina import models
 from mlx_jina.errors import CheckpointError
 from mlx_jina.text import prompts
 from mlx_jina.text.tokenizer import Tokenizer
-from mlx_jina.weights import jina_v3, lora, quantize, safetensors_file
+from mlx_jina.weights import checkpoint, jina_v3, json_file, lora, modules, quantize, safetensors_file
 from mlx_jina.weights.checkpoint import Checkpoint
 
 T = TypeVar("T")
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """One JSON object."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(f"{path.parent} has no {path.name}") from None
-    # Also numbers too long to read, and brackets nested too deep.
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} is not valid JSON: {error}") from None
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path} should hold a JSON object")
-    return content
 
 
 def _is_plain_name(name: object) -> bool:
@@ -49,7 +35,7 @@ def weight_files(folder: Path) -> list[Path]:
     """The safetensors files of a folder, from its index where it has one."""
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        shards = read_json(index).get("weight_map")
+        shards = json_file.read(index).get("weight_map")
         if not isinstance(shards, dict) or not all(_is_plain_name(shard) for shard in shards.values()):
             raise CheckpointError(f"{index}: 'weight_map' should map tensors to files beside it")
         return [folder / shard for shard in sorted(set(shards.values()))]
@@ -58,7 +44,7 @@ def weight_files(folder: Path) -> list[Path]:
 
 def read_config(folder: Path) -> dict[str, Any]:
     """config.json. The settings of the text model come first where the model also sees or hears."""
-    config = read_json(folder / "config.json")
+    config = json_file.read(folder / "config.json")
     text_config = config.get("text_config")
     return {**config, **text_config} if isinstance(text_config, dict) else config
 
@@ -92,6 +78,7 @@ def _choose(tasks: Mapping[str, T], task: str | None) -> Mapping[str, T]:
 def missing_files(folder: Path, task: str | None = None, merged: bool = False) -> list[str]:
     """Names of the files that a folder lacks to be loaded, for one task or for all."""
     needed = [folder / "config.json", folder / "tokenizer.json", *weight_files(folder)]
+    needed += modules.needed_files(folder)
     if needed[0].is_file():
         # Without its adapter a model would answer all the same, from the base weights.
         for place in _choose(adapter_folders(folder, merged), task).values():
@@ -129,8 +116,7 @@ def read(folder: Path, task: str | None = None, merged: bool = False) -> Checkpo
     tensors: dict[str, mx.array] = {}
     for path in weight_files(folder):
         tensors |= safetensors_file.read(path)
-    prompts_file = folder / "config_sentence_transformers.json"
-    settings = read_json(prompts_file) if prompts_file.is_file() else {}
+    settings = modules.read_settings(folder)
     config, tensors = read_config(folder), _text_model(tensors)
     try:
         config = quantize.normalized(config, tensors, _without_prefix)
@@ -142,12 +128,23 @@ def read(folder: Path, task: str | None = None, merged: bool = False) -> Checkpo
     if jina_v3.is_one(config):
         tensors, stacked_adapters = jina_v3.translate(folder, config, tensors)
         adapters |= _choose(stacked_adapters, task)
+    config = _with_modules(folder, jina_v3.read_config(config))
     return Checkpoint(
         path=folder,
-        config=jina_v3.read_config(config),
+        config=config,
         tensors=tensors,
         tokenizer=Tokenizer.from_file(folder / "tokenizer.json"),
         prompts=settings.get("prompts") or config.get("task_instructions") or {},
         default_prompt_name=settings.get("default_prompt_name"),
         adapters={name: adapter.without(POOLER) for name, adapter in adapters.items()},
     )
+
+
+def _with_modules(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
+    """config.json with what sentence-transformers' files say besides. Raises CheckpointError."""
+    found = modules.read(folder)
+    try:
+        modules.check(found, models.identify(config).pooling, folder)
+    except CheckpointError as error:
+        raise checkpoint.located(folder, error) from None
+    return config if found.max_seq_length is None else {**config, checkpoint.LIMIT: found.max_seq_length}

@@ -19,6 +19,9 @@ FILES = (
     "config.json",
     "config_sentence_transformers.json",
     "modules.json",
+    # Of the modules that modules.json names, such as 1_Pooling, and the limit of the first.
+    "*/config.json",
+    "sentence_*_config.json",
     "tokenizer.json",
     "model.safetensors",
     "model.safetensors.index.json",

@@ -17,6 +17,7 @@ import mlx.core as mx
 
 from mlx_jina.errors import CheckpointError
 from mlx_jina.nn.lora import Pair
+from mlx_jina.weights import safetensors_file
 from mlx_jina.weights.lora import Adapter
 
 MODEL_TYPE, REPO = "jina_embeddings_v3", "jinaai/jina-embeddings-v3"
@@ -76,6 +77,10 @@ def translate(
     for name, tensor in tensors.items():
         name = _renamed(name)
         if match := _STACK.fullmatch(name):
+            try:
+                safetensors_file.check_floating(name, tensor)
+            except CheckpointError as error:
+                raise CheckpointError(f"{path}: {error}") from None
             stacks.setdefault(match[1], {})[match[2]] = tensor
             continue
         module, _, leaf = name.rpartition(".")

@@ -51,10 +51,13 @@ class Loaded:
         return self.models[task if task in self.models else None]
 
 
-def load(path: Path, name: str, task: str | None, dtype: str | None) -> Loaded:
-    """Read a folder for one task or for all; `name` is what the user called it. Raises CheckpointError."""
+def load(path: Path, name: str, task: str | None, dtype: str | None, as_model: str | None = None) -> Loaded:
+    """Read a folder for one task or for all; `name` is what the user called it, `as_model` what it is.
+
+    Raises CheckpointError, and InputError for a model that it cannot be.
+    """
     try:
-        return _load(path, name, task, dtype)
+        return _load(path, name, task, dtype, as_model)
     except MlxJinaError:
         raise
     # What is checked nowhere by itself: a null where a number should be, a size beyond all memory.
@@ -63,12 +66,15 @@ def load(path: Path, name: str, task: str | None, dtype: str | None) -> Loaded:
         raise CheckpointError(f"{path} cannot be loaded: {reason}") from error
 
 
-def _load(path: Path, name: str, task: str | None, dtype: str | None) -> Loaded:
-    files, entry = _read(path, name, task)
+def _load(path: Path, name: str, task: str | None, dtype: str | None, as_model: str | None) -> Loaded:
+    wanted = None if as_model is None else checkpoint.published(as_model)
+    files, entry = _read(path, name, task, wanted)
     if entry is not None and entry.non_commercial:
         _warn_of_licence(entry.repo, entry.license)
     tasks = _tasks(files, entry, task)
     model = checkpoint.build(files.path, files.config, files.tensors)
+    if wanted is not None:
+        checkpoint.check_is(wanted, model, files.path, bool(files.adapters))
     files = files.without(model.unused)
     stored_packings: Packings = checkpoint.packings(files, model)
     compute_dtype = _choose_dtype(model, files, dtype)
@@ -103,17 +109,18 @@ def _load(path: Path, name: str, task: str | None, dtype: str | None) -> Loaded:
     )
 
 
-def _read(path: Path, name: str, task: str | None) -> tuple[Checkpoint, Entry | None]:
+def _read(path: Path, name: str, task: str | None, wanted: Entry | None) -> tuple[Checkpoint, Entry | None]:
     """The files, and the catalog's row of the model, if it has one."""
     if hub.holds_gguf(path):
         # Imported here: the gguf package takes a quarter of a second.
         from mlx_jina.weights.gguf import reader
 
-        files = reader.read(path, task, packed=device.on_gpu())
+        files = reader.read(path, task, packed=device.on_gpu(), entry=wanted)
     else:
-        entry = catalog.find(name, path.name)
+        entry = wanted or catalog.find(name, path.name)
         files = folder.read(path, task, merged=entry is not None and entry.merged)
-    return files, checkpoint.catalog_entry(name, files) or catalog.find(str(files.config.get("model_type")))
+    found = wanted or checkpoint.catalog_entry(name, files)
+    return files, found or catalog.find(str(files.config.get("model_type")))
 
 
 @cache

@@ -18,7 +18,7 @@ import mlx.core as mx
 
 from mlx_jina.errors import CheckpointError
 from mlx_jina.nn.lora import Pair
-from mlx_jina.weights import safetensors_file
+from mlx_jina.weights import json_file, safetensors_file
 
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 
@@ -58,13 +58,8 @@ def _refuse(path: Path, reason: str) -> CheckpointError:
 
 
 def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(f"{path.parent} has no {path.name}: the adapter is incomplete") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path} is not valid JSON: {error}") from None
-    if not isinstance(config, dict) or config.get("peft_type") != "LORA":
+    config = json_file.read(path)
+    if config.get("peft_type") != "LORA":
         raise _refuse(path, "'peft_type' is not 'LORA'")
     if config.get("bias", "none") != "none":
         raise _refuse(path, f"'bias' is {config['bias']!r}, only 'none' is implemented")
@@ -124,6 +119,10 @@ def _halves(path: Path) -> dict[str, tuple[mx.array, mx.array]]:
         match = _NAME.fullmatch(name)
         if match is None or tensor.ndim != 2:
             raise _refuse(path, f"{name} {tensor.shape} is not the A or B of a layer")
+        try:
+            safetensors_file.check_floating(name, tensor)
+        except CheckpointError as error:
+            raise _refuse(path, str(error)) from None
         half = match["linear"]
         if half is None:
             # PEFT's A (r, rows) and B (width, r) of an embedding make up its transpose.

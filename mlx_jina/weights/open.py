@@ -20,27 +20,35 @@ from mlx_jina.weights.quantize import Packing, Packings
 from mlx_jina.weights.source import Source, Weight
 
 
-def open_source(name: str, task: str | None = None) -> Source:
-    """A model's name, folder or .gguf, opened without reading its weights; with the adapter of `task`, or all."""
+def open_source(name: str, task: str | None = None, as_model: str | None = None) -> Source:
+    """A model's name, folder or .gguf, opened without reading its weights; with the adapter of `task`, or all.
+
+    `as_model`: which published model it is.
+    """
+    wanted = None if as_model is None else checkpoint.published(as_model)
     path = hub.resolve(name, task=task)
     if hub.holds_gguf(path):
         # Blocks with an adapter fused into them are no longer those of the file.
-        source = gguf_reader.open_source(path, task, packed=task is None)
+        source = gguf_reader.open_source(path, task, packed=task is None, entry=wanted)
         if task is not None and not source.adapters:
             raise InputError(f"{path} has no adapters beside it, of which --task could choose one")
         # What would not load is not converted either.
-        checkpoint.build(source.path, source.config, source.weights)
+        model = checkpoint.build(source.path, source.config, source.weights)
+        if wanted is not None:
+            checkpoint.check_is(wanted, model, path, bool(source.adapters))
     else:
-        source = _open_folder(path, name, task)
+        source = _open_folder(path, name, task, wanted)
     return source if task is None else _for_task(source, task)
 
 
-def _open_folder(path: Path, name: str, task: str | None) -> Source:
-    entry = catalog.find(name, path.name)
+def _open_folder(path: Path, name: str, task: str | None, wanted: Entry | None) -> Source:
+    entry = wanted or catalog.find(name, path.name)
     files = folder.read(path, task, merged=entry is not None and entry.merged)
-    entry = checkpoint.catalog_entry(name, files)
+    entry = wanted or checkpoint.catalog_entry(name, files)
     config = dict(files.config)
     model = checkpoint.build(path, config, files.tensors)
+    if wanted is not None:
+        checkpoint.check_is(wanted, model, path, bool(files.adapters))
     general = {**_general(path, entry), **config.pop("gguf", {})}
     return Source(
         path=path,

@@ -27,6 +27,9 @@ _NAMES = {
     mx.uint8: ("U8", 1),
 }
 
+# Of weights that are not packed.
+_FLOATS = (mx.float32, mx.float16, mx.bfloat16)
+
 # Shape and dtype by name.
 Layout = dict[str, tuple[tuple[int, ...], mx.Dtype]]
 
@@ -60,6 +63,16 @@ def read(path: Path) -> dict[str, mx.array]:
     # MLX's error for a dtype that it does not have.
     except RuntimeError as error:
         raise CheckpointError(f"MLX cannot read {path}: {error}") from None
+
+
+def check_floating(name: str, tensor: mx.array) -> None:
+    """Refuse a weight that is not stored as what it is. Raises CheckpointError, without a path."""
+    if tensor.dtype not in _FLOATS:
+        dtype = str(tensor.dtype).removeprefix("mlx.core.")
+        kind = f"{dtype}, as MLX reads float8" if tensor.dtype == mx.uint8 else dtype
+        raise CheckpointError(
+            f"{name} is {kind}, which is no weight: those are float32, float16, bfloat16, or as MLX packs them"
+        )
 
 
 def write(path: Path, outputs: Sequence[Output], advance: Callable[[int], object] = lambda _: None) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import mlx.core as mx
 
 from mlx_jina.text.tokenizer import Tokenizer
+from mlx_jina.weights.checkpoint import Recognised
 from mlx_jina.weights.gguf.blocks import Packed
 from mlx_jina.weights.lora import Adapter
 
@@ -42,6 +43,8 @@ class Source:
     names: tuple[str, ...] = ()
     # By task.
     adapters: Mapping[str, Adapter] = field(default_factory=dict)
+    # Of a .gguf: the published model that it is.
+    recognised: Recognised | None = None
 
     @property
     def sentence_transformers_config(self) -> dict[str, Any]:

@@ -305,7 +305,7 @@ class TestLayouts:
 
     def test_only_the_adapters_needed_are_fetched(self) -> None:
         assert "retrieval_query/adapter_model.safetensors" in hub.file_patterns("retrieval.query")
-        assert not any("passage" in name or "*/" in name for name in hub.file_patterns("retrieval.query"))
+        assert not any("passage" in name or "*/adapter" in name for name in hub.file_patterns("retrieval.query"))
         assert "*/adapter_config.json" in hub.file_patterns(None)
 
     def test_the_catalog_has_every_published_name(self) -> None:

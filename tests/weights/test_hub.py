@@ -57,8 +57,21 @@ def repository(tmp_path: Path) -> Path:
     checkpoints.write_json(folder / "config.json", config)
     for extra in ("onnx/model.onnx", "pytorch_model.bin", "vocab.txt", "1_Pooling/config.json", "README.md"):
         checkpoints.write_json(folder / extra, {})
+    pooling = {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"}
+    checkpoints.write_json(folder / "modules.json", [pooling])
     (folder / "modeling_bert.py").write_text("raise SystemExit('remote code was executed')", encoding="utf-8")
     return folder
+
+
+def test_files_that_say_how_vectors_are_made_are_fetched(repository: Path, tmp_path: Path) -> None:
+    checkpoints.write_json(repository / "1_Pooling/config.json", {"pooling_mode_cls_token": True})
+    with hub_server.serve({SMALL: repository}) as (endpoint, _):
+        done = run(LOAD, SMALL, str(tmp_path / "x.npy"), home=tmp_path / "hf", HF_ENDPOINT=endpoint)
+    assert "asks for 'pooling_mode_cls_token' pooling" in done.stderr
+    # A snapshot that another program fetched in part is not taken for whole.
+    next((tmp_path / "hf").rglob("snapshots/*/1_Pooling/config.json")).unlink()
+    done = run(NO_SOCKETS + LOAD, SMALL, str(tmp_path / "x.npy"), home=tmp_path / "hf", HF_HUB_OFFLINE="1")
+    assert "is not in the cache" in done.stderr
 
 
 def test_download_then_no_network_at_all(repository: Path, tmp_path: Path) -> None:
@@ -66,7 +79,8 @@ def test_download_then_no_network_at_all(repository: Path, tmp_path: Path) -> No
         first = run(LOAD, "v2-small-en", str(tmp_path / "first.npy"), home=tmp_path / "hf", HF_ENDPOINT=endpoint)
     assert first.returncode == 0, first.stderr
     assert f"Downloading {SMALL} from the Hugging Face hub (licence apache-2.0)" in first.stderr
-    assert sorted(fetched) == ["config.json", "model.safetensors", "tokenizer.json"]
+    needed = ["1_Pooling/config.json", "config.json", "model.safetensors", "modules.json", "tokenizer.json"]
+    assert sorted(fetched) == needed
     again = run(NO_SOCKETS + LOAD, SMALL, str(tmp_path / "again.npy"), home=tmp_path / "hf")
     assert again.returncode == 0, again.stderr
     expected = mlx_jina.load(repository).encode(["the quick brown fox", "paris"])

@@ -14,7 +14,7 @@ from gguf import GGMLQuantizationType as Type
 
 import mlx_jina
 from mlx_jina.errors import CheckpointError
-from mlx_jina.weights import convert, folder, jina_v3, lora
+from mlx_jina.weights import convert, folder, jina_v3, json_file, lora
 from mlx_jina.weights.gguf import file as gguf_file
 from mlx_jina.weights.gguf import lora as gguf_lora
 from mlx_jina.weights.gguf import reader as gguf_reader
@@ -195,7 +195,7 @@ def test_types_without_tokens_are_not_written(tmp_path: Path) -> None:
     place = source / "separation"
     config = v3_checkpoints.native_config(**v3_checkpoints.V3_TINY)
     adapter = v3_checkpoints.native_adapter(config, 4, TASKS.index("separation"))
-    settings = folder.read_json(place / lora.CONFIG_FILE)
+    settings = json_file.read(place / lora.CONFIG_FILE)
     settings["target_modules"].remove("word_embeddings")
     kept = {name: x for name, x in adapter.items() if "word_embeddings" not in name}
     checkpoints.write_adapter(place, settings, kept)

@@ -13,10 +13,11 @@ import numpy as np
 from gguf import GGMLQuantizationType as Type
 from gguf import PoolingType
 
+from mlx_jina.catalog import Entry
 from mlx_jina.errors import CheckpointError
-from mlx_jina.weights import quantize
-from mlx_jina.weights.checkpoint import Checkpoint
-from mlx_jina.weights.gguf import architectures, names
+from mlx_jina.weights import checkpoint, quantize
+from mlx_jina.weights.checkpoint import Checkpoint, Recognised
+from mlx_jina.weights.gguf import architectures, names, recognition
 from mlx_jina.weights.gguf import blocks as gguf_blocks
 from mlx_jina.weights.gguf import lora as gguf_lora
 from mlx_jina.weights.gguf import tokenizer as gguf_tokenizer
@@ -174,10 +175,13 @@ def _tensors(file: GGUF, packed: bool) -> tuple[dict[str, Any], dict[str, Weight
     return config, {name: _weight(file, name, rows, packed) for name, rows in parts.items()}
 
 
-def open_source(path: Path, task: str | None = None, *, packed: bool = False) -> Source:
+def open_source(
+    path: Path, task: str | None = None, *, packed: bool = False, entry: Entry | None = None
+) -> Source:
     """Open a .gguf, or the one in a folder, with all of its adapters or the one of `task`. Decodes no tensor.
 
-    `packed`: a matrix whose blocks MLX can hold exactly can also be made in MLX's packed form.
+    `packed`: a matrix whose blocks MLX can hold exactly can also be made in MLX's packed form. `entry`: the model
+    that it is; without it, the one that the file names.
     """
     file = GGUF(gguf_lora.base_of(path))
     config, weights = _tensors(file, packed)
@@ -187,7 +191,8 @@ def open_source(path: Path, task: str | None = None, *, packed: bool = False) ->
         stored = _stored_json(file, CONFIG)
         config |= {key: stored[key] for key in KINDS if key in stored}
     tokenizer, tokenizer_json = gguf_tokenizer.read(file)
-    prompts = _stored_json(file, PROMPTS)
+    recognised = _recognise(file, bool(adapters), entry)
+    prompts = _stored_json(file, PROMPTS) or _known(config, recognised)
     general = {
         key.removeprefix("general."): value for key, value in file.metadata.items() if key.startswith("general.")
     }
@@ -202,15 +207,40 @@ def open_source(path: Path, task: str | None = None, *, packed: bool = False) ->
         general={key: value for key, value in general.items() if key not in _ABOUT_THE_FILE},
         names=(str(file.metadata.get("tokenizer.ggml.pre")), str(file.metadata.get("general.name")), str(path)),
         adapters=adapters,
+        recognised=recognised,
     )
 
 
-def read(path: Path, task: str | None = None, *, packed: bool = False) -> Checkpoint:
+def _recognise(file: GGUF, has_adapters: bool, entry: Entry | None) -> Recognised | None:
+    """The published model that a file is. Warns of a file that may be one and does not say which."""
+    if entry is not None:
+        return Recognised(entry, "as_model")
+    architecture = architectures.of_gguf(file.path, file.metadata.get("general.architecture"))
+    found = recognition.recognise(file, architecture, has_adapters)
+    if found is None and not has_adapters and CONFIG not in file.metadata:
+        recognition.warn(file, architecture)
+    return found
+
+
+def _known(config: dict[str, Any], recognised: Recognised | None) -> dict[str, Any]:
+    """The prompts of a published model; what else is known of it goes into its config.json."""
+    if recognised is None:
+        return {}
+    entry = recognised.entry
+    config.setdefault("matryoshka_dims", list(entry.truncate_dims))
+    config.setdefault(checkpoint.LIMIT, entry.max_length)
+    if entry.merged:
+        config.setdefault("task_names", list(entry.tasks))
+    return {"prompts": dict(entry.prompts), "default_prompt_name": entry.default_prompt_name}
+
+
+def read(path: Path, task: str | None = None, *, packed: bool = False, entry: Entry | None = None) -> Checkpoint:
     """Read a .gguf, or the one in a folder, with all of its adapters or the one of `task`.
 
-    `packed`: blocks that MLX can hold exactly stay packed; otherwise all become plain arrays.
+    `packed`: blocks that MLX can hold exactly stay packed; otherwise all become plain arrays. `entry`: the model
+    that it is; without it, the one that the file names.
     """
-    source = open_source(path, task, packed=packed)
+    source = open_source(path, task, packed=packed, entry=entry)
     config, tensors = source.config, {}
     packings: dict[str, Packing] = {}
     exact_dtype: mx.Dtype | None = None
@@ -234,4 +264,5 @@ def read(path: Path, task: str | None = None, *, packed: bool = False) -> Checkp
         default_prompt_name=source.default_prompt_name,
         adapters=source.adapters,
         exact_dtype=exact_dtype,
+        recognised=source.recognised,
     )

@@ -14,7 +14,7 @@ from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tok
 from tokenizers import Tokenizer as FastTokenizer
 
 from mlx_jina.errors import CheckpointError
-from mlx_jina.text.tokenizer import Tokenizer
+from mlx_jina.text.tokenizer import Tokenizer, failures
 from mlx_jina.weights.gguf import unigram as gguf_unigram
 from mlx_jina.weights.gguf.file import GGUF
 
@@ -332,12 +332,10 @@ def _rebuilt(file: GGUF) -> FastTokenizer:
 def read(file: GGUF) -> tuple[Tokenizer, str]:
     """The tokenizer of a .gguf, and its tokenizer.json: the one in the file, or one rebuilt from the keys."""
     tokenizer_json = file.get(WHOLE, str, None, required=False)
-    try:
+    key = f"{PREFIX}.*" if tokenizer_json is None else WHOLE
+    with failures(f"{file.path}: metadata {key!r} is not a tokenizer"):
         fast = _rebuilt(file) if tokenizer_json is None else FastTokenizer.from_str(tokenizer_json)
+    try:
         return Tokenizer(fast), tokenizer_json or fast.to_str()
-    except CheckpointError:
-        raise
-    # The library raises bare Exception for whatever it cannot parse.
-    except Exception as error:
-        key = f"{PREFIX}.*" if tokenizer_json is None else WHOLE
-        raise CheckpointError(f"{file.path}: metadata {key!r} is not a tokenizer: {error}") from None
+    except CheckpointError as error:
+        raise CheckpointError(f"{file.path}: metadata {key!r}: {error}") from None

@@ -1,0 +1,281 @@
+"""Files that say how vectors are made: obeyed or refused, in load and in convert."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+import mlx_jina
+from mlx_jina.errors import CheckpointError, TruncationWarning
+from mlx_jina.weights import convert, folder, modules, settings
+from tests.support import checkpoints, decoder_checkpoints, v3_checkpoints
+
+MEAN = {"word_embedding_dimension": 64, "pooling_mode_cls_token": False, "pooling_mode_mean_tokens": True}
+CLS = {"word_embedding_dimension": 64, "pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}
+LAST = {"word_embedding_dimension": 96, "pooling_mode_mean_tokens": False, "pooling_mode_lasttoken": True}
+
+
+def write_modules(path: Path, *modules: tuple[str, str, dict[str, Any] | None]) -> Path:
+    """modules.json with these (type, folder, settings), after the model."""
+    rows: list[dict[str, Any]] = [
+        {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"}
+    ]
+    for index, (kind, place, config) in enumerate(modules, 1):
+        rows.append(
+            {"idx": index, "name": str(index), "path": place, "type": f"sentence_transformers.models.{kind}"}
+        )
+        if config is not None:
+            checkpoints.write_json(path / place / "config.json", config)
+    checkpoints.write_json(path / "modules.json", rows)
+    return path
+
+
+def attempts(path: Path, target: Path) -> tuple[Callable[[], object], ...]:
+    """Everything that would make vectors or files of a folder."""
+    return (
+        lambda: mlx_jina.load(path),
+        lambda: convert.to_gguf(str(path), target / "x.gguf"),
+        lambda: convert.to_mlx(str(path), target / "x"),
+    )
+
+
+def refused(path: Path, target: Path, words: str) -> None:
+    for attempt in attempts(path, target):
+        with pytest.raises(CheckpointError, match=words) as caught:
+            attempt()
+        assert str(path) in str(caught.value)
+    assert not list(target.glob("x*"))
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        ([("Pooling", "1_Pooling", CLS)], "asks for 'pooling_mode_cls_token' pooling"),
+        ([("Pooling", "1_Pooling", {"pooling_mode": "cls"})], "asks for 'cls' pooling"),
+        (
+            [("Pooling", "1_Pooling", {**MEAN, "pooling_mode_max_tokens": True})],
+            "asks for 'mean and pooling_mode_max",
+        ),
+        ([("Pooling", "1_Pooling", {"pooling_mode": ["mean", "cls"]})], "asks for 'mean and cls'"),
+        ([("Pooling", "1_Pooling", LAST)], "asks for 'last' pooling"),
+        ([("Pooling", "1_Pooling", {**MEAN, "include_prompt": False})], "'include_prompt' is false"),
+        ([("Pooling", "1_Pooling", {"pooling_mode": 3})], "'pooling_mode' should be a name, found 3"),
+        ([("Pooling", "1_Pooling", None)], "lacks 1_Pooling/config.json"),
+        (
+            [("Pooling", "1_Pooling", MEAN), ("Dense", "2_Dense", {"out_features": 8})],
+            "models.Dense' .2_Dense. behind",
+        ),
+        ([("Pooling", "1_Pooling", MEAN), ("LayerNorm", "2_LayerNorm", None)], "models.LayerNorm"),
+        ([("WeightedLayerPooling", "1_WLP", None), ("Pooling", "2_Pooling", MEAN)], "models.WeightedLayerPooling"),
+        ([("Pooling", "../elsewhere", None)], "is no folder beside it"),
+        (
+            [
+                ("Pooling", "1_Pooling", MEAN),
+                ("Normalize", "2_Normalize", {"module_input_name": "token_embeddings"}),
+            ],
+            "'module_input_name' is 'token_embeddings'",
+        ),
+    ],
+)
+def test_modules_that_make_other_vectors(bert: Path, tmp_path: Path, rows: list[Any], words: str) -> None:
+    write_modules(bert, *rows)
+    refused(bert, tmp_path, words)
+
+
+@pytest.mark.parametrize("content", ["{}", '[{"type": 5}]', "[3]"])
+def test_a_list_of_modules_that_is_none(bert: Path, tmp_path: Path, content: str) -> None:
+    (bert / "modules.json").write_text(content)
+    refused(bert, tmp_path, r"modules\.json should")
+
+
+def test_a_model_in_a_folder_of_its_own(bert: Path, tmp_path: Path) -> None:
+    checkpoints.write_json(
+        bert / "modules.json",
+        [{"idx": 0, "name": "0", "path": "0_Transformer", "type": "sentence_transformers.models.Transformer"}],
+    )
+    refused(bert, tmp_path, "has the model in the folder '0_Transformer'")
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [("Pooling", "1_Pooling", MEAN)],
+        [("Pooling", "1_Pooling", MEAN), ("Normalize", "2_Normalize", None)],
+        [("Pooling", "1_Pooling", {"pooling_mode": "mean", "include_prompt": True}), ("Dropout", "2_Dropout", {})],
+        [("Pooling", "1_Pooling", {"pooling_mode": ["mean"]})],
+        # sentence-transformers takes the mean where no mode is set.
+        [("Pooling", "1_Pooling", {"word_embedding_dimension": 64})],
+    ],
+)
+def test_modules_that_make_our_vectors(bert: Path, tmp_path: Path, rows: list[Any]) -> None:
+    plain = mlx_jina.load(bert).encode("a fox")
+    write_modules(bert, *rows)
+    np.testing.assert_array_equal(mlx_jina.load(bert).encode("a fox"), plain)
+    convert.to_mlx(str(bert), tmp_path / "mlx")
+
+
+@pytest.mark.parametrize("name", modules.LIMITS)
+def test_the_longest_text(bert: Path, tmp_path: Path, name: str) -> None:
+    checkpoints.write_json(bert / name, {"max_seq_length": 5, "do_lower_case": False})
+    convert.to_mlx(str(bert), tmp_path / "mlx")
+    convert.to_gguf(str(bert), tmp_path / "m.gguf", kind="F32")
+    for path in (bert, tmp_path / "mlx", tmp_path / "m.gguf"):
+        model = mlx_jina.load(path)
+        assert model.max_length == 5
+        with pytest.warns(TruncationWarning):
+            cut = model.encode("the quick brown fox jumps")
+        np.testing.assert_allclose(cut, model.encode("the quick brown"), atol=1e-6)
+    # A longer one than the model's changes nothing.
+    checkpoints.write_json(bert / name, {"max_seq_length": 10**6})
+    assert mlx_jina.load(bert).max_length == 8192
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"do_lower_case": True}, "'do_lower_case' is True"),
+        ({"max_seq_length": 0}, "'max_seq_length' should be a number of tokens, found 0"),
+        ({"max_seq_length": "512"}, "found '512'"),
+        ({"transformer_task": "fill-mask"}, "'transformer_task' is 'fill-mask'"),
+        ({"query_length": 32}, "'query_length' is 32"),
+        ({"config_args": {"is_causal": False}}, "'config_args' is"),
+    ],
+)
+def test_settings_of_the_model(bert: Path, tmp_path: Path, values: dict[str, Any], words: str) -> None:
+    checkpoints.write_json(bert / "sentence_bert_config.json", values)
+    refused(bert, tmp_path, words)
+
+
+def test_a_model_that_is_no_dense_encoder(bert: Path, tmp_path: Path) -> None:
+    checkpoints.write_json(bert / "config_sentence_transformers.json", {"model_type": "SparseEncoder"})
+    refused(bert, tmp_path, "'model_type' is 'SparseEncoder'")
+
+
+# ---- config.json
+
+MODELS: dict[str, Callable[[Path], Path]] = {
+    "jina_bert": checkpoints.tiny_jina_bert,
+    "xlm_roberta": v3_checkpoints.native,
+    "original v3": v3_checkpoints.original,
+    "qwen3": checkpoints.v5_small,
+    "eurobert": decoder_checkpoints.v5_nano,
+    "qwen2": decoder_checkpoints.code,
+}
+
+
+@pytest.mark.parametrize(
+    ("model", "values", "words"),
+    [
+        ("jina_bert", {"emb_pooler": "cls"}, "'emb_pooler' is 'cls'; only 'mean' or None"),
+        ("jina_bert", {"is_decoder": True}, "'is_decoder' is True; only False"),
+        ("jina_bert", {"add_cross_attention": True}, "'add_cross_attention' is True"),
+        ("jina_bert", {"pruned_heads": {"0": [1]}}, "'pruned_heads' is"),
+        ("xlm_roberta", {"is_decoder": True}, "'is_decoder' is True"),
+        ("xlm_roberta", {"rope_parameters": {"rope_theta": 2e4, "partial_rotary_factor": 0.5}}, "partial_rotary"),
+        ("original v3", {"emb_pooler": "cls"}, "'emb_pooler' is 'cls'"),
+        ("original v3", {"truncate_dim": 64}, "'truncate_dim' is 64; only None"),
+        ("original v3", {"rotary_emb_fraction": 0.5}, "'rotary_emb_fraction' is 0.5"),
+        ("qwen3", {"is_causal": False}, "'is_causal' is False; only True"),
+        ("qwen3", {"partial_rotary_factor": 0.5}, "'partial_rotary_factor' is 0.5"),
+        ("qwen2", {"is_causal": False}, "'is_causal' is False"),
+        ("eurobert", {"mlp_bias": True}, "'mlp_bias' is True; only False"),
+    ],
+)
+def test_settings_that_make_other_vectors(tmp_path: Path, model: str, values: dict[str, Any], words: str) -> None:
+    path = MODELS[model](tmp_path / "model")
+    checkpoints.write_json(path / "config.json", checkpoints.read_config(path) | values)
+    refused(path, tmp_path, words)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_settings_that_change_nothing(tmp_path: Path, model: str) -> None:
+    path = MODELS[model](tmp_path / "model")
+    defaults = {"is_encoder_decoder": False, "pruned_heads": {}, "truncate_dim": None, "my_note": [1]}
+    checkpoints.write_json(path / "config.json", checkpoints.read_config(path) | defaults)
+    mlx_jina.load(path)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("architecture", "theirs"),
+    [
+        ("jina_bert", "bert"),
+        ("xlm_roberta", "jina_embeddings_v3"),
+        ("xlm_roberta", "xlm-roberta"),
+        ("qwen3", "qwen3"),
+        ("qwen2", "qwen2"),
+        ("eurobert", "eurobert"),
+    ],
+)
+def test_every_key_of_transformers_is_listed(architecture: str, theirs: str) -> None:
+    transformers = pytest.importorskip("transformers")
+    config = transformers.AutoConfig.for_model(theirs)
+    keys = settings.KEYS[architecture]
+    assert not config.to_dict().keys() - keys.read - keys.harmless - keys.only.keys()
+    # One verdict each.
+    assert len(keys.read | keys.harmless | keys.only.keys()) == sum(
+        map(len, (keys.read, keys.harmless, keys.only))
+    )
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_every_key_of_the_published_files_is_listed(tmp_path: Path, model: str) -> None:
+    path = MODELS[model](tmp_path / "model")
+    config = folder.read(path).config
+    keys = settings.KEYS["xlm_roberta" if model == "original v3" else model]
+    about_files = {"task_names", "matryoshka_dims", "output_past", "use_mrope", "lora_alpha"}
+    names = {"bos_token", "eos_token", "pad_token", "mask_token"}
+    assert not config.keys() - keys.read - keys.harmless - keys.only.keys() - about_files - names
+
+
+# ---- dtypes
+
+
+DTYPES = (mx.uint8, mx.int8, mx.int32, mx.int64, mx.bool_, mx.uint32, mx.complex64)
+
+
+def _cast(path: Path, name: str, dtype: mx.Dtype) -> None:
+    tensors = dict(mx.load(str(path)))  # type: ignore[arg-type]
+    mx.eval(tensors)
+    tensors[name] = tensors[name].astype(dtype)
+    mx.save_safetensors(str(path), tensors)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", ["encoder.layer.0.attention.self.query.weight", "embeddings.LayerNorm.bias"])
+def test_weights_that_are_no_floats(bert: Path, tmp_path: Path, dtype: mx.Dtype, name: str) -> None:
+    _cast(bert / "model.safetensors", name, dtype)
+    refused(bert, tmp_path, f"{name} is {str(dtype).removeprefix('mlx.core.')}")
+
+
+def test_a_float_beside_packed_weights(bert: Path, tmp_path: Path) -> None:
+    convert.to_mlx(str(bert), tmp_path / "packed", bits=8, group_size=32)
+    _cast(tmp_path / "packed/model.safetensors", "embeddings.LayerNorm.bias", mx.uint8)
+    refused(tmp_path / "packed", tmp_path, "uint8, as MLX reads float8, which is no weight")
+
+
+def test_positions_are_no_weights(bert: Path) -> None:
+    plain = mlx_jina.load(bert).encode("a fox")
+    tensors = {**checkpoints.read_tensors(bert), "embeddings.position_ids": mx.arange(512, dtype=mx.int64)}
+    mx.eval(tensors)
+    mx.save_safetensors(str(bert / "model.safetensors"), tensors)
+    np.testing.assert_array_equal(mlx_jina.load(bert).encode("a fox"), plain)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_adapters_that_are_no_floats(small: Path, tmp_path: Path, dtype: mx.Dtype) -> None:
+    name = "base_model.model.layers.0.mlp.up_proj.lora_A.weight"
+    _cast(small / "adapters/clustering/adapter_model.safetensors", name, dtype)
+    refused(small, tmp_path, f"{name} is {str(dtype).removeprefix('mlx.core.')}")
+
+
+def test_stacked_adapters_that_are_no_floats(tmp_path: Path) -> None:
+    path = v3_checkpoints.original(tmp_path / "v3")
+    name = "roberta.encoder.layers.0.mlp.fc1.parametrizations.weight.0.lora_A"
+    _cast(path / "model.safetensors", name, mx.int8)
+    refused(path, tmp_path, "lora_A is int8")
