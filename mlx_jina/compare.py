@@ -54,7 +54,7 @@ def compare(a: str, b: str, texts: Sequence[str] = TEXTS, task: str | None = Non
     rows = []
     for name in (a, b):
         encoder = mlx_jina.load(name, task=task)
-        rows.append(np.asarray(encoder.encode(list(texts)), dtype=np.float32))
+        rows.append(np.asarray(encoder.encode(texts), dtype=np.float32))
         del encoder
     if rows[0].shape != rows[1].shape:
         raise InputError(f"{a} has {rows[0].shape[1]} dimensions and {b} {rows[1].shape[1]}: no comparison")

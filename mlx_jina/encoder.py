@@ -21,7 +21,7 @@ from mlx_jina.engine.token_vectors import TokenVectors, token_vectors
 from mlx_jina.errors import InputError
 from mlx_jina.text.chunking import Chunk, Chunking
 from mlx_jina.text.prompts import Side
-from mlx_jina.text.tokenizer import Token, listed
+from mlx_jina.text.tokenizer import Token, listed, many
 from mlx_jina.vectors import AnyRows, AnyVector, FloatRows, Floats, FloatVector, Vectors
 from mlx_jina.weights import hub, loading
 
@@ -236,7 +236,7 @@ class Encoder(LoadedModel):
         with the number of texts that this pass finished, long before their block is full. Options as in `encode`.
         """
         plan = self.plan(**options)
-        for _, rows in self.pipeline.windows(enumerate(texts), plan, advance):
+        for _, rows in self.pipeline.windows(enumerate(many(texts)), plan, advance):
             yield rows
 
     # ---- vectors of tokens and of chunks
@@ -331,7 +331,7 @@ class Encoder(LoadedModel):
         plan = self.plan(**options)
         if late:
             check_pooling(plan.model)
-        return documents(self.pipeline, enumerate(texts), plan, how, late, advance)
+        return documents(self.pipeline, enumerate(many(texts)), plan, how, late, advance)
 
     def plan(self, **options: Unpack[EncodeOptions]) -> Plan:
         """Check the options of `encode`, and keep them for the texts to come. Raises InputError."""

@@ -6,8 +6,11 @@ import asyncio
 import subprocess
 import sys
 import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import mlx.core as mx
@@ -325,3 +328,64 @@ class TestFingerprint:
             encoding="utf-8",
         )
         assert mlx_jina.load(tmp_path).fingerprint() != model.fingerprint()
+
+
+class Table:
+    """What pandas, polars and Arrow have in common: names of columns, which are what iterating gives."""
+
+    columns = ("text",)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.columns)
+
+
+@pytest.mark.parametrize(
+    ("texts", "words"),
+    [
+        ({"q1": "how", "q2": "why"}, r"not a dict: pass its values"),
+        (Counter(["a", "b"]), r"not a Counter: pass its values"),
+        (MappingProxyType({"q1": "how"}), "not a mappingproxy: pass its values"),
+        ({"how", "why"}, "must have an order, which a set has not"),
+        (frozenset(["how"]), "must have an order, which a frozenset has not"),
+        (Table(), r"not a table \(Table\): pass one of its columns"),
+        (b"how", "not bytes: decode it first"),
+        (bytearray(b"how"), "not bytearray: decode it first"),
+        (np.array("how"), "not ndarray"),
+        (5, "not int"),
+    ],
+)
+def test_what_iterates_over_something_else_than_texts(model: mlx_jina.Encoder, texts: Any, words: str) -> None:
+    uses: tuple[Callable[[], object], ...] = (
+        lambda: model.encode(texts),
+        lambda: model.encode_query(texts),
+        lambda: model.encode_document(texts),
+        lambda: model.encode(texts, late_chunking=True),
+        lambda: model.encode_tokens(texts),
+        lambda: model.encode_chunks(texts),
+        lambda: list(model.encode_stream(texts)),
+        lambda: list(model.encode_chunks_stream(texts)),
+        lambda: model.tokenize(texts),
+        lambda: model.tokens(texts),
+        lambda: model.count_tokens(texts),
+    )
+    for use in uses:
+        with pytest.raises(InputError, match=words):
+            use()
+
+
+def test_a_str_where_many_texts_are_meant(model: mlx_jina.Encoder) -> None:
+    for stream in (model.encode_stream, model.encode_chunks_stream):
+        with pytest.raises(InputError, match=r"not one str, each letter of which would be one: pass \['abc'\]"):
+            list(stream("abc"))
+
+
+def test_columns_of_tables_are_texts(model: mlx_jina.Encoder) -> None:
+    wanted = model.encode(["how", "why"])
+    pandas, pyarrow = pytest.importorskip("pandas"), pytest.importorskip("pyarrow")
+    frame = pandas.DataFrame({"text": ["how", "why"]})
+    columns: list[Any] = [frame["text"], frame["text"].to_numpy(), frame.text.tolist()]
+    for texts in (*columns, {"a": "how", "b": "why"}.values()):
+        np.testing.assert_array_equal(model.encode(texts), wanted)
+    for table in (frame, frame[["text"]], pyarrow.table({"text": ["how", "why"]})):
+        with pytest.raises(InputError, match="not a table"):
+            model.encode(table)

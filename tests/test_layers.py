@@ -15,7 +15,7 @@ PACKAGE = Path(mlx_jina.__file__).parent
 # A room, which is a folder or a single file, imports itself and what stands in the lines above it.
 ROOMS = (
     ("errors", "catalog", "choices"),
-    ("device", "options"),
+    ("device", "durable", "options"),
     ("cpu",),
     ("process",),
     ("text", "vectors"),

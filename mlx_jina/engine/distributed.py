@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from mlx_jina import errors
 from mlx_jina.errors import InputError, MlxJinaError, TruncationWarning
+from mlx_jina.text.tokenizer import many
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -134,7 +135,7 @@ class Team:
         cut = 0
         with ThreadPoolExecutor(size, thread_name_prefix="mlx-jina-team") as pool:
             try:
-                for window in chain(pipeline.cut_windows(enumerate(texts)), repeat(None)):
+                for window in chain(pipeline.cut_windows(enumerate(many(texts))), repeat(None)):
                     if window is not None:
                         waiting.append(pool.submit(_by_any, free, window))
                         if len(waiting) <= 2 * size:

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import io
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
+from mlx_jina import durable
 from mlx_jina.vectors import Vectors
 
 # The label of a row: what it says of its vector, by the column's name.
@@ -56,7 +56,7 @@ class Format(Protocol):
         """The bytes to append for these rows, the first of which has the number `start`."""
 
     def finish(self, partial: Path, target: Path) -> None:
-        """Turn the unfinished file into the finished one."""
+        """Turn the unfinished file, which is synced, into the finished one."""
 
 
 class JsonLines:
@@ -81,7 +81,7 @@ class JsonLines:
 
     def finish(self, partial: Path, target: Path) -> None:
         """Nothing but the name changes."""
-        os.replace(partial, target)
+        durable.replace(partial, target)
 
 
 class Npy:
@@ -104,7 +104,7 @@ class Npy:
 
     def finish(self, partial: Path, target: Path) -> None:
         """Nothing but the name changes."""
-        os.replace(partial, target)
+        durable.replace(partial, target)
 
 
 class Parquet:
@@ -154,8 +154,10 @@ class Parquet:
                     group = []
             if group:
                 writer.write_table(pa.Table.from_batches(group))
-        os.replace(converted, target)
+        durable.sync_path(converted)
+        durable.replace(converted, target)
         partial.unlink()
+        durable.sync_path(target.parent)
 
 
 FORMATS: dict[str, type[Format]] = {".npy": Npy, ".jsonl": JsonLines, ".parquet": Parquet}

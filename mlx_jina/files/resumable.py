@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from mlx_jina import durable
 from mlx_jina.errors import InputError
 from mlx_jina.files.inputs import Record
 from mlx_jina.files.outputs import FORMATS, LABELS, Label, Parquet
@@ -179,7 +180,7 @@ class Partial:
     def finish(self) -> None:
         """Turn the partial file into the target."""
         with self._named_errors():
-            os.fsync(self._file)
+            durable.sync(self._file)
             self._format.finish(self.path, self._target)
         self._state_path.unlink(missing_ok=True)
 
@@ -214,7 +215,7 @@ class Partial:
         os.pwrite(self._file, self._format.header(self.rows), 0)
 
     def _record(self) -> None:
-        os.fsync(self._file)
+        durable.sync(self._file)
         state = {
             "rows": self.rows,
             "texts": self.texts,
@@ -223,8 +224,8 @@ class Partial:
             "made_with": self._made_with,
         }
         new = Path(f"{self._state_path}.new")
-        new.write_text(json.dumps(state, indent=1), encoding="utf-8")
-        os.replace(new, self._state_path)
+        durable.write_text(new, json.dumps(state, indent=1))
+        durable.replace(new, self._state_path)
 
     def _read_state(self) -> dict[str, Any] | None:
         """The state of the earlier run; None if it was stopped before it wrote anything."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from langchain_core.embeddings import Embeddings
 
 from mlx_jina.integrations import open_encoder
+from mlx_jina.text.tokenizer import many
 
 
 class MLXJinaEmbeddings(Embeddings):
@@ -16,7 +17,7 @@ class MLXJinaEmbeddings(Embeddings):
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
         """One vector for each document."""
-        return list(self._encoder.encode_document(texts, truncate_dim=self._truncate_dim).tolist())
+        return list(self._encoder.encode_document(list(many(texts)), truncate_dim=self._truncate_dim).tolist())
 
     def embed_query(self, text: str) -> list[float]:
         """The vector of a query."""

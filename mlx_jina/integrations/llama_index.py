@@ -8,6 +8,7 @@ from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.bridge.pydantic import Field
 
 from mlx_jina.integrations import open_encoder
+from mlx_jina.text.tokenizer import many
 
 
 class MLXJinaEmbedding(BaseEmbedding):
@@ -34,7 +35,7 @@ class MLXJinaEmbedding(BaseEmbedding):
 
     def _get_text_embeddings(self, texts: list[str]) -> list[list[float]]:
         encoder = open_encoder(self.model_name, self.task)
-        return list(encoder.encode_document(texts, truncate_dim=self.truncate_dim).tolist())
+        return list(encoder.encode_document(list(many(texts)), truncate_dim=self.truncate_dim).tolist())
 
     async def _aget_text_embeddings(self, texts: list[str]) -> list[list[float]]:
         return await asyncio.to_thread(self._get_text_embeddings, texts)

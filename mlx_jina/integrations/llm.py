@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from typing import cast
 
 import click
 import llm
@@ -25,7 +26,7 @@ class MLXJinaEmbeddingModel(llm.EmbeddingModel):
         try:
             encoder = open_encoder(self._name)
             encode = encoder.encode_query if self._query else encoder.encode_document
-            vectors = encode([str(item) for item in items])
+            vectors = encode(cast("list[str]", list(items)))
         except MlxJinaError as error:
             raise click.ClickException(str(error)) from None
         yield from vectors.tolist()

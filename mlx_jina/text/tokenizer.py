@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -196,10 +196,36 @@ def check(texts: Sequence[str], positions: Sequence[int] | None = None) -> None:
             )
 
 
+def many(texts: Iterable[str]) -> Iterable[str]:
+    """The argument, if its items can be the texts that are meant. Raises InputError with what to pass instead.
+
+    Keys of a mapping, names of a table's columns, letters of a str are all str, and none of them is a text.
+    """
+    kind = type(texts).__name__
+    if isinstance(texts, str):
+        raise InputError(
+            f"texts must be many, not one str, each letter of which would be one: pass [{_short(texts)}]"
+        )
+    if isinstance(texts, (bytes, bytearray, memoryview)):
+        raise InputError(f"texts must be str, not {kind}: decode it first")
+    if isinstance(texts, Mapping):
+        raise InputError(f"texts must be a list of str, not a {kind}: pass its values, list(d.values())")
+    if isinstance(texts, (set, frozenset)):
+        raise InputError(f"texts must have an order, which a {kind} has not: pass sorted(texts), or a list")
+    # A table of pandas, polars or Arrow; a series or an array has one column, and no name for it.
+    if hasattr(texts, "columns"):
+        raise InputError(f"texts must be a list of str, not a table ({kind}): pass one of its columns")
+    if not isinstance(texts, Iterable) or getattr(texts, "shape", None) == ():
+        raise InputError(f"texts must be a str or a list of str, not {kind}")
+    return texts
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) < 20 else f"{text[:20]}...")
+
+
 def listed(texts: str | Iterable[str]) -> list[str]:
     """One text or many as a list, all checked before anything is computed. Raises InputError."""
-    if not isinstance(texts, Iterable):
-        raise InputError(f"texts must be a str or a list of str, not {type(texts).__name__}")
-    items = [texts] if isinstance(texts, str) else list(texts)
+    items = [texts] if isinstance(texts, str) else list(many(texts))
     check(items)
     return items

@@ -11,7 +11,7 @@ from typing import Any
 import mlx.core as mx
 from tqdm import tqdm
 
-from mlx_jina import device
+from mlx_jina import device, durable
 from mlx_jina.choices import MODES, RECIPES, Bits, Dtype, GGUFType, GroupSize, Mode, Recipe
 from mlx_jina.errors import InputError
 from mlx_jina.weights import checkpoint, folder, lora, quantize, replace, safetensors_file
@@ -108,7 +108,7 @@ def to_mlx(
     outputs, block = _outputs(opened, architecture, getattr(mx, dtype) if dtype else None, packing_of)
     with replace.replacing_folder(target) as beside:
         _write_json(beside / "config.json", _config(opened, block))
-        (beside / "tokenizer.json").write_text(opened.tokenizer_json, encoding="utf-8")
+        durable.write_text(beside / "tokenizer.json", opened.tokenizer_json)
         if opened.prompts:
             _write_json(beside / "config_sentence_transformers.json", opened.sentence_transformers_config)
         adapter_outputs = [output for adapter in opened.adapters.values() for output in lora.outputs(adapter)]
@@ -224,4 +224,4 @@ def _plain_output(name: str, weight: Weight, dtype: mx.Dtype) -> Output:
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    durable.write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")

@@ -16,6 +16,7 @@ from typing import Any
 
 import mlx.core as mx
 
+from mlx_jina import durable
 from mlx_jina.errors import CheckpointError
 from mlx_jina.nn.lora import Pair
 from mlx_jina.weights import json_file, safetensors_file
@@ -152,7 +153,7 @@ def write(folder: Path, adapter: Adapter, advance: Callable[[int], object] = lam
         "inference_mode": True,
     }
     folder.mkdir(parents=True)
-    (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    durable.write_text(folder / CONFIG_FILE, json.dumps(config, indent=2) + "\n")
     safetensors_file.write(folder / WEIGHTS_FILE, outputs(adapter), advance)
 
 

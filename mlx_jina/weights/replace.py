@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from mlx_jina import durable
 from mlx_jina.errors import InputError
 from mlx_jina.weights import hub, lora
 
@@ -97,6 +98,7 @@ def replacing_folder(target: Path) -> Iterator[Path]:
     try:
         beside.mkdir()
         yield beside
+        durable.sync_tree(beside)
         _swap(beside, target)
     except OSError as error:
         shutil.rmtree(beside, ignore_errors=True)
@@ -112,12 +114,12 @@ def _swap(beside: Path, target: Path) -> None:
     aside = _aside(target)
     if target.exists():
         _remove(aside)
-        os.replace(target, aside)
+        durable.replace(target, aside)
     try:
-        os.replace(beside, target)
+        durable.replace(beside, target)
     except OSError:
         if aside.exists():
-            os.replace(aside, target)
+            durable.replace(aside, target)
         raise
 
 

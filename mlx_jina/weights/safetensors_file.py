@@ -7,7 +7,6 @@ shape and dtype take, and together they fill the file. The writers of both need 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
@@ -17,6 +16,7 @@ from typing import cast
 import mlx.core as mx
 from safetensors import SafetensorError, safe_open
 
+from mlx_jina import durable
 from mlx_jina.errors import CheckpointError
 
 _NAMES = {
@@ -101,4 +101,4 @@ def write(path: Path, outputs: Sequence[Output], advance: Callable[[int], object
                 file.write(cast("bytes", raw))
             advance(output.nbytes)
         file.flush()
-        os.fsync(file.fileno())
+        durable.sync(file.fileno())

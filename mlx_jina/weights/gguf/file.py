@@ -23,6 +23,7 @@ import numpy.typing as npt
 from gguf import GGMLQuantizationType as Type
 from gguf import GGUFValueType as Value
 
+from mlx_jina import durable
 from mlx_jina.errors import CheckpointError
 
 Bytes = npt.NDArray[np.uint8]
@@ -307,7 +308,7 @@ def write(files: Sequence[File], advance: Callable[[int], object] = lambda _: No
         for file in files:
             _write(file, advance)
         for file in files:
-            os.replace(file.beside, file.target)
+            durable.replace(file.beside, file.target)
     except BaseException:
         for file in files:
             file.beside.unlink(missing_ok=True)
@@ -330,7 +331,7 @@ def _write(new: File, advance: Callable[[int], object]) -> None:
         writer.write_ti_data_to_file()
         for file in writer.fout or ():
             _write_tensors(file, new.outputs, advance)
-            os.fsync(file.fileno())
+            durable.sync(file.fileno())
             file.close()
     except OSError as error:
         code = error.errno or errno.EIO
