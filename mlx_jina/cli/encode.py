@@ -107,12 +107,10 @@ def _run(
 
     if chunking and output.suffix.lower() == ".npy":
         raise InputError(f"{output} has no place for where chunks are: with --chunk, write .jsonl or .parquet")
-    if resumable.check(output, source.paths, resume=resume, force=force):
-        job = _Job(source, opened(), options, chunking)
-        with process.wired():
-            _to_file(job, output, resume)
-    else:
-        tell(f"{output} is finished: nothing to resume")
+    resumable.check(output, source.paths, resume=resume, force=force)
+    job = _Job(source, opened(), options, chunking)
+    with process.wired():
+        _to_file(job, output, resume)
 
 
 def open_model(model: str | None, loading: LoadOptions) -> Encoder:
@@ -230,8 +228,10 @@ def _to_file(job: _Job, output: Path, resume: bool) -> None:
         output, empty.shape[1], empty.dtype, job.shaping(), resume=resume, labels=job.labels()
     ) as partial:
         try:
-            records = job.source.records()
-            partial.skip_done(records)
+            records = partial.skip_done(job.source.records())
+            if finished := partial.finished:
+                tell(f"{output} is finished: nothing to resume")
+                return
             stream = _Stream(job, records)
             for done, labels, rows in stream.blocks(partial.texts):
                 # A mistake in the input ends its window early. --resume has to make that window again as a whole,
@@ -241,7 +241,7 @@ def _to_file(job: _Job, output: Path, resume: bool) -> None:
             partial.finish()
             finished = True
         finally:
-            if not finished and partial.rows:
+            if not finished and partial.rows and partial.path.exists():
                 tell(f"the first {partial.rows} vectors are in {partial.path}; --resume continues")
 
 

@@ -58,6 +58,9 @@ class Format(Protocol):
     def finish(self, partial: Path, target: Path) -> None:
         """Turn the unfinished file, which is synced, into the finished one."""
 
+    def reopen(self, target: Path) -> Iterator[bytes]:
+        """The content of the unfinished file that `target` was."""
+
 
 class JsonLines:
     """`{"index": 0, "id": "a7", "embedding": [0.1,...]}`, one object a line."""
@@ -83,6 +86,10 @@ class JsonLines:
         """Nothing but the name changes."""
         durable.replace(partial, target)
 
+    def reopen(self, target: Path) -> Iterator[bytes]:
+        """All of it."""
+        return _content(target)
+
 
 class Npy:
     """NumPy's own format: vectors only, in the order of the texts."""
@@ -105,6 +112,16 @@ class Npy:
     def finish(self, partial: Path, target: Path) -> None:
         """Nothing but the name changes."""
         durable.replace(partial, target)
+
+    def reopen(self, target: Path) -> Iterator[bytes]:
+        """All of it."""
+        return _content(target)
+
+
+def _content(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            yield chunk
 
 
 class Parquet:
@@ -158,6 +175,16 @@ class Parquet:
         durable.replace(converted, target)
         partial.unlink()
         durable.sync_path(target.parent)
+
+    def reopen(self, target: Path) -> Iterator[bytes]:
+        """The stream of its rows."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        yield self.header(0)
+        with pq.ParquetFile(target) as file:
+            for batch in file.iter_batches(GROUP_ROWS):
+                yield bytes(pa.record_batch(batch.columns, schema=self._schema).serialize())
 
 
 FORMATS: dict[str, type[Format]] = {".npy": Npy, ".jsonl": JsonLines, ".parquet": Parquet}

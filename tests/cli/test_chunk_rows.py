@@ -101,7 +101,7 @@ def test_killed_and_resumed_is_the_same_file(
     done = run(*command, program=SMALL)
     assert (done.returncode, done.stderr) == (0, "")
     assert path.read_bytes() == whole[suffix]
-    assert [left.name for left in tmp_path.iterdir()] == [path.name]
+    assert sorted(left.name for left in tmp_path.iterdir()) == [path.name, f"{path.name}.state.json"]
 
 
 def test_standard_output_and_no_limit(model: Path) -> None:

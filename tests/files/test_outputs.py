@@ -55,9 +55,14 @@ def whole(model: Path, lines: Path, tmp_path_factory: pytest.TempPathFactory) ->
         path = tmp_path_factory.mktemp("whole") / f"v{suffix}"
         done = run("encode", "-m", model, "-i", lines, "-o", path, program=SMALL)
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-        assert [left.name for left in path.parent.iterdir()] == [path.name]
+        assert names(path.parent) == [path.name, f"{path.name}.state.json"]
         finished[suffix] = path.read_bytes()
     return finished
+
+
+def names(folder: Path) -> list[str]:
+    """What a folder holds."""
+    return sorted(path.name for path in folder.iterdir())
 
 
 def read(path: Path) -> np.ndarray:
@@ -148,7 +153,7 @@ def test_no_texts_make_an_empty_file(suffix: str, model: Path, tmp_path: Path) -
     empty.touch()
     invoke("-m", model, "-i", empty, "-o", path)
     assert len(read(path)) == 0
-    assert sorted(left.name for left in tmp_path.iterdir()) == [empty.name, path.name]
+    assert names(tmp_path) == [empty.name, path.name, f"{path.name}.state.json"]
 
 
 # ---- every kind of end
@@ -180,7 +185,7 @@ def test_killed_anywhere_and_resumed_is_the_same_file(
     done = run("encode", *command, program=SMALL)
     assert (done.returncode, done.stderr) in ((0, ""), (0, f"{path} is finished: nothing to resume\n"))
     assert path.read_bytes() == whole[suffix]
-    assert [left.name for left in tmp_path.iterdir()] == [path.name]
+    assert names(tmp_path) == [path.name, f"{path.name}.state.json"]
 
 
 @pytest.mark.parametrize(
@@ -302,9 +307,86 @@ def test_force_starts_over(
     assert run(*command, "--force", program=SMALL).returncode == 0
     assert path.read_bytes() == whole[".npy"]
     refused = run(*command, program=SMALL)
-    assert (refused.returncode, refused.stderr) == (1, f"error: {path} exists already: --force replaces it\n")
+    assert (refused.returncode, refused.stderr) == (
+        1,
+        f"error: {path} exists already: --force replaces it, --resume adds what is new in the input\n",
+    )
     resumed = run(*command, "--resume", program=SMALL)
     assert (resumed.returncode, resumed.stderr) == (0, f"{path} is finished: nothing to resume\n")
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_finished_file_is_resumed_only_as_what_it_is(
+    suffix: str, whole: dict[str, bytes], model: Path, lines: Path, tmp_path: Path
+) -> None:
+    path, state = tmp_path / f"v{suffix}", tmp_path / f"v{suffix}.state.json"
+    texts = lines.read_text().splitlines(keepends=True)
+    source = tmp_path / "in.txt"
+    source.write_text("".join(texts[:1500]))
+
+    def again(*options: str | Path, model: Path = model) -> subprocess.CompletedProcess[str]:
+        return run("encode", "-m", model, "-i", source, "-o", path, "--resume", *options, program=SMALL)
+
+    assert again().returncode == 0
+    before = path.read_bytes()
+
+    def refused(words: str, *options: str | Path, model: Path = model) -> None:
+        done = again(*options, model=model)
+        assert done.returncode == 1
+        assert words in done.stderr
+        assert len(done.stderr.splitlines()) == 1
+        assert path.read_bytes() == before
+
+    other = tiny_jina_bert(tmp_path / "other", heads=2, layers=1, seed=1)
+    refused(f"{path} was made with model=", model=other)
+    refused("was made with precision=float32, and this run has precision=float16", "--precision", "float16")
+    refused("was made with prompt=None, and this run has prompt=a", "--prompt", "a")
+    refused("was made with truncate_dim=32", "--truncate-dim", "16", "--allow-untrained-dim")
+    source.write_text("other\n" + "".join(texts[1:1500]))
+    refused(f"the first 1500 texts are not those that {path} was made from")
+    source.write_text("".join(texts[:10]))
+    refused(f"the input has 10 texts, but {path} already has the vectors of 1500")
+    # The same input, and then more of it.
+    source.write_text("".join(texts[:1500]))
+    done = again()
+    assert (done.returncode, done.stderr) == (0, f"{path} is finished: nothing to resume\n")
+    assert path.read_bytes() == before
+    source.write_text("".join(texts))
+    done = again()
+    assert (done.returncode, done.stderr) == (0, "")
+    np.testing.assert_allclose(read(path), read_bytes(whole[suffix], suffix, tmp_path), atol=1e-6)
+    assert state.exists()
+    assert not list(tmp_path.glob("*.partial*"))
+    # Whatever the file is now, it is not what the state says.
+    before = path.read_bytes()[:-1]
+    path.write_bytes(before)
+    refused(f"{path} was changed after it was finished")
+    state.write_text("{}")
+    refused(f"{state} is damaged")
+    state.unlink()
+    refused(f"{path} is there, but not v{suffix}.state.json")
+
+
+def test_a_finished_file_outlives_what_is_added(model: Path, tmp_path: Path) -> None:
+    """Until the longer file is whole, the shorter one is there."""
+    path, source = tmp_path / "v.npy", tmp_path / "in.txt"
+    source.write_text("a fox\n")
+    command = ("encode", "-m", model, "-i", source, "-o", path, "--resume")
+    assert run(*command).returncode == 0
+    source.write_bytes(b"a fox\nthe dog\n\xff\n")
+    assert run(*command).returncode == 1
+    assert len(np.load(path)) == 1
+    source.write_text("a fox\nthe dog\nparis\n")
+    assert run(*command).returncode == 0
+    np.testing.assert_allclose(
+        np.load(path), mlx_jina.load(model).encode(["a fox", "the dog", "paris"]), atol=1e-6
+    )
+
+
+def read_bytes(content: bytes, suffix: str, folder: Path) -> np.ndarray:
+    """The vectors of a file's content."""
+    (folder / f"whole{suffix}").write_bytes(content)
+    return read(folder / f"whole{suffix}")
 
 
 def test_input_is_never_overwritten(tmp_path: Path) -> None:
@@ -338,7 +420,7 @@ def test_stopped_between_the_last_row_and_the_new_name(suffix: str, tmp_path: Pa
         partial.skip_done(iter(records))
         partial.finish()
     np.testing.assert_array_equal(read(path), rows)
-    assert [left.name for left in tmp_path.iterdir()] == [path.name]
+    assert names(tmp_path) == [path.name, f"{path.name}.state.json"]
 
 
 # ---- memory
