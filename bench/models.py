@@ -64,7 +64,7 @@ class Model:
 
     def tokenizer(self) -> Tokenizer:
         """The folder's tokenizer."""
-        return Tokenizer.from_file(self.folder / "tokenizer.json")
+        return reader.read(self.folder).tokenizer
 
     def config(self) -> dict[str, Any]:
         """The folder's config.json."""

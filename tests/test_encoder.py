@@ -23,7 +23,7 @@ from mlx_jina.choices import Precision
 from mlx_jina.encoder import Encoder
 from mlx_jina.engine import pipeline
 from mlx_jina.nn import ragged
-from mlx_jina.text.tokenizer import Tokenizer
+from mlx_jina.weights import folder as folders
 from tests.support import checkpoints
 from tests.support.tolerance import bound
 
@@ -144,7 +144,7 @@ class TestLength:
         assert np.abs(whole - model.encode(text + " dog")).max() > 1e-6
 
     def test_truncation_keeps_the_closing_token(self, folder: Path) -> None:
-        tokenizer = Tokenizer.from_file(folder / "tokenizer.json")
+        tokenizer = folders.read(folder).tokenizer
         (ids,) = tokenizer.encode(["the quick brown fox"])
         assert tokenizer.truncate(ids, 4).tolist() == [*ids[:3], ids[-1]]
 

@@ -14,7 +14,7 @@ import pytest
 
 import mlx_jina
 from mlx_jina import InputError, device, process
-from tests.support import checkpoints
+from tests.support import checkpoints, v3_checkpoints
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="the BLAS is chosen on Linux only")
 
@@ -156,3 +156,35 @@ def test_weights_stay_wired_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
     with process.wired():
         assert limits == [0, 5 << 30]
     assert limits == [0, 5 << 30, 0]
+
+
+# As packaged programs on a Mac run.
+WITHOUT_STREAMS = """
+import sys, logging, traceback
+from pathlib import Path
+try:
+    sys.stdin = sys.stdout = sys.stderr = None
+    import mlx_jina
+    from mlx_jina.weights import convert
+    model = mlx_jina.load("pocket")
+    for show in (None, True, False):
+        assert model.encode(["a fox"] * 3, show_progress_bar=show, max_length=3).shape == (3, 256)
+        model.encode_tokens(["a fox"], show_progress_bar=show)
+        model.encode_chunks(["a fox"], "fixed", show_progress_bar=show)
+        convert.to_mlx("pocket", Path(sys.argv[2]) / f"mlx{show}", show_progress=show)
+        convert.to_gguf("pocket", Path(sys.argv[2]) / f"{show}.gguf", show_progress=show)
+    # Warns of its licence by logging.
+    mlx_jina.load(sys.argv[3], as_model="v3")
+    words = "ok"
+except BaseException:
+    words = traceback.format_exc()
+Path(sys.argv[1]).write_text(words)
+"""
+
+
+def test_programs_without_standard_streams(tmp_path: Path) -> None:
+    source = v3_checkpoints.native(tmp_path / "v3", {**v3_checkpoints.V3_TINY, "hidden": 1024, "heads": 16})
+    said = tmp_path / "said"
+    command = [sys.executable, "-c", WITHOUT_STREAMS, str(said), str(tmp_path), str(source)]
+    subprocess.run(command, check=False, timeout=120)
+    assert said.read_text() == "ok"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -200,6 +201,9 @@ def ahead(items: Iterable[Item], prepare: Callable[[Sequence[Item]], T]) -> Iter
 def progress(total: int, show: bool | None) -> tqdm:
     """A bar of texts; `show` is what `Encoder.encode` calls `show_progress_bar`."""
     delay, disable = (2, None) if show is None else (0, not show)
+    if sys.stderr is None:
+        # As in packaged programs, which have no standard streams.
+        disable = True
     return tqdm(total=total, desc="Encoding", unit=" texts", delay=delay, disable=disable)
 
 

@@ -72,10 +72,10 @@ class Tokenizer:
         """How many special tokens stand after every text."""
 
     @classmethod
-    def from_file(cls, path: Path) -> Tokenizer:
-        """Read a `tokenizer.json`. Raises CheckpointError."""
+    def from_json(cls, content: str, path: Path) -> Tokenizer:
+        """The tokenizer of a `tokenizer.json`, which was read from `path`. Raises CheckpointError."""
         with failures(f"{path} is not a tokenizer that can be read"):
-            fast = FastTokenizer.from_file(str(path))
+            fast = FastTokenizer.from_str(content)
         try:
             return cls(fast)
         except CheckpointError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,7 +36,8 @@ PackingOf = Callable[[str], Packing | None]
 
 @contextmanager
 def _progress(total: int, show: bool | None) -> Iterator[Callable[[int], object]]:
-    disable = None if show is None else not show
+    # Packaged programs have no standard streams.
+    disable = True if sys.stderr is None else None if show is None else not show
     with tqdm(total=total, desc="Converting", unit="B", unit_scale=True, disable=disable) as bar:
         yield bar.update
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,6 +17,11 @@ from mlx_jina.weights import checkpoint, jina_v3, json_file, lora, modules, quan
 from mlx_jina.weights.checkpoint import Checkpoint
 
 T = TypeVar("T")
+
+# Files that an error names, at most.
+_NAMED = 10
+_TORCH = (".bin", ".pt", ".pth", ".ckpt")
+_VOCABULARIES = ("vocab.txt", "vocab.json", "sentencepiece.bpe.model", "tokenizer.model")
 
 
 def _is_plain_name(name: object) -> bool:
@@ -63,7 +68,8 @@ def adapter_folders(folder: Path, merged: bool = False) -> dict[str, str]:
     if kind == jina_v3.MODEL_TYPE and tasks is None:
         tasks = jina_v3.TASKS
     elif kind != "jina_embeddings_v5" or not tasks:
-        tasks = sorted(path.parent.name for path in folder.glob(f"adapters/*/{lora.CONFIG_FILE}"))
+        # A hidden folder is not one that anybody named after a task.
+        tasks = sorted(path.parent.name for path in folder.glob(f"adapters/[!.]*/{lora.CONFIG_FILE}"))
     return {task: adapter_folder(kind, check_task(task, folder / "config.json")) for task in tasks}
 
 
@@ -84,6 +90,24 @@ def missing_files(folder: Path, task: str | None = None, merged: bool = False) -
         for place in _choose(adapter_folders(folder, merged), task).values():
             needed += [folder / place / file for file in (lora.CONFIG_FILE, lora.WEIGHTS_FILE)]
     return [path.relative_to(folder).as_posix() for path in needed if not path.is_file()]
+
+
+def _incomplete(folder: Path, missing: Sequence[str]) -> CheckpointError:
+    """What a folder lacks, and what to do where something else stands in its place."""
+    names = sorted(path.name for path in folder.iterdir())
+    present = ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
+    words = [f"{folder} lacks {', '.join(missing[:_NAMED])} (it has: {present or 'nothing'})"]
+    for name in missing:
+        if (folder / name).is_symlink():
+            words.append(f"{name} is a link to {(folder / name).readlink()}, which is gone: download it again")
+    if "model.safetensors" in missing and (torch := [name for name in names if name.endswith(_TORCH)]):
+        words.append(
+            f"{torch[0]} is torch's own format, which would be executed: load it with transformers, and "
+            "save_pretrained writes safetensors"
+        )
+    if "tokenizer.json" in missing and any(name in names for name in _VOCABULARIES):
+        words.append("transformers makes a tokenizer.json of it: AutoTokenizer, from_pretrained, save_pretrained")
+    return CheckpointError("; ".join(words))
 
 
 # A model with a head keeps the encoder under one of these names.
@@ -111,8 +135,7 @@ def read(folder: Path, task: str | None = None, merged: bool = False) -> Checkpo
     `merged`: there are no adapters, though config.json may list tasks.
     """
     if missing := missing_files(folder, task, merged):
-        present = ", ".join(sorted(path.name for path in folder.iterdir())) or "nothing"
-        raise CheckpointError(f"{folder} lacks {', '.join(missing)} (it has: {present})")
+        raise _incomplete(folder, missing)
     tensors: dict[str, mx.array] = {}
     for path in weight_files(folder):
         tensors |= safetensors_file.read(path)
@@ -133,11 +156,20 @@ def read(folder: Path, task: str | None = None, merged: bool = False) -> Checkpo
         path=folder,
         config=config,
         tensors=tensors,
-        tokenizer=Tokenizer.from_file(folder / "tokenizer.json"),
+        tokenizer=_tokenizer(folder / "tokenizer.json"),
         prompts=settings.get("prompts") or config.get("task_instructions") or {},
         default_prompt_name=settings.get("default_prompt_name"),
         adapters={name: adapter.without(POOLER) for name, adapter in adapters.items()},
     )
+
+
+def _tokenizer(path: Path) -> Tokenizer:
+    try:
+        return Tokenizer.from_json(json_file.text(path), path)
+    except CheckpointError as error:
+        if (words := json_file.impostor(path)) is not None:
+            raise CheckpointError(f"{path} {words}") from error
+        raise
 
 
 def _with_modules(folder: Path, config: dict[str, Any]) -> dict[str, Any]:

@@ -43,9 +43,14 @@ def embedded(name: str) -> Path:
     return Path(__file__).parents[1] / name
 
 
+def gguf_files(folder: Path) -> list[Path]:
+    """The .gguf files of a folder; not hidden ones, such as macOS leaves beside each file on other disks."""
+    return sorted(path for path in folder.glob("*.gguf") if not path.name.startswith("."))
+
+
 def holds_gguf(path: Path) -> bool:
     """Whether this is a .gguf, or a folder of such files and not of Hugging Face's."""
-    return path.is_file() or (not (path / "config.json").is_file() and any(path.glob("*.gguf")))
+    return path.is_file() or (not (path / "config.json").is_file() and bool(gguf_files(path)))
 
 
 def holds_model(path: Path) -> bool:

@@ -12,7 +12,7 @@ import mlx.core as mx
 from mlx_jina import catalog
 from mlx_jina.catalog import Entry
 from mlx_jina.errors import CheckpointError, InputError
-from mlx_jina.weights import checkpoint, folder, hub, lora, quantize
+from mlx_jina.weights import checkpoint, folder, hub, json_file, lora, quantize
 from mlx_jina.weights.gguf import architectures
 from mlx_jina.weights.gguf import reader as gguf_reader
 from mlx_jina.weights.lora import Adapter
@@ -55,7 +55,7 @@ def _open_folder(path: Path, name: str, task: str | None, wanted: Entry | None) 
         config=config,
         weights=_full_weights(files.tensors, checkpoint.packings(files, model)),
         tokenizer=files.tokenizer,
-        tokenizer_json=(path / "tokenizer.json").read_text(encoding="utf-8"),
+        tokenizer_json=json_file.text(path / "tokenizer.json"),
         prompts=files.prompts or (entry.prompts if entry else {}),
         default_prompt_name=files.default_prompt_name or (entry.default_prompt_name if entry else None),
         general=general,

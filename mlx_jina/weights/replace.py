@@ -60,8 +60,8 @@ def check_folder(target: Path, force: bool) -> Path:
 
 
 def _is_written(path: Path) -> bool:
-    """Whether a conversion writes something of this name, or an adapter's folder."""
-    return path.name in _WRITTEN or (path / lora.CONFIG_FILE).is_file()
+    """Whether a conversion writes something of this name, or an adapter's folder; or macOS beside such a file."""
+    return path.name.removeprefix("._") in _WRITTEN or (path / lora.CONFIG_FILE).is_file()
 
 
 def refuse_source(target: Path, source: Path) -> None:

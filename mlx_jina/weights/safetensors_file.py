@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 
 from mlx_jina import durable
 from mlx_jina.errors import CheckpointError
+from mlx_jina.weights import json_file
 
 _NAMES = {
     mx.float32: ("F32", 4),
@@ -57,6 +58,8 @@ def read(path: Path) -> dict[str, mx.array]:
     except FileNotFoundError:
         raise CheckpointError(f"{path.parent} has no {path.name}") from None
     except SafetensorError as error:
+        if (words := json_file.impostor(path)) is not None:
+            raise CheckpointError(f"{path} {words}") from None
         raise CheckpointError(
             f"{path} cannot be read as safetensors: {error}. It is damaged or incomplete; fetch or copy it again"
         ) from None

@@ -7,6 +7,8 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mlx_jina.weights.gguf.file import GGUF
 from mlx_jina.weights.gguf.reader import POOLING
 
@@ -14,6 +16,8 @@ _WIDTH = 60
 
 
 def _short(value: Any) -> str:
+    if isinstance(value, np.ndarray):
+        return f"{len(value)} x {value.dtype}"
     if isinstance(value, list):
         return f"{len(value)} x {type(value[0]).__name__ if value else 'nothing'}"
     text = str(value).replace("\n", "\\n")

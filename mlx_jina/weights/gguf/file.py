@@ -25,6 +25,7 @@ from gguf import GGUFValueType as Value
 
 from mlx_jina import durable
 from mlx_jina.errors import CheckpointError
+from mlx_jina.weights import json_file
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -32,6 +33,8 @@ MAGIC = b"GGUF"
 VERSIONS = (2, 3)
 MAX_DIMENSIONS = 4
 MAX_ALIGNMENT = 1 << 20
+# Of one key that is read: of the largest vocabularies a few times over.
+MAX_NUMBERS = 1 << 22
 _SCALARS = {
     Value.UINT8: "B",
     Value.INT8: "b",
@@ -134,7 +137,8 @@ class _Cursor:
             raise self.refuse(f"{what} is an array of arrays, which no model uses")
         code = "B" if inner is Value.BOOL else _SCALARS[inner]
         start = self._need(count * struct.calcsize(f"<{code}"), what)
-        return np.frombuffer(self.data, np.dtype(f"<{code}" if code not in "Bb" else code), count, start).tolist()
+        # Not a list, which takes ten times the file's bytes, before anybody asks for it.
+        return np.frombuffer(self.data, np.dtype(f"<{code}" if code not in "Bb" else code), count, start)
 
 
 class GGUF:
@@ -160,6 +164,8 @@ class GGUF:
 
     def _header(self, cursor: _Cursor) -> tuple[int, int]:
         if self._data[:4] != MAGIC:
+            if (words := json_file.impostor(self.path)) is not None:
+                raise CheckpointError(f"{self.path} {words}")
             raise CheckpointError(f"{self.path} is not a GGUF file: it starts with {self._data[:4]!r}")
         cursor.at = 4
         version = cursor.scalar("I", "the version")
@@ -238,6 +244,12 @@ class GGUF:
                 raise CheckpointError(f"{self.path} lacks the metadata {key!r}")
             return default
         value = self.metadata[key]
+        if isinstance(value, np.ndarray) and kind is list:
+            if value.size > MAX_NUMBERS:
+                raise CheckpointError(
+                    f"{self.path}: metadata {key!r} has {value.size} numbers, which no model has"
+                )
+            value = value.tolist()
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
             raise CheckpointError(f"{self.path}: metadata {key!r} is {str(value)[:60]!r}, of the wrong type")
         return value
@@ -274,9 +286,10 @@ def _add(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
         writer.add_float32(key, value)
     elif isinstance(value, str):
         writer.add_string(key, value)
-    elif value:
-        # Bytes become an array of them.
-        writer.add_array(key, value if isinstance(value, bytes) else list(value))
+    elif len(value):
+        # Bytes become an array of them, and NumPy's numbers are none to this writer.
+        numbers = value.tolist() if isinstance(value, np.ndarray) else value
+        writer.add_array(key, numbers if isinstance(numbers, bytes) else list(numbers))
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from gguf import GGMLQuantizationType as Type
 from mlx_jina.errors import CheckpointError
 from mlx_jina.nn.lora import Pair
 from mlx_jina.text import prompts
-from mlx_jina.weights import folder
+from mlx_jina.weights import folder, hub
 from mlx_jina.weights.gguf import architectures, names
 from mlx_jina.weights.gguf import blocks as gguf_blocks
 from mlx_jina.weights.gguf import file as gguf_file
@@ -61,7 +61,7 @@ def base_of(path: Path) -> Path:
     """A .gguf itself, or the one model among the .gguf files of a folder."""
     if not path.is_dir():
         return path
-    models = [file for file in sorted(path.glob("*.gguf")) if not _is_adapter(GGUF(file))]
+    models = [file for file in hub.gguf_files(path) if not _is_adapter(GGUF(file))]
     if len(models) != 1:
         present = ", ".join(file.name for file in models) or "only adapters"
         raise CheckpointError(f"{path} should hold the .gguf of one model, but holds {present}; name one file")
@@ -77,7 +77,7 @@ def named_after(base: Path) -> set[Path]:
 def _beside(base: Path, alone: bool) -> dict[str, GGUF]:
     """Adapters by task: those named after the base, or all in its folder where the base is `alone` there."""
     adapters: dict[str, GGUF] = {}
-    paths = set(base.parent.glob("*.gguf")) - {base} if alone else named_after(base)
+    paths = set(hub.gguf_files(base.parent)) - {base} if alone else named_after(base)
     for file in map(GGUF, sorted(paths)):
         if (task := _task(file)) in adapters:
             raise CheckpointError(f"{file.path} and {adapters[task].path} are both adapters for the task {task!r}")

@@ -157,6 +157,11 @@ def _tensors(file: GGUF, packed: bool) -> tuple[dict[str, Any], dict[str, Weight
     """config.json's content, and the tensors under our names."""
     if file.metadata.get("general.type", "model") != "model":
         raise CheckpointError(f"{file.path} is an {file.metadata['general.type']}, not a model")
+    if file.get("split.count", int, 1) > 1:
+        raise CheckpointError(
+            f"{file.path} is one of {file.metadata['split.count']} parts of a model; llama.cpp's "
+            "`llama-gguf-split --merge FIRST-PART OUT.gguf` joins them"
+        )
     architecture = architectures.of_gguf(file.path, file.metadata.get("general.architecture"))
     config = _config(file, architecture, _stored_json(file, CONFIG))
     up = file.entries.get("blk.0.ffn_up.weight")
@@ -194,7 +199,9 @@ def open_source(
     recognised = _recognise(file, bool(adapters), entry)
     prompts = _stored_json(file, PROMPTS) or _known(config, recognised)
     general = {
-        key.removeprefix("general."): value for key, value in file.metadata.items() if key.startswith("general.")
+        key.removeprefix("general."): value.tolist() if isinstance(value, np.ndarray) else value
+        for key, value in file.metadata.items()
+        if key.startswith("general.")
     }
     return Source(
         path=path,
