@@ -13,7 +13,16 @@ from mlx_jina import models
 from mlx_jina.errors import CheckpointError
 from mlx_jina.text import prompts
 from mlx_jina.text.tokenizer import Tokenizer
-from mlx_jina.weights import checkpoint, jina_v3, json_file, lora, modules, quantize, safetensors_file
+from mlx_jina.weights import (
+    checkpoint,
+    jina_v3,
+    json_file,
+    lora,
+    modules,
+    quantize,
+    safetensors_file,
+    tokenizer_config,
+)
 from mlx_jina.weights.checkpoint import Checkpoint
 
 T = TypeVar("T")
@@ -165,11 +174,13 @@ def read(folder: Path, task: str | None = None, merged: bool = False) -> Checkpo
 
 def _tokenizer(path: Path) -> Tokenizer:
     try:
-        return Tokenizer.from_json(json_file.text(path), path)
+        tokenizer = Tokenizer.from_json(json_file.text(path), path)
     except CheckpointError as error:
         if (words := json_file.impostor(path)) is not None:
             raise CheckpointError(f"{path} {words}") from error
         raise
+    tokenizer_config.check(path.parent, tokenizer)
+    return tokenizer
 
 
 def _with_modules(folder: Path, config: dict[str, Any]) -> dict[str, Any]:

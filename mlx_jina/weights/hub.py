@@ -23,6 +23,7 @@ FILES = (
     "*/config.json",
     "sentence_*_config.json",
     "tokenizer.json",
+    "tokenizer_config.json",
     "model.safetensors",
     "model.safetensors.index.json",
     "model-?????-of-?????.safetensors",

@@ -279,3 +279,43 @@ def test_stacked_adapters_that_are_no_floats(tmp_path: Path) -> None:
     name = "roberta.encoder.layers.0.mlp.fc1.parametrizations.weight.0.lora_A"
     _cast(path / "model.safetensors", name, mx.int8)
     refused(path, tmp_path, "lora_A is int8")
+
+
+# ---- tokenizer_config.json, of which transformers 5.24 made other tokens wherever it is refused here
+
+
+@pytest.mark.parametrize(
+    ("model", "values", "words"),
+    [
+        ("jina_bert", {"do_lower_case": False}, "'do_lower_case' is False, but in tokenizer.json it is True"),
+        ("jina_bert", {"strip_accents": False}, "'strip_accents' is False"),
+        ("jina_bert", {"tokenize_chinese_chars": False}, "'tokenize_chinese_chars' is False"),
+        ("qwen2", {"add_prefix_space": True}, "'add_prefix_space' is True"),
+        ("xlm_roberta", {"add_prefix_space": False}, "'add_prefix_space' is False"),
+    ],
+)
+def test_tokenizers_that_contradict_themselves(
+    tmp_path: Path, model: str, values: dict[str, Any], words: str
+) -> None:
+    path = MODELS[model](tmp_path / "model")
+    checkpoints.write_json(path / "tokenizer_config.json", values)
+    refused(path, tmp_path, words)
+
+
+@pytest.mark.parametrize(
+    ("model", "values"),
+    [
+        ("jina_bert", {"do_lower_case": True, "strip_accents": None, "tokenize_chinese_chars": True}),
+        ("jina_bert", {"strip_accents": True, "tokenizer_class": "BertTokenizer", "model_max_length": 512}),
+        ("qwen2", {"add_prefix_space": False, "add_bos_token": False}),
+        ("xlm_roberta", {"add_prefix_space": True}),
+    ],
+)
+def test_tokenizers_that_agree(tmp_path: Path, model: str, values: dict[str, Any]) -> None:
+    path = MODELS[model](tmp_path / "model")
+    plain = mlx_jina.load(path)
+    checkpoints.write_json(path / "tokenizer_config.json", values)
+    told = mlx_jina.load(path)
+    assert told.fingerprint(plain.tasks[0] if plain.tasks else None)
+    # Jina's own encode passes over the length in this file.
+    assert told.max_length == plain.max_length
