@@ -33,7 +33,7 @@ MAGIC = b"GGUF"
 VERSIONS = (2, 3)
 MAX_DIMENSIONS = 4
 MAX_ALIGNMENT = 1 << 20
-# Of one key that is read: of the largest vocabularies a few times over.
+# In the arrays of a header: what the largest vocabularies have, a few times over.
 MAX_NUMBERS = 1 << 22
 _SCALARS = {
     Value.UINT8: "B",
@@ -73,6 +73,7 @@ class _Cursor:
 
     def __init__(self, data: mmap.mmap, path: Path) -> None:
         self.data, self.path, self.at, self.size = data, path, 0, len(data)
+        self.numbers = 0
 
     def refuse(self, reason: str) -> CheckpointError:
         return CheckpointError(f"{self.path}: {reason}; the file is damaged or not a GGUF model")
@@ -137,8 +138,10 @@ class _Cursor:
             raise self.refuse(f"{what} is an array of arrays, which no model uses")
         code = "B" if inner is Value.BOOL else _SCALARS[inner]
         start = self._need(count * struct.calcsize(f"<{code}"), what)
-        # Not a list, which takes ten times the file's bytes, before anybody asks for it.
-        return np.frombuffer(self.data, np.dtype(f"<{code}" if code not in "Bb" else code), count, start)
+        numbers = np.frombuffer(self.data, np.dtype(f"<{code}" if code not in "Bb" else code), count, start)
+        self.numbers += count
+        # A list takes ten times the file's bytes.
+        return numbers.tolist() if self.numbers <= MAX_NUMBERS else numbers
 
 
 class GGUF:
@@ -244,12 +247,8 @@ class GGUF:
                 raise CheckpointError(f"{self.path} lacks the metadata {key!r}")
             return default
         value = self.metadata[key]
-        if isinstance(value, np.ndarray) and kind is list:
-            if value.size > MAX_NUMBERS:
-                raise CheckpointError(
-                    f"{self.path}: metadata {key!r} has {value.size} numbers, which no model has"
-                )
-            value = value.tolist()
+        if isinstance(value, np.ndarray):
+            raise CheckpointError(f"{self.path}: metadata {key!r} has {value.size} numbers, more than any model's")
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
             raise CheckpointError(f"{self.path}: metadata {key!r} is {str(value)[:60]!r}, of the wrong type")
         return value
@@ -286,10 +285,9 @@ def _add(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
         writer.add_float32(key, value)
     elif isinstance(value, str):
         writer.add_string(key, value)
-    elif len(value):
-        # Bytes become an array of them, and NumPy's numbers are none to this writer.
-        numbers = value.tolist() if isinstance(value, np.ndarray) else value
-        writer.add_array(key, numbers if isinstance(numbers, bytes) else list(numbers))
+    elif value:
+        # Bytes become an array of them.
+        writer.add_array(key, value if isinstance(value, bytes) else list(value))
 
 
 @dataclass(frozen=True)

@@ -199,9 +199,9 @@ def open_source(
     recognised = _recognise(file, bool(adapters), entry)
     prompts = _stored_json(file, PROMPTS) or _known(config, recognised)
     general = {
-        key.removeprefix("general."): value.tolist() if isinstance(value, np.ndarray) else value
+        key.removeprefix("general."): value
         for key, value in file.metadata.items()
-        if key.startswith("general.")
+        if key.startswith("general.") and not isinstance(value, np.ndarray)
     }
     return Source(
         path=path,
