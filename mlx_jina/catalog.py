@@ -11,9 +11,9 @@ class Entry:
     """One published model.
 
     `repo` is its Hugging Face id; `parameters` are the numbers in its weights and adapters; `architecture` is the
-    name that models/ gives it; `truncate_dims` are the Matryoshka sizes it was trained for. With several `tasks` it
-    comes with an adapter or with prompts for each; with one, that is merged into its weights. `prompts` stand in
-    where the checkpoint brings none. `default_task` is what Jina's hosted API takes when none is named; v3 has
+    name that models/ gives it; `truncate_dims` are the Matryoshka sizes it was trained for. With several `tasks`
+    it comes with an adapter or with prompts for each; with one, that is merged into its weights. `prompts` stand
+    in where the checkpoint brings none. `default_task` is what Jina's hosted API takes when none is named; v3 has
     none, and answers from its base weights there too.
     """
 
@@ -147,7 +147,9 @@ def _code(size: str, dimension: int, truncate_dims: tuple[int, ...], parameters:
 
 
 ENTRIES = (
-    Entry("pocket", ("pocket-embedding",), 256, 8192, "apache-2.0", "English", 9_818_112, "jina_bert", (64, 128, 256)),
+    Entry(
+        "pocket", ("pocket-embedding",), 256, 8192, "apache-2.0", "English", 9_818_112, "jina_bert", (64, 128, 256)
+    ),
     _v2("small-en", 512, "English", 33_000_000),
     _v2("base-en", 768, "English", 137_000_000),
     _v2("base-de", 768, "German, English", 161_000_000),

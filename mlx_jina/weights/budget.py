@@ -16,7 +16,6 @@ from mlx.utils import tree_flatten
 from mlx_jina import catalog, device, process
 from mlx_jina.errors import ModelTooLargeError
 from mlx_jina.models.base import EncoderModel
-from mlx_jina.weights import quantize
 from mlx_jina.weights.checkpoint import Checkpoint
 
 # Outputs of a model's widest layer that live at once, at most: eleven that are queued, and those still to be read.
@@ -48,9 +47,9 @@ class Budget:
         return max(FEWEST_TOKENS, min(device.default_batch_tokens(), room // FEWEST_TOKENS * FEWEST_TOKENS))
 
 
-def of(model: EncoderModel, files: Checkpoint, dtype: mx.Dtype, *, fuse: bool) -> Budget:
-    """The budget of a model that is not read yet. Raises ModelTooLargeError if it does not fit."""
-    stays_packed = quantize.is_quantized(files.config) and device.on_gpu()
+def of(model: EncoderModel, files: Checkpoint, dtype: mx.Dtype, *, packed: bool, fuse: bool) -> Budget:
+    """The budget of a model that is not read yet, of `packed` weights or not. Raises ModelTooLargeError."""
+    stays_packed = packed and device.on_gpu()
     arrays = files.tensors.values() if stays_packed else dict(tree_flatten(model.parameters())).values()
     adapters = () if fuse and not stays_packed else files.adapters.values()
     halves = [half for adapter in adapters for pair in adapter.pairs.values() for half in (pair.a, pair.b)]

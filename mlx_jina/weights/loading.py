@@ -78,7 +78,7 @@ def _load(path: Path, name: str, task: str | None, dtype: str | None, as_model: 
     files = files.without(model.unused)
     stored_packings: Packings = checkpoint.packings(files, model)
     compute_dtype = _choose_dtype(model, files, dtype)
-    memory = budget.of(model, files, compute_dtype, fuse=task is not None)
+    memory = budget.of(model, files, compute_dtype, packed=bool(stored_packings), fuse=task is not None)
     _keep_float32(compute_dtype)
     files, packings = _prepare(files, stored_packings, compute_dtype, fuse=task is not None)
     _fill(model, files, packings, compute_dtype)
