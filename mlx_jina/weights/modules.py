@@ -15,6 +15,7 @@ from mlx_jina.errors import CheckpointError
 from mlx_jina.weights import json_file
 
 FILE, MODULE_CONFIG, SETTINGS = "modules.json", "config.json", "config_sentence_transformers.json"
+TOKENIZER = "tokenizer_config.json"
 # Later ones are names of older releases; the first that a folder has is read.
 LIMITS = tuple(
     f"sentence_{kind}_config.json"
@@ -148,10 +149,16 @@ def _expect(path: Path, only: Mapping[str, tuple[Any, ...]]) -> dict[str, Any]:
 
 
 def _max_seq_length(folder: Path) -> int | None:
-    for name in LIMITS:
-        if (path := folder / name).is_file():
-            limit = _expect(path, _LIMITS_ONLY).get("max_seq_length")
-            if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit <= 0):
-                raise CheckpointError(f"{path}: 'max_seq_length' should be a number of tokens, found {limit!r}")
-            return limit
-    return None
+    path = next((path for name in LIMITS if (path := folder / name).is_file()), None)
+    if path is None:
+        # The code in Jina's repositories passes over the number in tokenizer_config.json.
+        return None
+    key = "max_seq_length"
+    limit = _expect(path, _LIMITS_ONLY).get(key)
+    if limit is None and (tokenizer := folder / TOKENIZER).is_file():
+        # sentence-transformers takes this one then, and since its release 6 writes no other.
+        path, key = tokenizer, "model_max_length"
+        limit = json_file.read(path).get(key)
+    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit <= 0):
+        raise CheckpointError(f"{path}: {key!r} should be a number of tokens, found {limit!r}")
+    return limit

@@ -10,15 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from gguf import GGMLQuantizationType as Type
 
 import mlx_jina
 from mlx_jina.errors import CheckpointError
 from mlx_jina.weights import convert, json_file
-from mlx_jina.weights.gguf import file as gguf_file
 from mlx_jina.weights.gguf.describe import describe
 from mlx_jina.weights.gguf.file import GGUF
-from tests.support import checkpoints
+from tests.support import checkpoints, gguf_files
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
 PAGE = b"\n<!DOCTYPE html><html><head><title>Sign in</title></head></html>"
@@ -192,17 +190,9 @@ def test_an_array_without_end(tmp_path: Path) -> None:
 def test_a_split_gguf(tmp_path: Path) -> None:
     source = checkpoints.tiny_jina_bert(tmp_path / "model")
     convert.to_gguf(str(source), tmp_path / "m.gguf", kind="F32")
-    file = GGUF(tmp_path / "m.gguf")
-    outputs = [
-        gguf_file.Output(
-            name,
-            Type.F32,
-            entry.shape,
-            lambda name=name, entry=entry: np.frombuffer(file.raw(name), np.float32).reshape(entry.shape),  # type: ignore[misc]
-        )
-        for name, entry in file.entries.items()
-    ]
     split = {"split.no": 0, "split.count": 3, "split.tensors.count": 99}
-    gguf_file.write([gguf_file.File(tmp_path / "p.gguf", "jina-bert-v2", {**file.metadata, **split}, outputs)])
+    gguf_files.with_metadata(
+        tmp_path / "m.gguf", tmp_path / "p.gguf", {**GGUF(tmp_path / "m.gguf").metadata, **split}
+    )
     with pytest.raises(CheckpointError, match=r"is one of 3 parts of a model; .*llama-gguf-split --merge"):
         mlx_jina.load(tmp_path / "p.gguf")

@@ -135,6 +135,20 @@ def test_the_longest_text(bert: Path, tmp_path: Path, name: str) -> None:
     assert mlx_jina.load(bert).max_length == 8192
 
 
+def test_the_longest_text_of_newer_files(bert: Path) -> None:
+    """sentence-transformers 6 saves it with the tokenizer, and takes it from there where its own file has none."""
+    checkpoints.write_json(bert / "tokenizer_config.json", {"model_max_length": 5})
+    assert mlx_jina.load(bert).max_length == 8192
+    checkpoints.write_json(bert / "sentence_bert_config.json", {"transformer_task": "feature-extraction"})
+    assert mlx_jina.load(bert).max_length == 5
+    checkpoints.write_json(bert / "sentence_bert_config.json", {"max_seq_length": 7})
+    assert mlx_jina.load(bert).max_length == 7
+    # What transformers writes for no limit.
+    checkpoints.write_json(bert / "sentence_bert_config.json", {"max_seq_length": None})
+    checkpoints.write_json(bert / "tokenizer_config.json", {"model_max_length": int(1e30)})
+    assert mlx_jina.load(bert).max_length == 8192
+
+
 @pytest.mark.parametrize(
     ("values", "words"),
     [

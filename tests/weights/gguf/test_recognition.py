@@ -10,16 +10,14 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from gguf import GGMLQuantizationType as Type
 
 import mlx_jina
 from mlx_jina import catalog
 from mlx_jina.cli.app import commands
 from mlx_jina.errors import InputError
 from mlx_jina.weights import convert
-from mlx_jina.weights.gguf import file as gguf_file
 from mlx_jina.weights.gguf.file import GGUF
-from tests.support import checkpoints, decoder_checkpoints
+from tests.support import checkpoints, decoder_checkpoints, gguf_files
 
 # As wide as the published model, and otherwise tiny.
 SMALL = {
@@ -38,25 +36,13 @@ QUERY, DOCUMENT = "how do i bake bread", "light travels fast"
 
 def as_llama_cpp(source: Path, target: Path, **general: Any) -> Path:
     """A .gguf less what only mlx-jina writes, under these keys below general."""
-    file = GGUF(source)
     kept = {
         key: value
-        for key, value in file.metadata.items()
+        for key, value in GGUF(source).metadata.items()
         if not key.startswith((OURS, "general.name", "general.source", "general.finetune", "general.license"))
     }
     kept |= {f"general.{key.replace('__', '.')}": value for key, value in general.items()}
-    outputs = [
-        gguf_file.Output(
-            name,
-            Type.F32,
-            entry.shape,
-            lambda name=name, entry=entry: np.frombuffer(file.raw(name), np.float32).reshape(entry.shape),  # type: ignore[misc]
-        )
-        for name, entry in file.entries.items()
-    ]
-    target.parent.mkdir(parents=True, exist_ok=True)
-    gguf_file.write([gguf_file.File(target, str(kept["general.architecture"]), kept, outputs)])
-    return target
+    return gguf_files.with_metadata(source, target, kept)
 
 
 @pytest.fixture(scope="module")
