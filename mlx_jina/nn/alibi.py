@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import mlx.core as mx
+import numpy as np
 
 from mlx_jina import device
 from mlx_jina.cpu import attention as cpu
@@ -34,7 +35,8 @@ def hankel_values(slopes: mx.array, length: int) -> mx.array:
     With the keys reversed the distance depends on i+j alone, so each row of the bias is the one above moved
     by one. `hankel_bias` views them as a matrix.
     """
-    distances = mx.abs(mx.arange(2 * length - 1) - (length - 1))
+    # By NumPy: `mx.compile` would write the length into a kernel of its own.
+    distances = mx.array(np.abs(np.arange(2 * length - 1) - (length - 1)))
     return mx.contiguous(-slopes[:, None] * distances.astype(slopes.dtype))
 
 

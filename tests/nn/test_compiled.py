@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -81,6 +81,28 @@ def test_models_give_the_same_vectors(make: Callable[[], EncoderModel], gpu: Non
             np.testing.assert_allclose(got, wanted, rtol=0, atol=bound(2e-6) * np.abs(wanted).max())
 
 
+@pytest.mark.skipif(device.on_gpu(), reason="counts the files that MLX compiles on a CPU")
+@pytest.mark.parametrize(
+    "name", ["original", *(pytest.param(name, marks=pytest.mark.slow) for name in MODELS if name != "original")]
+)
+def test_a_length_needs_no_kernel_of_its_own(
+    name: str, gpu: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MLX writes numbers into the kernels that it fuses, and keeps every kernel for ever."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    model = MODELS[name]()
+    compiled = CompiledByShape(model, most=8)
+
+    def kernels(lengths: Iterable[int]) -> int:
+        for length in lengths:
+            batch = ragged.flatten(bare.random_ids([length], SHAPE["vocab"]), np.zeros(1, dtype=np.intp))
+            for _ in range(2):
+                mx.eval(compiled(mx.array(batch.ids), batch.ragged))
+        return len(list(tmp_path.rglob("*.so")))
+
+    assert 0 < kernels([5, 9]) == kernels([14, 23, 40])
+
+
 @pytest.mark.slow
 class TestEncoder:
     QUERIES = ("how fast is light?", "light", "how do I bake bread", "light travels fast in vacuum")
@@ -99,8 +121,8 @@ class TestEncoder:
         with ThreadPoolExecutor(4) as executor:
             assert max(executor.map(lambda job: differs(*job), jobs)) <= bound(2e-6)
 
-    def test_memory_stays_flat(self, gpu: None) -> None:
-        encoder = mlx_jina.load("pocket")
+    def test_memory_stays_flat(self, tmp_path: Path, gpu: None) -> None:
+        encoder = mlx_jina.load(checkpoints.tiny_jina_bert(tmp_path))
         words = "the quick brown fox jumps over the lazy dog while rain falls on old town roofs".split()
         rng = np.random.default_rng(0)
         held = []
