@@ -157,7 +157,7 @@ class Pipeline:
     def _step(
         self, plan: Plan, pool: Pool, started: list[tuple[Batch, mx.array]], batch: Batch | None
     ) -> list[tuple[Batch, Floats]]:
-        """On the thread: run a batch on a CPU's cores; start it on a GPU, and return the one before.
+        """On the thread: run a batch on a CPU's cores; on a GPU start the batch, and return the previous one.
 
         None stands for the end. Returns batches, which may be shares of the one given, and what `pool` made of
         them.
@@ -264,7 +264,7 @@ def evaluated(rows: mx.array) -> Floats:
 def retry(plan: Plan, pool: Pool, ids: Sequence[Ids], index: int, position: int) -> Floats:
     """On the model's thread: one text alone in float32, for a vector that came out unusable.
 
-    Perhaps only for a neighbour's sake: texts that a CPU attends to as one (nn/attention.py) share their NaN.
+    The fault may be a neighbour's: texts that a CPU attends to as one text (nn/attention.py) share their NaN.
     """
     model = plan.model
     stored = model.parameters()

@@ -1,8 +1,8 @@
 """Long texts in pieces, so that memory does not grow with the length.
 
-A text is long if it has more tokens than a batch may have (`at_most`). MLX builds its graph lazily and evaluates
-siblings side by side: pieces that nothing keeps apart would save nothing. A batch of shorter texts is never cut,
-and on a GPU nothing waits inside it.
+A text is long if it has more tokens than a batch may have (`at_most`). MLX evaluates a graph's independent parts
+side by side, so pieces save memory only if each is evaluated before the next but one. A batch of shorter texts is
+never cut, and on a GPU nothing waits inside such a batch.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ def _table(length: int, width: int, theta: float) -> Rotations:
     cosines, sines = np.cos(angles), np.sin(angles)
     halves = np.stack([cosines, cosines], 2), np.stack([-sines, sines], 2)
     table = mx.array(halves[0].astype(np.float32)), mx.array(halves[1].astype(np.float32))
-    # Or it would belong to the thread that asked first.
+    # An unevaluated array would belong to the thread that asked first.
     mx.eval(table)
     return table
 

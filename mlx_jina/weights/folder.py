@@ -122,7 +122,7 @@ def _incomplete(folder: Path, missing: Sequence[str]) -> CheckpointError:
 # A model with a head keeps the encoder under one of these names.
 BASE_MODEL_PREFIXES = ("bert.", "model.")
 LANGUAGE_MODEL = "language_model."
-# Heads that no vector depends on, though some adapters change them as well.
+# No vector depends on these heads, although some adapters change them.
 POOLER = ("pooler.",)
 
 

@@ -84,7 +84,7 @@ def _load(path: Path, name: str, task: str | None, dtype: str | None, as_model: 
     _fill(model, files, packings, compute_dtype)
     by_task = _attach(model, files, packings, compute_dtype)
     if task is not None:
-        # The one model there is answers without being told its task.
+        # With one task there is one model, and calls need not name the task.
         by_task = {None: by_task.popitem()[1]}
     elif entry is not None and entry.untasked:
         by_task = {None: model, **by_task}

@@ -25,7 +25,8 @@ BLOCKS = ("quantization", "quantization_config")
 # The parts of a packed layer's weight. Only the affine mode has biases.
 PARTS = ("weight", "scales", "biases")
 AFFINE = "affine"
-# Numbers of a tensor that are packed or unpacked at a time: on a CPU, MLX's steps take many times the result.
+# Tensors are packed and unpacked in pieces of so many numbers, because MLX's steps on a CPU take many times the
+# memory of the result.
 PIECE = 1 << 20
 # No layer's group is larger; a guard for MLX, which divides by the size that a file names.
 _LARGEST_GROUP = 1 << 16

@@ -48,7 +48,7 @@ def check_file(target: Path, force: bool) -> None:
 def check_folder(target: Path, force: bool) -> Path:
     """Refuse a target that cannot become a folder, or whose replacement would destroy what no conversion wrote.
 
-    Returns its absolute path: of "." a name is needed as well, for what lies beside it meanwhile.
+    Returns the absolute path, because the temporary folder beside "." needs a name too.
     """
     check_target(target, force)
     target = Path(os.path.abspath(target))

@@ -35,7 +35,7 @@ from mlx_jina.weights.lora import Adapter
 from mlx_jina.weights.source import Source
 
 ALPHA, TASK, PROMPT = "adapter.lora.alpha", "adapter.lora.task_name", "adapter.lora.prompt_prefix"
-# In a base: its tasks. Without the adapters of these tasks the base is not to be used.
+# The key of a base model that lists its tasks; the base alone must not be used without their adapters.
 TASKS = "mlx-jina.adapters"
 # In an adapter: how many of the last ranks of token_embd belong to token_types.
 TYPE_RANKS = "mlx-jina.token_type_ranks"

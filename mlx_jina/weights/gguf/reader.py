@@ -92,7 +92,7 @@ def _number(file: GGUF, architecture: Architecture, key: str) -> int | float:
 
 
 def _check_sizes(file: GGUF, architecture: Architecture, config: Mapping[str, Any]) -> None:
-    """Metadata against the tensors, before anything is built after it."""
+    """Compare the metadata with the tensors, before a model is built from the metadata."""
     blocks = {name.split(".")[1] for name in file.entries if name.startswith("blk.")}
     sizes = {"block_count": (config["num_hidden_layers"], len(blocks))}
     sizes["embedding_length"] = (config["hidden_size"], file.entries["token_embd.weight"].shape[-1])
