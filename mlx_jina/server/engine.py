@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from mlx_jina.choices import Precision
 from mlx_jina.encoder import Encoder
 from mlx_jina.engine import late_chunking
-from mlx_jina.errors import InputError, NumericalError, TooLongError
+from mlx_jina.errors import InputError, MlxJinaError, TooLongError
 from mlx_jina.models.base import EncoderModel
 from mlx_jina.server.errors import ApiError
 from mlx_jina.server.model_store import Model, ModelStore
@@ -95,7 +95,7 @@ class Engine:
                 raise ApiError(400, str(error), "INPUT_TOKEN_LIMIT_EXCEEDED", "input") from None
             except InputError as error:
                 raise ApiError(400, str(error), "invalid_input") from None
-            except (NumericalError, BatchError) as error:
+            except (MlxJinaError, BatchError) as error:
                 raise ApiError(500, str(error), "computation_failed") from None
             fingerprint = await loaded.fingerprint(task)
         return Embedded(

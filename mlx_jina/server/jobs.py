@@ -13,8 +13,8 @@ from mlx_jina.engine import pipeline
 from mlx_jina.engine.late_chunking import Windows, joined_windows
 from mlx_jina.engine.pipeline import Pipeline, Pool
 from mlx_jina.engine.plan import Plan
-from mlx_jina.errors import NumericalError
-from mlx_jina.text.tokenizer import Ids
+from mlx_jina.errors import InputError, NumericalError
+from mlx_jina.text.tokenizer import MOST, Ids
 from mlx_jina.vectors import Floats, Vectors
 
 
@@ -54,10 +54,15 @@ class Job:
     def tokenize(self, road: Pipeline, ids: Sequence[Ids] | None) -> None:
         """Set `self.ids`, from the ids of `prompted` if they are given. Raises InputError."""
         if self.late_chunking:
+            if self.characters > MOST:
+                raise InputError(
+                    f"late chunking takes a document of at most {MOST} characters here, and this one has "
+                    f"{self.characters}; send its parts one after the other"
+                )
             self.windows = joined_windows(road, self.texts, self.plan)
             self.ids = self.windows.ids
         else:
-            uncut = road.tokenizer.encode(self.prompted) if ids is None else ids
+            uncut = road.tokenizer.encode(self.prompted, max_length=self.plan.max_length) if ids is None else ids
             for index, text in enumerate(uncut):
                 pipeline.check_length(text, index, self.plan)
             self.ids, self.truncated = road.cut(uncut, self.plan)

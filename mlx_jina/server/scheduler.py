@@ -142,14 +142,16 @@ class Scheduler:
         here = [job for job in jobs if not job.gone]
         failed: list[Result] = []
         prompted = [job.prompted for job in here]
+        longest = max((job.plan.max_length for job in here), default=0)
         try:
-            ids = iter(self._pipeline.tokenizer.encode([text for texts in prompted for text in texts]))
+            texts = [text for texts in prompted for text in texts]
+            ids = iter(self._pipeline.tokenizer.encode(texts, max_length=longest))
         except Exception:
             # Each job is then tokenised alone, which shows the job whose text is to blame.
             ids = None
-        for job, texts in zip(here, prompted, strict=True):
+        for job, own in zip(here, prompted, strict=True):
             try:
-                job.tokenize(self._pipeline, None if ids is None else list(islice(ids, len(texts))))
+                job.tokenize(self._pipeline, None if ids is None else list(islice(ids, len(own))))
                 self._add(job)
             except Exception as error:
                 failed.append((job, error))

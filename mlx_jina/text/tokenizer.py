@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -21,8 +21,12 @@ Ids = npt.NDArray[np.int32]
 Offsets = npt.NDArray[np.int64]
 D = TypeVar("D", bound=np.generic)
 
-# Characters of a text that is tokenised in parts where only its beginning counts.
-LARGE = 1 << 20
+# A text of more characters is tokenised from its beginning, as far as its first tokens need it.
+LARGE = 1 << 18
+# So many characters are tokenised in one call of the library, whose objects take some 200 bytes for a token; a
+# longer text is refused where not even so many characters of it give as many tokens as a model takes.
+GROUP = 1 << 20
+MOST = 1 << 22
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -95,25 +99,36 @@ class Tokenizer:
         tokens, and that there are more of them.
         """
         check(texts, positions)
-        if max_length is not None and any(len(text) > LARGE for text in texts):
-            return [
-                self._first_ids(text, position, max_length)
-                if len(text) > LARGE
-                else self._ids([text], [position])[0]
-                for position, text in zip(positions or range(len(texts)), texts, strict=True)
-            ]
-        return self._ids(texts, positions)
+        places = positions or range(len(texts))
+        ids: list[Ids] = []
+        for start, stop in _groups(texts):
+            if max_length is not None and len(texts[start]) > LARGE:
+                ids.append(self._first_ids(texts[start], places[start], max_length))
+            else:
+                ids += self._ids(texts[start:stop], places[start:stop])
+        return ids
 
     def _first_ids(self, text: str, position: int, max_length: int) -> Ids:
         """Ids of a large text, or of so much of it that they are certainly more than `max_length`."""
-        size = LARGE
-        while size < len(text):
+        size, most = LARGE, max(MOST, max_length * self._longest)
+        while size < len(text) and size <= most:
             (ids,) = self._ids([text[:size]], [position])
             # The end of the part may be cut amid a word.
             if len(ids) > 2 * max_length:
                 return ids
             size *= 2
+        if len(text) > most:
+            raise InputError(
+                f"has {len(text)} characters, of which the first {size // 2} are only {len(ids)} tokens; take out "
+                "what is no text, such as long runs of spaces",
+                position=position,
+            )
         return self._ids([text], [position])[0]
+
+    @cached_property
+    def _longest(self) -> int:
+        """Characters of the longest token."""
+        return max(map(len, self.fast.get_vocab()), default=1)
 
     def _ids(self, texts: Sequence[str], positions: Sequence[int] | None) -> list[Ids]:
         encodings = self._run(self.fast.encode_batch_fast, texts, positions)
@@ -149,12 +164,14 @@ class Tokenizer:
         Special tokens have (0, 0). Tokens that share a character, as bytes of it do, each have all of it.
         """
         check(texts, positions)
+        places = positions or range(len(texts))
         return [
             (
                 np.array(encoding.ids, dtype=np.int32),
                 np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2),
             )
-            for encoding in self._run(self.fast.encode_batch, texts, positions)
+            for start, stop in _groups(texts)
+            for encoding in self._run(self.fast.encode_batch, texts[start:stop], places[start:stop])
         ]
 
     def tokens(self, texts: Sequence[str], special_tokens: bool = True) -> list[list[Token]]:
@@ -181,6 +198,19 @@ class Tokenizer:
         """The tokenizer as JSON in one fixed spelling, for fingerprints."""
         content: dict[str, Any] = json.loads(self.fast.to_str())
         return json.dumps(content, sort_keys=True)
+
+
+def _groups(texts: Sequence[str]) -> Iterator[tuple[int, int]]:
+    """Start and stop of texts to tokenise in one call, which uses all cores; a large text stands alone."""
+    start, characters = 0, 0
+    for index, text in enumerate(texts):
+        full = characters + len(text) > GROUP or len(text) > LARGE or len(texts[start]) > LARGE
+        if index > start and full:
+            yield start, index
+            start, characters = index, 0
+        characters += len(text)
+    if texts:
+        yield start, len(texts)
 
 
 def check(texts: Sequence[str], positions: Sequence[int] | None = None) -> None:

@@ -11,9 +11,11 @@ import orjson
 
 from mlx_jina import __version__
 from mlx_jina.encoder import Encoder
+from mlx_jina.errors import InputError
 from mlx_jina.server.dialects.base import MAX_TEXTS, Body, Endpoint, Reply, Texts
 from mlx_jina.server.engine import Engine
 from mlx_jina.server.errors import ApiError
+from mlx_jina.text.tokenizer import MOST
 
 # Tokens that are written to JSON at a time.
 TOKENS_WRITTEN = 10_000
@@ -59,14 +61,23 @@ async def embed(engine: Engine, body: TEIEmbedRequest) -> Reply:
 async def tokenize(engine: Engine, body: TEITokenizeRequest) -> Reply:
     """Tokens of each text with their place in the text, in characters; special tokens have no place."""
     async with engine.store.using(engine.store.default) as loaded:
-        return Reply(await engine.store.in_turn(_tokenized, loaded.encoder, body))
+        try:
+            return Reply(await engine.store.in_turn(_tokenized, loaded.encoder, body))
+        except InputError as error:
+            raise ApiError(400, str(error), "invalid_input", "inputs") from None
 
 
 def _tokenized(encoder: Encoder, body: TEITokenizeRequest) -> bytes:
     """The answer as JSON, made in parts, because a token takes many times its bytes as a Python object."""
     texts = []
-    for text in body.inputs:
-        (tokens,) = encoder.tokens([text], body.add_special_tokens)
+    for position, text in enumerate(body.inputs):
+        if len(text) > MOST:
+            words = f"has {len(text)} characters; this route takes texts of at most {MOST}"
+            raise InputError(words, position=position)
+        try:
+            (tokens,) = encoder.tokens([text], body.add_special_tokens)
+        except InputError as error:
+            raise InputError(error.words, position=position) from None
         pieces = (tokens[start : start + TOKENS_WRITTEN] for start in range(0, len(tokens), TOKENS_WRITTEN))
         written = (orjson.dumps([token._asdict() for token in piece])[1:-1] for piece in pieces)
         texts.append(b"[" + b",".join(written) + b"]")
