@@ -48,6 +48,30 @@ _ESCAPE = re.compile(
     re.DOTALL,
 )
 
+# A string without escapes; the last one of a body that was cut has no end.
+_STRING = re.compile(rb'"[^"]*"?')
+_SEPARATORS = (b",", b"[", b"{")
+# Values of one body; OpenAI takes 300,000 tokens, which some clients send as numbers.
+MAX_VALUES = 1_000_000
+# Faults that an error names.
+MAX_PROBLEMS = 10
+# Characters of a path that an error repeats.
+MAX_PATH = 200
+# First bytes of bodies that are no JSON in UTF-8.
+_SIGNATURES = {
+    b"\xef\xbb\xbf": "JSON behind a UTF-8 byte order mark (BOM)",
+    b"\xff\xfe": "in UTF-16",
+    b"\xfe\xff": "in UTF-16",
+    b"\x1f\x8b": "compressed (gzip)",
+    b"\x28\xb5\x2f\xfd": "compressed (zstd)",
+    b"\x78\x01": "compressed (deflate)",
+    b"\x78\x9c": "compressed (deflate)",
+    b"\x78\xda": "compressed (deflate)",
+    b"BZh": "compressed (bzip2)",
+    b"PK\x03\x04": "a ZIP archive",
+    b"--": "a form (multipart)",
+}
+
 T = TypeVar("T")
 
 
@@ -108,6 +132,7 @@ def _refusal(refusal: ApiError, path: str) -> Response:
 async def _unrouted(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     path = request.scope["path"]
+    path = path if len(path) <= MAX_PATH else f"{path[:MAX_PATH]}..."
     if error.status_code == 404:
         words = f"this server has no {path}; /openapi.json lists what it has"
     else:
@@ -130,17 +155,17 @@ class _Caller:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = time.perf_counter()
         try:
-            response = await self._respond(Headers(scope=scope), receive)
+            response = await self._respond(Headers(scope=scope), scope.get("path_params", {}), receive)
         except ClientDisconnect:
             self._metrics.hung_up()
             return
         self._metrics.answered(self._endpoint.path, response.status_code, time.perf_counter() - started)
         await response(scope, receive, send)
 
-    async def _respond(self, headers: Headers, receive: Receive) -> Response:
+    async def _respond(self, headers: Headers, parameters: Mapping[str, Any], receive: Receive) -> Response:
         endpoint = self._endpoint
         try:
-            return await self._answer(headers, receive)
+            return await self._answer(headers, parameters, receive)
         except ClientDisconnect:
             raise
         except ApiError as error:
@@ -154,12 +179,17 @@ class _Caller:
             refusal = ApiError(500, words, "internal_error")
         return _json(endpoint.error_body(refusal, request_id), refusal.status, refusal.headers)
 
-    async def _answer(self, headers: Headers, receive: Receive) -> Response:
+    async def _answer(self, headers: Headers, parameters: Mapping[str, Any], receive: Receive) -> Response:
         endpoint = self._endpoint
         if not endpoint.public:
             access.check_key(headers, self._settings.api_key)
         if endpoint.body is None:
             return _written(await endpoint.handler(self._engine, None))
+        if endpoint.method == "GET":
+            return _written(await endpoint.handler(self._engine, _checked(endpoint.body, parameters)))
+        coding = headers.get("content-encoding", "identity").strip().lower()
+        if coding not in ("", "identity"):
+            raise _unsupported(f"compressed ({coding[:20]})")
         with self._capacity.one() as slot:
             content = await _read(headers, receive, self._settings.max_body, slot)
             large = len(content) >= LARGE
@@ -214,20 +244,54 @@ async def _while_connected(work: Coroutine[Any, Any, T], receive: Receive) -> T:
 
 
 def _parsed(schema: type[Body], content: bytes) -> Body:
+    if (what := _not_json(content)) is not None:
+        raise _unsupported(what)
+    if _values(content) > MAX_VALUES:
+        raise ApiError(413, f"the body holds more than {MAX_VALUES} values", "body_too_large")
+    return _checked(schema, content)
+
+
+def _checked(schema: type[Body], given: bytes | Mapping[str, Any]) -> Body:
+    """The schema's object, from JSON or from a path's parameters. Raises ApiError 400 and 422."""
     try:
-        return schema.model_validate_json(content)
+        return schema.model_validate_json(given) if isinstance(given, bytes) else schema.model_validate(given)
     except ValidationError as error:
         problems = error.errors(include_url=False, include_input=False, include_context=False)
-    if problems[0]["type"] == "json_invalid" and (whole := _ESCAPE.sub(_whole, content)) != content:
-        return _parsed(schema, whole)
+    invalid = isinstance(given, bytes) and problems[0]["type"] == "json_invalid"
+    if isinstance(given, bytes) and invalid and (whole := _ESCAPE.sub(_whole, given)) != given:
+        return _checked(schema, whole)
     details = [
         {"field": ".".join(map(str, each["loc"])) or "body", "message": each["msg"], "type": each["type"]}
-        for each in problems
+        for each in problems[:MAX_PROBLEMS]
     ]
     first = details[0]
     words = "; ".join(f"{detail['field']}: {detail['message']}" for detail in details)
-    status = 400 if first["type"] in ("json_invalid", "token_ids", "too_many_texts") else 422
+    if len(problems) > len(details):
+        words += f"; and {len(problems) - len(details)} more"
+    status = 400 if first["type"] in ("json_invalid", "token_ids", "too_many_texts", "no_texts") else 422
     raise ApiError(status, words, first["type"], first["field"], details=details)
+
+
+def _unsupported(what: str) -> ApiError:
+    return ApiError(415, f"the body is {what}; send plain JSON in UTF-8", "unsupported_body")
+
+
+def _not_json(content: bytes) -> str | None:
+    """What a body is that is not JSON in UTF-8, by its first bytes."""
+    for start, what in _SIGNATURES.items():
+        if content.startswith(start):
+            return what
+    if content[:4].count(0) in (1, 2, 3):
+        return "in UTF-16 or UTF-32"
+    return None
+
+
+def _values(content: bytes) -> int:
+    """How many values a body holds at most: as many as separators, of which only those outside strings count."""
+    if (counted := sum(map(content.count, _SEPARATORS))) <= MAX_VALUES:
+        return counted
+    outside = _STRING.sub(b"", content.replace(b"\\\\", b"").replace(b'\\"', b""))
+    return sum(map(outside.count, _SEPARATORS))
 
 
 def _whole(escape: re.Match[bytes]) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypedDict
 
 from mlx_jina.choices import Precision
 from mlx_jina.encoder import Encoder
@@ -38,6 +39,17 @@ class Embedded:
     """Seconds of loading the model; 0 if it was loaded already."""
     seconds: float
     """Seconds of the whole call, loading included."""
+
+
+class EmbedOptions(TypedDict, total=False):
+    """Options of `Engine.embed`, which explains them, as requests of every dialect name them."""
+
+    task: str | None
+    input_type: str | None
+    dimensions: int | None
+    normalize: bool
+    truncate: bool
+    late_chunking: bool
 
 
 class Engine:
@@ -123,6 +135,11 @@ def _task_and_prompt(
         if place == "input_type" and word == "clustering" and "separation" in encoder.tasks:
             word = "separation"
         name, side = (None, word) if word in prompts.SIDE_OF else prompts.split_task(word)
+        if name is not None and prompts.split_task(name)[1] is not None:
+            name, side = word, None
+        if name == "retrieval" and side is not None and not encoder.tasks:
+            # In a model's one vector space, a side of retrieval is a prompt at most.
+            name = None
         if word in encoder.tasks:
             name, side = word, None
         if name is not None:

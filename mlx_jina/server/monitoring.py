@@ -16,7 +16,7 @@ from mlx_jina.server.metrics import Metrics
 
 
 def endpoints(metrics: Metrics, document: Mapping[str, Any]) -> tuple[Endpoint, ...]:
-    """The three routes, of which only /health needs no API key."""
+    """The routes, of which only /health and /healthz need no API key."""
 
     async def health(engine: Engine, body: None) -> Reply:
         """Whether the server is alive, and which models are in memory."""
@@ -43,6 +43,7 @@ def endpoints(metrics: Metrics, document: Mapping[str, Any]) -> tuple[Endpoint, 
 
     return (
         Endpoint("GET", "/health", health, error_body, public=True),
+        Endpoint("GET", "/healthz", health, error_body, public=True),
         Endpoint("GET", "/metrics", page, error_body),
         Endpoint("GET", "/openapi.json", openapi, error_body),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ _ERRORS = {
     "404": "no such model",
     "408": "the body took too long",
     "413": "the body is too large",
+    "415": "the body is compressed, or no JSON in UTF-8",
     "422": "the body does not fit the schema",
     "500": "the computation failed",
     "503": "no room, or the model cannot be loaded",
@@ -31,16 +33,21 @@ def document(endpoints: Sequence[Endpoint]) -> dict[str, Any]:
     for endpoint in endpoints:
         operation: dict[str, Any] = {
             "summary": (inspect.getdoc(endpoint.handler) or "").partition("\n")[0],
-            "operationId": f"{endpoint.handler.__name__}{endpoint.path.replace('/', '_')}",
+            "operationId": re.sub(r"\W+", "_", f"{endpoint.handler.__name__}{endpoint.path}"),
             "responses": {"200": {"description": "OK", "content": _JSON}}
             | {status: {"description": words, "content": _JSON} for status, words in _ERRORS.items()},
         }
-        if endpoint.body is not None:
+        if endpoint.body is not None and endpoint.method == "GET":
+            operation["parameters"] = [
+                {"name": field, "in": "path", "required": True, "schema": schema}
+                for field, schema in endpoint.body.model_json_schema()["properties"].items()
+            ]
+        elif endpoint.body is not None:
             name = endpoint.body.__name__
             schemas[name] = _schema(endpoint.body, schemas)
             reference = {"schema": {"$ref": f"#/components/schemas/{name}"}}
             operation["requestBody"] = {"required": True, "content": {"application/json": reference}}
-        paths.setdefault(endpoint.path, {})[endpoint.method.lower()] = operation
+        paths.setdefault(endpoint.path.replace(":path}", "}"), {})[endpoint.method.lower()] = operation
     return {
         "openapi": "3.1.0",
         "info": {"title": "mlx-jina", "version": __version__},

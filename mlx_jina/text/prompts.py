@@ -63,8 +63,17 @@ class Prompts:
     """Whether a caller must name a task, because the model has weights for each task and none besides."""
 
     def choose_task(self, task: str | None, prompt_name: str | None = None) -> tuple[str | None, str | None]:
-        """The task that is meant, and the name of the prompt. Raises InputError."""
-        return choose_task(task, prompt_name, self.tasks, self.task_required)
+        """The task that is meant, and the name of the prompt. Raises InputError.
+
+        A model with one vector space takes the two sides of retrieval as well, since clients name them to every
+        model: they choose its prompts, if it has any.
+        """
+        name, side = split_task(task) if task is not None else (None, None)
+        if self.tasks or task is None or name != "retrieval" or side is None:
+            return choose_task(task, prompt_name, self.tasks, self.task_required)
+        if prompt_name not in (None, side, _SYNONYMS.get(side)):
+            raise _contradiction(task, prompt_name)
+        return None, prompt_name or (side if self._key(side, None) else None)
 
     def prefix(self, task: str | None, prompt_name: str | None, prompt: str | None) -> str:
         """The prefix of every text: `prompt` itself, else the prompt called `prompt_name`, else the default one.

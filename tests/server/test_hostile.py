@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import subprocess
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -133,3 +135,110 @@ def test_the_first_tokens_are_those_of_the_whole(monkeypatch: pytest.MonkeyPatch
     for ids, (same, _), full in zip(parts, offsets, model._tokenizer.encode(texts), strict=True):
         np.testing.assert_array_equal(ids, full)
         np.testing.assert_array_equal(same, full)
+
+
+class TestLists:
+    """Every list has a limit, also one that nobody reads, and errors name ten faults at most."""
+
+    @pytest.mark.parametrize(
+        ("path", "body"),
+        [
+            ("/v2/embed", '{"texts": ["a"], "input_type": "query", "embedding_types": [%s]}'),
+            ("/v1/embed", '{"texts": ["a"], "embedding_types": [%s]}'),
+            ("/v1/embeddings", '{"input": ["a"], "embedding_type": [%s]}'),
+            ("/v1/embeddings", '{"input": [%s]}'),
+            ("/v1/embeddings", '{"input": ["a"], "model": [%s]}'),
+            ("/v1/embeddings", '{"input": ["a"], "dimensions": [%s]}'),
+            ("/api/embed", '{"input": [%s]}'),
+            ("/embed", '{"inputs": [%s]}'),
+            ("/embed", '{"inputs": ["a"], "encoding_format": [%s]}'),
+            ("/similarity", '{"inputs": {"source_sentence": "a", "sentences": [%s]}}'),
+            ("/tokenize", '{"inputs": [%s]}'),
+            ("/api/show", '{"model": [%s]}'),
+        ],
+    )
+    @pytest.mark.parametrize(("item", "count"), [('"float"', 900_000), ('"x"', 900_000), ("[]", 9_000_000)])
+    def test_a_million_items(self, explosive: Server, path: str, body: str, item: str, count: int) -> None:
+        before, started = megabytes(explosive), time.monotonic()
+        answer = explosive.client.post(path, content=body % ",".join([item] * count), timeout=60)
+        assert answer.status_code in (400, 413, 422), answer.text[:500]
+        assert len(answer.content) < 3000
+        assert time.monotonic() - started < 20
+        assert megabytes(explosive) < before + 250
+
+    def test_a_list_that_nobody_reads(self, explosive: Server) -> None:
+        body = '{"input": "a", "options": [%s]}'
+        assert explosive.client.post("/v1/embeddings", content=body % ",".join("0" * 4_000_000)).status_code == 413
+
+    def test_separators_within_texts_are_no_items(self, explosive: Server) -> None:
+        for text, status in ((r"\"[{," * 600_000, 200), (r"\\" + "[{," * 600_000, 200), ('"', 400)):
+            body = f'{{"model": "tiny:query", "truncate": true, "input": "{text}"}}'
+            assert explosive.client.post("/v1/embeddings", content=body).status_code == status
+
+    def test_errors_name_ten_faults(self, explosive: Server) -> None:
+        wrong = ["model", "task", "input_type", "dimensions", "truncate", "truncation_direction", "normalized"]
+        wrong += ("late_chunking", "return_multivector", "encoding_format", "embedding_type", "input")
+        answer = explosive.client.post("/v1/embeddings", json={field: {} for field in wrong})
+        assert answer.status_code == 422
+        assert len(answer.json()["errors"]) == 10
+        assert answer.json()["detail"].endswith("; and 2 more")
+
+    def test_errors_do_not_repeat_what_is_long(self, explosive: Server) -> None:
+        for field in ("model", "task", "input_type", "encoding_format", "dimensions"):
+            answer = explosive.client.post("/v1/embeddings", json={"input": "a", field: "9" * 1_000_000})
+            assert answer.status_code == 422
+            assert len(answer.content) < 1000
+        answer = explosive.client.get("/" + "x" * 10_000)
+        assert answer.status_code == 404
+        assert len(answer.content) < 1000
+
+
+def _encoded(encoding: str) -> bytes:
+    return '{"input": "bread"}'.encode(encoding)
+
+
+@pytest.mark.parametrize(
+    ("content", "headers", "words"),
+    [
+        (gzip.compress(_encoded("utf-8"), mtime=0), {"Content-Encoding": "gzip"}, "compressed (gzip)"),
+        (gzip.compress(_encoded("utf-8"), mtime=0), {}, "compressed (gzip)"),
+        (zlib.compress(_encoded("utf-8")), {"Content-Encoding": "deflate"}, "compressed (deflate)"),
+        (zlib.compress(_encoded("utf-8")), {}, "compressed (deflate)"),
+        (b"\x28\xb5\x2f\xfd...", {}, "compressed (zstd)"),
+        (b"...", {"Content-Encoding": "br"}, "compressed (br)"),
+        (_encoded("utf-8-sig"), {}, "byte order mark"),
+        (_encoded("utf-16"), {}, "UTF-16"),
+        (_encoded("utf-16-le"), {}, "UTF-16"),
+        (_encoded("utf-16-be"), {}, "UTF-16"),
+        (_encoded("utf-32"), {}, "UTF-"),
+        (b"--x\r\nContent-Disposition: form-data\r\n\r\nbread\r\n--x--\r\n", {}, "form"),
+    ],
+)
+@pytest.mark.parametrize("path", ["/v1/embeddings", "/api/embed", "/embed", "/v2/embed"])
+def test_bodies_that_are_not_json_in_utf_8(
+    server: Server, path: str, content: bytes, headers: dict[str, str], words: str
+) -> None:
+    answer = server.client.post(path, content=content, headers=headers)
+    assert answer.status_code == 415, answer.text
+    assert words in message(answer)
+    assert "plain JSON in UTF-8" in message(answer)
+
+
+class TestRoutes:
+    def test_what_ollamas_clients_ask_first(self, server: Server) -> None:
+        answer = server.client.get("/")
+        assert (answer.status_code, answer.text) == (200, "Ollama is running")
+        assert answer.headers["Content-Type"].startswith("text/plain")
+        answer = server.client.head("/")
+        assert (answer.status_code, answer.content) == (200, b"")
+
+    @pytest.mark.parametrize("path", ["/v1/models", "/models", "/api/v0/models"])
+    def test_one_model(self, server: Server, path: str) -> None:
+        rows = {row["id"]: row for row in server.client.get(path).json()["data"]}
+        for name in ("pocket", "pocket-embedding", "tiny", "tiny:retrieval.query"):
+            assert server.client.get(f"{path}/{name}").json() == rows[name.partition(":")[0].partition("-")[0]]
+        for unknown in ("gpt-4", "jinaai/jina-embeddings-v9", "x" * 1000):
+            assert server.client.get(f"{path}/{unknown}").status_code in (404, 422)
+
+    def test_health_by_both_names(self, server: Server) -> None:
+        assert server.client.get("/healthz").json().keys() == server.client.get("/health").json().keys()

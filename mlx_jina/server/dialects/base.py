@@ -4,12 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, WithJsonSchema, model_validator
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    WithJsonSchema,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
-from mlx_jina.server.engine import Embedded, Engine
+from mlx_jina.server.engine import Embedded, EmbedOptions, Engine
 from mlx_jina.server.errors import ApiError
 
 # Texts in one request, at most; OpenAI allows 2048.
@@ -21,15 +31,41 @@ TOKEN_IDS = (
 )
 
 
+# What names something; errors repeat it.
+Name = Annotated[str, StringConstraints(max_length=256)]
+
+
 class Body(BaseModel):
-    """A request's JSON object. Null counts as absent, unknown fields are ignored: real clients send both."""
+    """A request's JSON object. Null counts as absent, unknown fields are ignored: real clients send both.
+
+    A field that has several names may be given under one of them only, unless they say the same.
+    """
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
     @model_validator(mode="before")
     @classmethod
     def _without_nulls(cls, data: Any) -> Any:
-        return {key: value for key, value in data.items() if value is not None} if isinstance(data, dict) else data
+        if not isinstance(data, dict):
+            return data
+        given = {key: value for key, value in data.items() if value is not None}
+        for field in cls.model_fields.values():
+            if isinstance(field.validation_alias, AliasChoices):
+                names = [name for name in field.validation_alias.choices if name in given]
+                if any(given[name] != given[names[0]] for name in names[1:]):
+                    raise PydanticCustomError("contradiction", f"{' and '.join(map(str, names))} contradict")
+        return given
+
+
+def limited(most: int) -> BeforeValidator:
+    """A list's limit, which is checked before anything in the list is."""
+
+    def check(given: Any) -> Any:
+        if isinstance(given, list) and len(given) > most:
+            raise PydanticCustomError("too_long", f"{len(given)} items; at most {most}")
+        return given
+
+    return BeforeValidator(check, json_schema_input_type=Any)
 
 
 def _texts(given: Any) -> list[str]:
@@ -69,6 +105,78 @@ Texts = Annotated[
 ]
 
 
+def _some(texts: list[str]) -> list[str]:
+    if not texts:
+        raise PydanticCustomError("no_texts", "the list is empty; send at least one text")
+    return texts
+
+
+# For dialects whose clients cannot read an answer without vectors.
+SomeTexts = Annotated[Texts, AfterValidator(_some)]
+
+
+def _cut(given: Any) -> Any:
+    """Cohere's words for whether a text that is too long is cut."""
+    if given == "START":
+        raise PydanticCustomError("truncate", "texts are cut at their end only: END, or NONE")
+    return {"NONE": False, "END": True}.get(given, given) if isinstance(given, str) else given
+
+
+Cut = Annotated[bool, BeforeValidator(_cut)]
+
+
+class EmbedBody(Body):
+    """What every request for vectors may say, under each of its names: no dialect ignores what changes vectors.
+
+    A dialect has its own defaults and its own field for the texts. Names are those of Jina, OpenAI, Voyage, Cohere
+    and text-embeddings-inference.
+    """
+
+    model: Name = ""
+    task: Name | None = Field(None, validation_alias=AliasChoices("task", "task_type"))
+    input_type: Name | None = Field(None, validation_alias=AliasChoices("input_type", "prompt_name"))
+    dimensions: int | None = Field(
+        None, validation_alias=AliasChoices("dimensions", "output_dimension", "output_dimensionality")
+    )
+    truncate: Cut = Field(False, validation_alias=AliasChoices("truncate", "truncation"))
+    truncation_direction: Literal["right", "Right"] = "right"
+    normalized: bool = Field(
+        True, validation_alias=AliasChoices("normalized", "normalize", "normalize_embeddings")
+    )
+    late_chunking: bool = False
+    return_multivector: Literal[False] = False
+
+    def options(self) -> EmbedOptions:
+        """What `Engine.embed` should do."""
+        return {
+            "task": self.task,
+            "input_type": self.input_type,
+            "dimensions": self.dimensions,
+            "normalize": self.normalized,
+            "truncate": self.truncate,
+            "late_chunking": self.late_chunking,
+        }
+
+
+def _numbers(given: Any) -> Any:
+    if given not in ("float", "float32", ["float"]):
+        raise PydanticCustomError(
+            "encoding", "this route answers with floats; POST /v1/embeddings has other encodings"
+        )
+    return "float"
+
+
+class FloatsBody(EmbedBody):
+    """A request to a route whose answers have no form for encodings other than floats."""
+
+    encoding: Annotated[Literal["float"], BeforeValidator(_numbers)] = Field(
+        "float",
+        validation_alias=AliasChoices(
+            "encoding_format", "embedding_type", "embedding_types", "encoding_type", "output_dtype"
+        ),
+    )
+
+
 @dataclass(frozen=True)
 class Reply:
     """An answer: `content` becomes JSON (NumPy arrays included), `embedded` the X-Embedding-* headers.
@@ -88,6 +196,8 @@ ErrorBody = Callable[[ApiError, str], Mapping[str, Any]]
 @dataclass(frozen=True)
 class Endpoint:
     """One route. `body` is the schema of the request, None for a request without a body.
+
+    A GET request has no body; its schema is that of the parameters in its path.
 
     `error_body` makes the body of an error from the refusal and the request's id. `public`: needs no API key.
     """

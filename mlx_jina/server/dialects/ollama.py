@@ -15,7 +15,7 @@ from pydantic import AliasChoices, Field
 from mlx_jina import __version__
 from mlx_jina.catalog import Entry
 from mlx_jina.encoder import Encoder
-from mlx_jina.server.dialects.base import Body, Endpoint, Reply, Texts
+from mlx_jina.server.dialects.base import Body, Cut, Endpoint, FloatsBody, Name, Reply, Texts
 from mlx_jina.server.engine import Engine
 from mlx_jina.server.errors import ApiError
 from mlx_jina.server.model_store import Model, ModelStore
@@ -29,31 +29,33 @@ def error_body(refusal: ApiError, request_id: str) -> dict[str, Any]:
     return {"error": refusal.message, "request_id": request_id}
 
 
-class OllamaEmbedRequest(Body):
+class OllamaRequest(FloatsBody):
     """`options` and `keep_alive` are ignored, because the server decides how long a model stays."""
 
-    model: str = ""
+    truncate: Cut = Field(True, validation_alias=AliasChoices("truncate", "truncation"))
+
+
+class OllamaEmbedRequest(OllamaRequest):
+    """Any number of texts; none only loads the model."""
+
     input: Texts = Field(default_factory=list)
-    truncate: bool = True
-    dimensions: int | None = None
 
 
-class OllamaEmbeddingsRequest(Body):
+class OllamaEmbeddingsRequest(OllamaRequest):
     """The older form: one text."""
 
-    model: str = ""
     prompt: str = ""
 
 
 class OllamaShowRequest(Body):
     """Older clients send `name` instead of `model`."""
 
-    model: str = Field("", validation_alias=AliasChoices("model", "name"))
+    model: Name = Field("", validation_alias=AliasChoices("model", "name"))
 
 
 async def embed(engine: Engine, body: OllamaEmbedRequest) -> Reply:
     """Embed texts; those that are too long are cut unless `truncate` is false."""
-    done = await engine.embed(body.input, body.model, dimensions=body.dimensions, truncate=body.truncate)
+    done = await engine.embed(body.input, body.model, **body.options())
     content = {
         "model": body.model or done.model.name,
         "embeddings": done.vectors,
@@ -66,7 +68,7 @@ async def embed(engine: Engine, body: OllamaEmbedRequest) -> Reply:
 
 async def embeddings(engine: Engine, body: OllamaEmbeddingsRequest) -> Reply:
     """Embed one text. An empty text only loads the model."""
-    done = await engine.embed([body.prompt] if body.prompt else [], body.model, truncate=True)
+    done = await engine.embed([body.prompt] if body.prompt else [], body.model, **body.options())
     return Reply({"embedding": done.vectors[0] if body.prompt else []}, done)
 
 
@@ -105,6 +107,11 @@ async def show(engine: Engine, body: OllamaShowRequest) -> Reply:
         "capabilities": ["embedding"],
     }
     return Reply(content)
+
+
+async def root(engine: Engine, body: None) -> Reply:
+    """What Ollama says of itself, for clients that look for it here."""
+    return Reply(b"Ollama is running", media_type="text/plain")
 
 
 async def version(engine: Engine, body: None) -> Reply:
@@ -155,4 +162,5 @@ ENDPOINTS = (
     Endpoint("GET", "/api/ps", running, error_body),
     Endpoint("POST", "/api/show", show, error_body, OllamaShowRequest),
     Endpoint("GET", "/api/version", version, error_body),
+    Endpoint("GET", "/", root, error_body, public=True),
 )

@@ -6,9 +6,10 @@ import base64
 from typing import Any, Literal
 
 from pydantic import AliasChoices, Field, field_validator
+from pydantic_core import PydanticCustomError
 
 from mlx_jina.choices import Precision
-from mlx_jina.server.dialects.base import Body, Endpoint, Reply, Texts
+from mlx_jina.server.dialects.base import Body, EmbedBody, Endpoint, Name, Reply, SomeTexts
 from mlx_jina.server.engine import Embedded, Engine
 from mlx_jina.server.errors import ApiError
 from mlx_jina.server.model_store import Model
@@ -43,28 +44,23 @@ def error_body(refusal: ApiError, request_id: str) -> dict[str, Any]:
     return body | ({"errors": refusal.details} if refusal.details else {})
 
 
-class EmbeddingsRequest(Body):
+class EmbeddingsRequest(EmbedBody):
     """OpenAI's fields, Jina's with its aliases, and Voyage's names for some of them."""
 
-    model: str = ""
-    input: Texts
+    input: SomeTexts
     encoding_format: Encoding = "float"
     embedding_type: Encoding | None = Field(
         None, validation_alias=AliasChoices("embedding_type", "embedding_types", "encoding_type", "output_dtype")
     )
-    dimensions: int | None = Field(
-        None, validation_alias=AliasChoices("dimensions", "output_dimension", "output_dimensionality")
-    )
-    task: str | None = Field(None, validation_alias=AliasChoices("task", "task_type"))
-    input_type: str | None = Field(None, validation_alias=AliasChoices("input_type", "prompt_name"))
-    late_chunking: bool = False
-    truncate: bool = Field(False, validation_alias=AliasChoices("truncate", "truncation"))
-    normalized: bool = True
 
     @field_validator("embedding_type", mode="before")
     @classmethod
     def _one_of_a_list(cls, given: Any) -> Any:
-        return given[0] if isinstance(given, list) and len(given) == 1 else given
+        if not isinstance(given, list):
+            return given
+        if len(given) != 1:
+            raise PydanticCustomError("one_encoding", f"{len(given)} encodings; this route sends one")
+        return given[0]
 
     @property
     def encoding(self) -> Encoding:
@@ -77,13 +73,8 @@ async def embeddings(engine: Engine, body: EmbeddingsRequest) -> Reply:
     done = await engine.embed(
         body.input,
         body.model,
-        task=body.task,
-        input_type=body.input_type,
-        dimensions=body.dimensions,
-        normalize=body.normalized,
         precision=STORED[body.encoding],
-        truncate=body.truncate,
-        late_chunking=body.late_chunking,
+        **body.options(),
     )
     tokens = sum(done.tokens)
     data = [
@@ -112,6 +103,18 @@ async def models(engine: Engine, body: None) -> Reply:
     return Reply({"object": "list", "data": [_described(model) for model in await engine.store.available()]})
 
 
+class ModelPath(Body):
+    """A model's name, in the path."""
+
+    id: Name
+
+
+async def model(engine: Engine, body: ModelPath) -> Reply:
+    """One model, with its facts."""
+    found, _ = await engine.store.find(body.id)
+    return Reply(_described(found))
+
+
 def _described(model: Model) -> dict[str, Any]:
     encoder = model.loaded.encoder if model.loaded else None
     known = encoder or model.entry
@@ -135,4 +138,7 @@ ENDPOINTS = (
     Endpoint("POST", "/v1/embeddings", embeddings, error_body, EmbeddingsRequest),
     Endpoint("POST", "/embeddings", embeddings, error_body, EmbeddingsRequest),
     Endpoint("GET", "/v1/models", models, error_body),
+    Endpoint("GET", "/models", models, error_body),
+    Endpoint("GET", "/v1/models/{id:path}", model, error_body, ModelPath),
+    Endpoint("GET", "/models/{id:path}", model, error_body, ModelPath),
 )

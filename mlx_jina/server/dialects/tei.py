@@ -5,14 +5,15 @@ https://huggingface.github.io/text-embeddings-inference; Chroma's HuggingFaceEmb
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import orjson
+from pydantic import AliasChoices, Field, model_validator
 
-from mlx_jina import __version__
+from mlx_jina import __version__, vectors
 from mlx_jina.encoder import Encoder
 from mlx_jina.errors import InputError
-from mlx_jina.server.dialects.base import MAX_TEXTS, Body, Endpoint, Reply, Texts
+from mlx_jina.server.dialects.base import MAX_TEXTS, Body, Cut, Endpoint, FloatsBody, Reply, SomeTexts
 from mlx_jina.server.engine import Engine
 from mlx_jina.server.errors import ApiError
 from mlx_jina.text.tokenizer import MOST
@@ -28,34 +29,55 @@ def error_body(refusal: ApiError, request_id: str) -> dict[str, Any]:
     return {"error": refusal.message, "error_type": kind, "request_id": request_id}
 
 
-class TEIEmbedRequest(Body):
+class TEIRequest(FloatsBody):
     """Long texts are cut by default, as in TEI, whose --auto-truncate is on by default."""
 
-    inputs: Texts
-    truncate: bool = True
-    truncation_direction: Literal["right", "Right"] = "right"
-    prompt_name: str | None = None
-    normalize: bool = True
-    dimensions: int | None = None
+    truncate: Cut = Field(True, validation_alias=AliasChoices("truncate", "truncation"))
+
+
+class TEIEmbedRequest(TEIRequest):
+    """One text or many."""
+
+    inputs: SomeTexts
+
+
+class TEISimilarityTexts(Body):
+    """One text, and those to compare it with."""
+
+    source_sentence: str
+    sentences: SomeTexts
+
+
+class TEISimilarityRequest(TEIRequest):
+    """The options stand beside the texts, or in `parameters`, where TEI's own stand."""
+
+    inputs: TEISimilarityTexts
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_parameters(cls, data: Any) -> Any:
+        given = data.get("parameters") if isinstance(data, dict) else None
+        return {**given, **data} if isinstance(given, dict) else data
 
 
 class TEITokenizeRequest(Body):
     """Texts, and whether to add the model's special tokens."""
 
-    inputs: Texts
+    inputs: SomeTexts
     add_special_tokens: bool = True
 
 
 async def embed(engine: Engine, body: TEIEmbedRequest) -> Reply:
     """Embed texts; the answer is the bare list of vectors."""
-    done = await engine.embed(
-        body.inputs,
-        input_type=body.prompt_name,
-        dimensions=body.dimensions,
-        normalize=body.normalize,
-        truncate=body.truncate,
-    )
+    done = await engine.embed(body.inputs, body.model, **body.options())
     return Reply(done.vectors, done)
+
+
+async def similarity(engine: Engine, body: TEISimilarityRequest) -> Reply:
+    """The cosine similarity of one text with each of many, as a bare list."""
+    texts = [body.inputs.source_sentence, *body.inputs.sentences]
+    done = await engine.embed(texts, body.model, **body.options())
+    return Reply(vectors.similarity(done.vectors[:1], done.vectors[1:])[0], done)
 
 
 async def tokenize(engine: Engine, body: TEITokenizeRequest) -> Reply:
@@ -107,6 +129,7 @@ ENDPOINTS = (
     # huggingface_hub's InferenceClient posts here.
     Endpoint("POST", "/", embed, error_body, TEIEmbedRequest),
     Endpoint("POST", "/embed", embed, error_body, TEIEmbedRequest),
+    Endpoint("POST", "/similarity", similarity, error_body, TEISimilarityRequest),
     Endpoint("POST", "/tokenize", tokenize, error_body, TEITokenizeRequest),
     Endpoint("GET", "/info", info, error_body),
 )
