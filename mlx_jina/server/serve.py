@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import gc
 import logging
+import os
 import resource
 import signal
 import socket
 import sys
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import orjson
 import uvicorn
 
 from mlx_jina.cpu import blas
 from mlx_jina.errors import InputError, ModelNotFoundError
-from mlx_jina.server import timeouts
+from mlx_jina.server import connections, timeouts
 from mlx_jina.server.app import Settings, create_app
 from mlx_jina.server.dialects import openai
 from mlx_jina.server.engine import Engine
@@ -38,6 +40,17 @@ logger = logging.getLogger("mlx_jina.server")
 GRACE_SECONDS = 120
 # Seconds within which a request must be whole, and a client must read on.
 CLIENT_SECONDS = 60
+TOO_LATE = ApiError(408, f"the request did not arrive within {CLIENT_SECONDS} s", "timeout")
+TOO_LARGE = ApiError(
+    431, f"the request's headers are larger than {connections.HEAD_BYTES} bytes", "headers_too_large"
+)
+TOO_MANY = ApiError(503, "the server has too many connections; try again in 5 s", "overloaded")
+# Open files, at most.
+MOST_FILES = 4096
+# Connections that the system lets wait until they are accepted.
+BACKLOG = 1024
+# Open files that are no connections: models and their files, clients that are refused or not yet counted.
+OTHER_FILES = 64 + connections.LINGERING + connections.ACCEPTED
 # New objects between two runs of the garbage collector.
 GARBAGE_OBJECTS = 50_000
 
@@ -81,19 +94,17 @@ async def _serve(
     store = ModelStore(models, observe=metrics.batch, **options)
     metrics.gauge("bytes_in_memory", "Bytes of all loaded models' weights", store.bytes_in_memory)
     metrics.gauge("waiting_tokens", "Tokens of texts whose batch has not started", store.waiting_tokens)
-    with listening(host, port) as listener:
-        if preload:
-            await _preload(store)
-        # Objects that exist by now stay, so the garbage collector need not look at them again. Requests leave few
-        # cycles behind, so it need not run after every 700 new objects either, Python's default.
-        gc.freeze()
-        gc.set_threshold(GARBAGE_OBJECTS)
-        # uvicorn sets handlers of its own, and raises the signal once more when it has ended.
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, _ignore)
-        config = uvicorn.Config(
+    server = _Server(
+        uvicorn.Config(
             create_app(Engine(store), metrics, settings),
-            http=timeouts.protocol(CLIENT_SECONDS, _too_late(), metrics.hung_up),
+            http=connections.protocol(
+                timeouts.protocol(CLIENT_SECONDS, _refusal(TOO_LATE), metrics.hung_up),
+                _most_connections(),
+                _refusal(TOO_LARGE),
+                _refusal(TOO_MANY, b"Retry-After: 5"),
+            ),
+            # How many asyncio accepts at a time; `_Server` has more of them wait.
+            backlog=connections.ACCEPTED,
             access_log=False,
             log_config=None,
             log_level=logging.WARNING,
@@ -105,22 +116,68 @@ async def _serve(
             server_header=False,
             timeout_graceful_shutdown=GRACE_SECONDS,
         )
+    )
+    asyncio.get_running_loop().set_exception_handler(_accept_errors())
+    # uvicorn sets the same handlers only once it serves, and raises the signal once more when it has ended.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, server.handle_exit)
+    with listening(host, port) as listener:
+        if preload and not await _preload(store, server):
+            return
+        # Objects that exist by now stay, so the garbage collector need not look at them again. Requests leave few
+        # cycles behind, so it need not run after every 700 new objects either, Python's default.
+        gc.freeze()
+        gc.set_threshold(GARBAGE_OBJECTS)
         shown = f"[{host}]" if ":" in host else host
         logger.info("listening on http://%s:%d", shown, listener.getsockname()[1])
         idle = asyncio.create_task(store.unload_idle())
         try:
-            await uvicorn.Server(config).serve(sockets=[listener])
+            await server.serve(sockets=[listener])
         finally:
             idle.cancel()
         logger.info("stopped")
 
 
-def _too_late() -> bytes:
-    words = f"the request did not arrive within {CLIENT_SECONDS} s"
-    return orjson.dumps(openai.error_body(ApiError(408, words, "timeout"), uuid.uuid4().hex))
+class _Server(uvicorn.Server):
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        for listener in sockets or ():
+            listener.listen(BACKLOG)
 
 
-async def _preload(store: ModelStore) -> None:
+def _refusal(refusal: ApiError, *headers: bytes) -> bytes:
+    """The answer to a client whose request no dialect reads."""
+    body = orjson.dumps(openai.error_body(refusal, uuid.uuid4().hex))
+    return connections.answer(refusal.status, body, *headers)
+
+
+def _accept_errors() -> Callable[[asyncio.AbstractEventLoop, dict[str, Any]], None]:
+    """A handler of the event loop's errors that says once a minute when no file can be opened."""
+    warn = connections.seldom(logger.warning)
+
+    def handle(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        error = context.get("exception")
+        if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+            warn(f"no connection can be accepted: {error.strerror}; ulimit -n raises the limit")
+        else:
+            loop.default_exception_handler(context)
+
+    return handle
+
+
+async def _preload(store: ModelStore, server: uvicorn.Server) -> bool:
+    """Load the models of the command line. Returns False if the server is told to end meanwhile."""
+    loading = asyncio.create_task(_load(store))
+    while not loading.done() and not server.should_exit:
+        await asyncio.wait((loading,), timeout=0.1)
+    if server.should_exit:
+        loading.cancel()
+        return False
+    await loading
+    return True
+
+
+async def _load(store: ModelStore) -> None:
     for model in store.configured():
         try:
             async with store.using(model) as loaded:
@@ -145,7 +202,7 @@ def listening(host: str, port: int) -> socket.socket:
     """A socket that accepts connections; port 0 takes a free one. Raises InputError."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        listener = socket.create_server((host, port), family=family, backlog=2048)
+        listener = socket.create_server((host, port), family=family, backlog=BACKLOG)
     except OSError as error:
         words = f"cannot listen on {host} port {port}: {error.strerror}; --port chooses another"
         raise InputError(words) from None
@@ -155,13 +212,17 @@ def listening(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _ignore(*_: object) -> None:
-    pass
-
-
 def _allow_many_connections() -> None:
     """Raise the limit of open files, which macOS sets to 256."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = 4096 if most == resource.RLIM_INFINITY else min(most, 4096)
+    wanted = MOST_FILES if most == resource.RLIM_INFINITY else min(most, MOST_FILES)
     with suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
+
+
+def _most_connections() -> int:
+    """As many as fit into the limit of open files beside what else is open."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limit == resource.RLIM_INFINITY:
+        limit = MOST_FILES
+    return max(limit - len(os.listdir("/dev/fd")) - OTHER_FILES, 16)

@@ -13,13 +13,9 @@ def protocol(seconds: float, too_late: bytes, hung_up: Callable[[], None]) -> ty
     """The protocol for `uvicorn.Config`, which drops clients that stop sending or stop reading.
 
     By itself uvicorn waits for ever for the rest of a request, and keeps an answer for ever until the client reads
-    it. Here a request that is not whole after `seconds` gets status 408 with the JSON body `too_late`. A client
-    that has read nothing more of its answer for `seconds` loses its connection, and `hung_up` is called.
+    it. Here a request that is not whole after `seconds` gets the answer `too_late`. A client that has read nothing
+    more of its answer for `seconds` loses its connection, and `hung_up` is called.
     """
-    refusal = (
-        b"HTTP/1.1 408 Request Timeout\r\nContent-Type: application/json\r\nContent-Length: %d\r\n"
-        b"Connection: close\r\n\r\n%b" % (len(too_late), too_late)
-    )
 
     class Connection(HttpToolsProtocol):
         _stalled: asyncio.TimerHandle | None = None
@@ -68,7 +64,7 @@ def protocol(seconds: float, too_late: bytes, hung_up: Callable[[], None]) -> ty
                 self._expect()
                 return
             if self.cycle is None or not self.cycle.response_started:
-                self.transport.write(refusal)
+                self.transport.write(too_late)
             self.transport.close()
 
         # ---- the answer

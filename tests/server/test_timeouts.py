@@ -14,7 +14,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.server import ServerState
 
-from mlx_jina.server import timeouts
+from mlx_jina.server import connections, timeouts
 
 SECONDS = 0.3
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -29,7 +29,7 @@ class Site:
         self.hung_up = 0
         self.state = ServerState()
         self._config = uvicorn.Config(app or Response(bytes(size)), lifespan="off", log_config=None)
-        self._protocol = timeouts.protocol(SECONDS, b"too late", self._gone)
+        self._protocol = timeouts.protocol(SECONDS, connections.answer(408, b"too late"), self._gone)
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
 
