@@ -49,7 +49,14 @@ def _positive(context: click.Context, parameter: click.Parameter, value: float |
 )
 @click.option("--allow-host", "hosts", multiple=True, metavar="NAME", help="Answer to this Host, too.")
 @click.option("--allow-origin", "origins", multiple=True, metavar="URL", help="Pages of this origin may ask.")
-@click.option("--max-requests", default=256, show_default=True, help="Requests under way; more get 503.")
+@click.option(
+    "--max-waiting",
+    default=8.0,
+    callback=_positive,
+    show_default=True,
+    metavar="MILLIONS",
+    help="Tokens of requests under way; more get 503.",
+)
 @click.option("--max-body", default=32, show_default=True, metavar="MB", help="Size of a request; more gets 413.")
 @click.option("--dtype", type=click.Choice(DTYPES), help="[default: by device]")
 @click.option("--cache-dir", metavar="DIR", help="Hugging Face cache to use instead of the usual one.")
@@ -65,7 +72,7 @@ def serve(
     api_key_file: Path | None,
     hosts: tuple[str, ...],
     origins: tuple[str, ...],
-    max_requests: int,
+    max_waiting: float,
     max_body: int,
     dtype: Dtype | None,
     cache_dir: str | None,
@@ -97,7 +104,7 @@ def serve(
                 hosts=(*hosts, host),
                 origins=origins,
                 anywhere=not access.is_loopback(host),
-                max_requests=max_requests,
+                max_waiting=int(max_waiting * 1e6),
                 max_body=max_body << 20,
             ),
             preload=preload,

@@ -79,21 +79,21 @@ T = TypeVar("T")
 class Settings:
     """What a server allows.
 
-    `hosts` and `origins` come on top of this machine's own; `anywhere` is for a server that listens beyond the
-    machine.
+    `max_waiting` are tokens of all requests under way, `max_body` bytes of one. `hosts` and `origins` come on top
+    of this machine's own; `anywhere` is for a server that listens beyond the machine.
     """
 
     api_key: str | None = None
     hosts: Sequence[str] = ()
     origins: Sequence[str] = ()
     anywhere: bool = False
-    max_requests: int = 256
+    max_waiting: int = 8_000_000
     max_body: int = 32 << 20
 
 
 def create_app(engine: Engine, metrics: Metrics, settings: Settings) -> Starlette:
     """The application of all dialects."""
-    capacity = Capacity(settings.max_requests, BODIES * settings.max_body, engine.store.seconds_ahead)
+    capacity = Capacity(settings.max_waiting, BODIES * settings.max_body, engine.store.seconds_ahead)
     metrics.gauge("requests_under_way", "Requests that have no answer yet", lambda: capacity.requests)
     endpoints = [endpoint for dialect in DIALECTS for endpoint in dialect.ENDPOINTS]
     endpoints += monitoring.endpoints(metrics, document(endpoints))
@@ -192,6 +192,7 @@ class _Caller:
             raise _unsupported(f"compressed ({coding[:20]})")
         with self._capacity.one() as slot:
             content = await _read(headers, receive, self._settings.max_body, slot)
+            slot.enter()
             large = len(content) >= LARGE
             if large:
                 parsed = await asyncio.to_thread(_parsed, endpoint.body, content)
@@ -281,9 +282,9 @@ def _not_json(content: bytes) -> str | None:
     for start, what in _SIGNATURES.items():
         if content.startswith(start):
             return what
-    if content[:4].count(0) in (1, 2, 3):
-        return "in UTF-16 or UTF-32"
-    return None
+    # Every second byte, or three of four, is zero where JSON begins in a wider encoding.
+    begin = content[:4].replace(b"\0", b"")
+    return "in UTF-16 or UTF-32" if 0 in content[:4] and begin[:1] in (b"{", b"[", b'"', b" ", b"\n") else None
 
 
 def _values(content: bytes) -> int:

@@ -44,7 +44,9 @@ def under_way(server: Server) -> float:
 
 class TestOverload:
     def test_more_than_fits_gets_503_and_a_time_to_come_back(self) -> None:
-        with Server("--preload", "--max-requests", "2") as server, ThreadPoolExecutor(2) as clients:
+        # Of four bytes each.
+        tokens = 2 * (len(json.dumps({"input": BULK}, separators=(",", ":"))) // 4 + 1) + 3
+        with Server("--preload", "--max-waiting", tokens / 1e6) as server, ThreadPoolExecutor(2) as clients:
             accepted = [clients.submit(server.embed, BULK) for _ in range(2)]
             wait_for(lambda: under_way(server) == 2)
             refused = server.embed("one too many")
@@ -56,7 +58,7 @@ class TestOverload:
             assert server.embed("now there is room").status_code == 200
 
     def test_who_hangs_up_frees_the_place_and_the_machine(self) -> None:
-        with Server("--preload", "--max-requests", "1") as server:
+        with Server("--preload", "--max-waiting", "0.000001") as server:
             with pytest.raises(httpx2.ReadTimeout):
                 server.client.post("/v1/embeddings", json={"input": LONG}, timeout=0.1)
             wait_for(lambda: under_way(server) == 0)
@@ -265,3 +267,34 @@ def test_the_openapi_document_names_every_route(server: Server) -> None:
     fields = document["components"]["schemas"]["EmbeddingsRequest"]["properties"]
     assert {"input", "model", "task", "dimensions", "encoding_format", "embedding_type"} <= {*fields}
     assert json.dumps(document)
+
+
+class TestClientsThatSendEveryTextAlone:
+    """As Open WebUI does by default, all at once."""
+
+    def test_hundreds_at_once(self, pocket: Encoder) -> None:
+        texts = [f"note {i}: bread water flour salt" for i in range(500)]
+
+        async def work(server: Server) -> list[httpx2.Response]:
+            limits = httpx2.Limits(max_connections=None)
+            async with httpx2.AsyncClient(base_url=server.url, timeout=120, limits=limits) as client:
+                return await asyncio.gather(
+                    *(client.post("/v1/embeddings", json={"input": text}) for text in texts)
+                )
+
+        with Server("--preload") as server:
+            answers = asyncio.run(work(server))
+            assert {answer.status_code for answer in answers} == {200}
+            got = [answer.json()["data"][0]["embedding"] for answer in answers]
+            np.testing.assert_allclose(got, pocket.encode(texts), atol=bound(1e-5))
+
+    def test_a_body_that_has_not_arrived_takes_no_place(self) -> None:
+        head = b"POST /v1/embeddings HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n"
+        with Server("--preload", "--max-waiting", "0.000001") as server:
+            slow = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(10)]
+            for client in slow:
+                client.sendall(head + b'{"input"')
+            for _ in range(3):
+                assert server.embed("bread").status_code == 200
+            for client in slow:
+                client.close()

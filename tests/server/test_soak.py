@@ -152,10 +152,10 @@ async def soak(server: Server, texts: Texts, seconds: float) -> tuple[Counter[st
 
 
 @pytest.mark.parametrize(
-    ("seconds", "texts", "places"), [(2, 40, 12), pytest.param(600, 300, 48, marks=pytest.mark.slow)]
+    ("seconds", "texts", "tokens"), [(2, 40, 4000), pytest.param(600, 300, 16000, marks=pytest.mark.slow)]
 )
-def test_soak(pocket: Encoder, seconds: float, texts: int, places: int) -> None:
-    with Server("--preload", "--max-requests", places) as server:
+def test_soak(pocket: Encoder, seconds: float, texts: int, tokens: int) -> None:
+    with Server("--preload", "--max-waiting", tokens / 1e6) as server:
         ends, memory = asyncio.run(soak(server, Texts(pocket, texts), seconds))
         print(dict(ends), [round(each) for each in memory])
         assert ends["answered 200"] > seconds

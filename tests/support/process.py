@@ -21,7 +21,7 @@ class Server:
 
     def __init__(
         self,
-        *arguments: str | int | Path,
+        *arguments: str | float | Path,
         env: Mapping[str, str] | None = None,
         port: int = 0,
         program: Sequence[str] = PROGRAM,
