@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
-from functools import lru_cache
+from contextlib import asynccontextmanager, suppress
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import mlx.core as mx
 
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 logger = logging.getLogger(__name__)
+
+# A request waits for a download so long; the download goes on for later ones.
+DOWNLOAD_SECONDS = 60
 
 T = TypeVar("T")
 
@@ -82,6 +86,7 @@ class Model:
         self.used = time.monotonic()
         """When the last request ended."""
         self.loading: asyncio.Task[Loaded] | None = None
+        self.download: asyncio.Future[Path] | None = None
 
 
 class ModelStore:
@@ -113,6 +118,7 @@ class ModelStore:
         self._loading = loading
         # One model loads at a time, because two could each find the same free memory.
         self._making_room = asyncio.Lock()
+        self._ending = asyncio.Event()
         self._tokenizing = (
             ThreadPoolExecutor(1, thread_name_prefix="mlx-jina-tokens"),
             ThreadPoolExecutor(1, thread_name_prefix="mlx-jina-tokens-large"),
@@ -217,7 +223,7 @@ class ModelStore:
             if loaded is None:
                 if model.loading is None:
                     model.loading = asyncio.create_task(self._load(model))
-                    model.loading.add_done_callback(lambda _: setattr(model, "loading", None))
+                    model.loading.add_done_callback(lambda task: _ended(model, "loading", task))
                 # The load goes on, for others or for when it is asked again, if this client hangs up.
                 loaded = await asyncio.shield(model.loading)
             yield loaded
@@ -228,10 +234,10 @@ class ModelStore:
     async def _load(self, model: Model) -> Loaded:
         started = time.perf_counter()
         try:
-            path = await asyncio.to_thread(self._resolve, model)
+            path = await self._resolve(model)
             async with self._making_room:
                 await self._make_room(_size(path), wanted=model)
-                encoder = await asyncio.to_thread(load, model.source, **self._options())
+                encoder = await asyncio.to_thread(load, model.source, local_files_only=True, **self._loading)
                 await self._make_room(encoder.nbytes, wanted=model)
                 model.loaded = loaded = Loaded(
                     encoder,
@@ -248,14 +254,40 @@ class ModelStore:
         logger.info("loaded %s in %.1f s", model.name, time.perf_counter() - started)
         return loaded
 
-    def _options(self) -> LoadOptions:
-        return {**self._loading, "local_files_only": not self._allow_download}
+    async def _resolve(self, model: Model) -> Path:
+        """The model's files, downloaded if need be. Raises ModelNotFoundError, ApiError 503 if that takes long."""
+        places = self._loading.get("revision"), self._loading.get("cache_dir")
 
-    def _resolve(self, model: Model) -> Path:
-        places = self._options()
-        return hub.resolve(
-            model.source, places.get("revision"), places["local_files_only"], places.get("cache_dir")
-        )
+        def resolve(local_files_only: bool) -> Path:
+            return hub.resolve(model.source, places[0], local_files_only, places[1])
+
+        try:
+            return await asyncio.to_thread(resolve, True)
+        except ModelNotFoundError:
+            if not self._allow_download:
+                raise
+        if (download := model.download) is None:
+            model.download = download = in_background(partial(resolve, False))
+            download.add_done_callback(lambda future: _ended(model, "download", future))
+        ending = asyncio.create_task(self._ending.wait())
+        await asyncio.wait((download, ending), timeout=DOWNLOAD_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+        ending.cancel()
+        if not download.done():
+            raise ApiError(
+                503,
+                f"model {model.name!r} is still being downloaded; try again later",
+                "model_not_loaded",
+                headers={"Retry-After": "30"},
+            )
+        return download.result()
+
+    def end(self) -> None:
+        """Let no request wait for a download any more."""
+        self._ending.set()
+
+    def downloading(self) -> bool:
+        """Whether a download is under way, whose threads would keep the process from ending."""
+        return any(model.download is not None for model in self._models.values())
 
     async def _make_room(self, size: int, wanted: Model) -> None:
         if self._max_memory is None:
@@ -299,6 +331,39 @@ class ModelStore:
             for model in self.in_memory():
                 if not model.requests and now - model.used > self._keep_alive:
                     await self._unload(model)
+
+
+def in_background(function: Callable[[], T]) -> asyncio.Future[T]:
+    """Run what may take for ever in a thread of its own; neither other work nor the process's end waits for it."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[T] = loop.create_future()
+
+    def settle(result: T | None, error: Exception | None) -> None:
+        if error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(cast("T", result))
+
+    def work() -> None:
+        result, failure = None, None
+        try:
+            result = function()
+        # Whoever waits for the future gets it.
+        except Exception as error:
+            failure = error
+        # The loop is closed if the process is about to end.
+        with suppress(RuntimeError):
+            loop.call_soon_threadsafe(settle, result, failure)
+
+    threading.Thread(target=work, daemon=True, name="mlx-jina-download").start()
+    return future
+
+
+def _ended(model: Model, name: str, future: asyncio.Future[Any]) -> None:
+    """Forget what has ended; also an error that nobody waits for any more."""
+    setattr(model, name, None)
+    if not future.cancelled():
+        future.exception()
 
 
 def _free() -> None:

@@ -79,7 +79,10 @@ def run(
         logger.warning("%s", slow)
     _allow_many_connections()
     metrics = Metrics()
-    asyncio.run(_serve(models, host, port, settings, metrics, preload, store))
+    if asyncio.run(_serve(models, host, port, settings, metrics, preload, store)):
+        # The hub's library would have the process wait for its threads; what they have downloaded is kept.
+        logging.shutdown()
+        os._exit(0)
 
 
 async def _serve(
@@ -90,7 +93,8 @@ async def _serve(
     metrics: Metrics,
     preload: bool,
     options: StoreOptions,
-) -> None:
+) -> bool:
+    """Returns whether a download is still under way."""
     store = ModelStore(models, observe=metrics.batch, **options)
     metrics.gauge("bytes_in_memory", "Bytes of all loaded models' weights", store.bytes_in_memory)
     metrics.gauge("waiting_tokens", "Tokens of texts whose batch has not started", store.waiting_tokens)
@@ -115,7 +119,8 @@ async def _serve(
             timeout_keep_alive=120,
             server_header=False,
             timeout_graceful_shutdown=GRACE_SECONDS,
-        )
+        ),
+        store.end,
     )
     asyncio.get_running_loop().set_exception_handler(_accept_errors())
     # uvicorn sets the same handlers only once it serves, and raises the signal once more when it has ended.
@@ -123,7 +128,7 @@ async def _serve(
         signal.signal(number, server.handle_exit)
     with listening(host, port) as listener:
         if preload and not await _preload(store, server):
-            return
+            return store.downloading()
         # Objects that exist by now stay, so the garbage collector need not look at them again. Requests leave few
         # cycles behind, so it need not run after every 700 new objects either, Python's default.
         gc.freeze()
@@ -136,9 +141,20 @@ async def _serve(
         finally:
             idle.cancel()
         logger.info("stopped")
+        return store.downloading()
 
 
 class _Server(uvicorn.Server):
+    """`at_end` is called when the server is told to end, before it waits for the requests in flight."""
+
+    def __init__(self, config: uvicorn.Config, at_end: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._at_end = at_end
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._at_end()
+        await super().shutdown(sockets)
+
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         for listener in sockets or ():

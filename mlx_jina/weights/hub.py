@@ -129,7 +129,7 @@ def _from_hub(
         prompts.choose_task(task, None, entry.tasks)
     licence = f"licence {entry.license}" if entry else "see its model card for the licence"
     logger.warning("Downloading %s from the Hugging Face hub (%s)", repo, licence)
-    return _downloaded(snapshot, repo, absent)
+    return _downloaded(snapshot, repo, revision, absent)
 
 
 def _cached(snapshot: Callable[..., str], repo: str, task: str | None, merged: bool) -> Path | None:
@@ -147,10 +147,15 @@ def _cached(snapshot: Callable[..., str], repo: str, task: str | None, merged: b
     return None if missing_files(folder, task, merged) else folder
 
 
-def _downloaded(snapshot: Callable[..., str], repo: str, absent: str) -> Path:
+def _downloaded(snapshot: Callable[..., str], repo: str, revision: str | None, absent: str) -> Path:
+    from huggingface_hub import HfApi, constants
     from huggingface_hub.errors import RepositoryNotFoundError
 
     try:
+        # A snapshot waits for ever for a hub that accepts the connection and then says nothing.
+        HfApi().repo_info(
+            repo, revision=revision or constants.DEFAULT_REVISION, timeout=constants.HF_HUB_ETAG_TIMEOUT
+        )
         return Path(snapshot())
     except RepositoryNotFoundError:
         raise ModelNotFoundError(f"{repo!r} does not exist on the Hugging Face hub, or is private") from None
