@@ -1,4 +1,8 @@
-"""Chroma: `MLXJinaEmbeddingFunction("v5-small")`; import this module before opening a collection made with it."""
+"""Chroma: `MLXJinaEmbeddingFunction("v5-small")`.
+
+Import this module before you open a collection that was made with it: Chroma has no entry points, so a new process
+knows no functions but Chroma's own.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +31,8 @@ class MLXJinaEmbeddingFunction(EmbeddingFunction[Documents]):
 
     @staticmethod
     def name() -> str:
-        return "mlx_jina"
+        """What collections keep, and Chroma's error names where nobody has imported this module."""
+        return __name__
 
     def default_space(self) -> Space:
         return "cosine"

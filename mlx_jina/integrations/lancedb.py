@@ -1,4 +1,8 @@
-"""LanceDB: `get_registry().get("mlx-jina").create(name="v5-small")`, once this module is imported."""
+"""LanceDB: `get_registry().get("mlx-jina").create(name="v5-small")`, once this module is imported.
+
+Import the module also before you open a table that was made with it: LanceDB has no entry points, so a new process
+knows no functions but LanceDB's own.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,8 @@ from lancedb.embeddings import TextEmbeddingFunction, register
 from mlx_jina.integrations import open_encoder
 
 
+# Tables keep the last name, and LanceDB's error names it where nobody has imported this module.
+@register(__name__)
 @register("mlx-jina")
 class MLXJinaEmbeddings(TextEmbeddingFunction):
     """Embeds the source column and queries, each with the model's own prompt. Fields as in `load` and `encode`."""

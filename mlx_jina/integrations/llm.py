@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import cast
 
 import click
 import llm
 
-from mlx_jina import MlxJinaError, catalog
+from mlx_jina import MlxJinaError, TruncationWarning, catalog
 from mlx_jina.integrations import open_encoder
 
 
@@ -26,9 +27,17 @@ class MLXJinaEmbeddingModel(llm.EmbeddingModel):
         try:
             encoder = open_encoder(self._name)
             encode = encoder.encode_query if self._query else encoder.encode_document
-            vectors = encode(cast("list[str]", list(items)))
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always", TruncationWarning)
+                vectors = encode(cast("list[str]", list(items)))
         except MlxJinaError as error:
             raise click.ClickException(str(error)) from None
+        for warning in caught:
+            if isinstance(warning.message, TruncationWarning):
+                count, limit = warning.message.count, warning.message.max_length
+                click.echo(f"Warning: {count} of the texts had more than {limit} tokens, and were cut.", err=True)
+            else:
+                warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
         yield from vectors.tolist()
 
 

@@ -237,7 +237,8 @@ class ModelStore:
             path = await self._resolve(model)
             async with self._making_room:
                 await self._make_room(_size(path), wanted=model)
-                encoder = await asyncio.to_thread(load, model.source, local_files_only=True, **self._loading)
+                options: LoadOptions = {**self._loading, "local_files_only": True}
+                encoder = await asyncio.to_thread(load, model.source, **options)
                 await self._make_room(encoder.nbytes, wanted=model)
                 model.loaded = loaded = Loaded(
                     encoder,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -179,3 +181,48 @@ class TestLLM:
         words = run("embed", "-m", "mlx-jina/v2-base-zh", "-c", "text", status=1)
         assert "is not in the cache" in words
         assert "Traceback" not in words
+
+
+@pytest.mark.parametrize(
+    ("library", "reopen"),
+    [
+        (
+            "chromadb",
+            "chromadb.PersistentClient(path).get_collection('notes').query(query_texts=['bread'], n_results=1)",
+        ),
+        ("lancedb", "lancedb.connect(path).open_table('notes').search('bread').to_list()"),
+    ],
+)
+def test_a_new_process_is_told_what_to_import(library: str, reopen: str, tmp_path: Path) -> None:
+    """These libraries have no entry points, so their own errors have to name the module."""
+    pytest.importorskip(library)
+    module = {"chromadb": "mlx_jina.integrations.chroma", "lancedb": "mlx_jina.integrations.lancedb"}[library]
+    if library == "chromadb":
+        import chromadb
+
+        from mlx_jina.integrations.chroma import MLXJinaEmbeddingFunction
+
+        function = MLXJinaEmbeddingFunction("pocket")
+        made = chromadb.PersistentClient(tmp_path).create_collection("notes", embedding_function=function)
+        made.add(ids=["a"], documents=["bread"])
+    else:
+        import lancedb
+        import pyarrow
+        from lancedb.embeddings import EmbeddingFunctionConfig, get_registry
+
+        import mlx_jina.integrations.lancedb  # noqa: F401
+
+        function = get_registry().get("mlx-jina").create(name="pocket")
+        width = pyarrow.list_(pyarrow.float32(), function.ndims())
+        config = EmbeddingFunctionConfig(vector_column="vector", source_column="text", function=function)
+        table = lancedb.connect(tmp_path).create_table(
+            "notes",
+            schema=pyarrow.schema({"text": pyarrow.string(), "vector": width}),
+            embedding_functions=[config],
+        )
+        table.add([{"text": "bread"}])
+    for imports, words in ((library, module), (f"{library}, {module}", "")):
+        code = f"import {imports}; path = {str(tmp_path)!r}; print({reopen})"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        assert done.returncode == bool(words), done.stderr
+        assert words in done.stderr
