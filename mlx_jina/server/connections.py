@@ -56,7 +56,7 @@ def seldom(write: Callable[[str], object], seconds: float = 60) -> Callable[[str
 
 
 def protocol(
-    base: type[HttpToolsProtocol], most: int, too_large: bytes, too_many: bytes
+    base: type[HttpToolsProtocol], most: int, *, too_large: bytes, too_many: bytes, malformed: bytes
 ) -> type[HttpToolsProtocol]:
     """`base` with limits, for `uvicorn.Config`.
 
@@ -64,6 +64,7 @@ def protocol(
       uvicorn itself keeps heads of any size, before anybody checks who sends them.
     - Of `most` connections, one that has been idle makes room for a new one; if none is idle, the new one gets the
       answer `too_many`. Beyond the system's limit of open files nothing could be accepted, and no file opened.
+    - What is no HTTP gets the answer `malformed`.
     - A client that closes its own side after its request, as some do, gets its answer. uvicorn drops it.
     """
     # Connections without a whole head, and since when, the longest first.
@@ -132,6 +133,9 @@ def protocol(
                 super().data_received(piece)
                 if self._unread >= HEAD_BYTES and not self.transport.is_closing():
                     self._refuse(too_large)
+
+        def send_400_response(self, msg: str) -> None:
+            self._refuse(malformed)
 
         def _refuse(self, words: bytes) -> None:
             """Answer, and hear no more of what the client sends."""

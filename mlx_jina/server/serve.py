@@ -44,6 +44,7 @@ TOO_LATE = ApiError(408, f"the request did not arrive within {CLIENT_SECONDS} s"
 TOO_LARGE = ApiError(
     431, f"the request's headers are larger than {connections.HEAD_BYTES} bytes", "headers_too_large"
 )
+MALFORMED = ApiError(400, "this is not a request in HTTP/1.1 without TLS", "malformed_request")
 TOO_MANY = ApiError(503, "the server has too many connections; try again in 5 s", "overloaded")
 # Open files, at most.
 MOST_FILES = 4096
@@ -104,14 +105,16 @@ async def _serve(
             http=connections.protocol(
                 timeouts.protocol(CLIENT_SECONDS, _refusal(TOO_LATE), metrics.hung_up),
                 _most_connections(),
-                _refusal(TOO_LARGE),
-                _refusal(TOO_MANY, b"Retry-After: 5"),
+                too_large=_refusal(TOO_LARGE),
+                too_many=_refusal(TOO_MANY, b"Retry-After: 5"),
+                malformed=_refusal(MALFORMED),
             ),
             # How many asyncio accepts at a time; `_Server` has more of them wait.
             backlog=connections.ACCEPTED,
             access_log=False,
             log_config=None,
-            log_level=logging.WARNING,
+            # Whoever sends what is no HTTP would write a line with each request.
+            log_level=logging.ERROR,
             ws="none",
             proxy_headers=False,
             lifespan="off",

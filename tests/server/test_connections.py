@@ -115,6 +115,31 @@ class TestHeads:
             assert status(read(client)) == 431
 
 
+@pytest.mark.parametrize(
+    "sent",
+    [
+        # A client's hello in TLS.
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(100),
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        b"GET /\xff HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"GET http://[ HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        POST + b"Content-Length: 7\r\n\r\n",
+        POST + b"Transfer-Encoding: chunked\r\n\r\n",
+        GET + b"A b: c\r\n\r\n",
+        b"\r\n\r\nnothing\r\n\r\n",
+    ],
+    ids=range(8),
+)
+def test_what_is_no_http_is_told_so(server: Server, sent: bytes) -> None:
+    lines = server.log.count("\n")
+    with connect(server) as client:
+        client.sendall(sent)
+        answer = read(client)
+    assert status(answer) == 400
+    assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["code"] == "malformed_request"
+    assert server.log.count("\n") == lines
+
+
 class TestHalfClosed:
     """Clients that close their own side after the request, as `nc -N` and some libraries do."""
 
