@@ -105,4 +105,11 @@ def test_only_the_hub_module_may_reach_the_network() -> None:
         }
         if names & {"huggingface_hub", "urllib", "http", "socket", "requests", "httpx"}:
             # The server listens, and never calls; the service looks whether it does; one job's machines talk.
-            assert path.name in ("hub.py", "info.py", "serve.py", "launchd.py", "distributed.py"), path
+            assert path.name in (
+                "hub.py",
+                "info.py",
+                "serve.py",
+                "connections.py",
+                "launchd.py",
+                "distributed.py",
+            ), path
