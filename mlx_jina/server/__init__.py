@@ -9,7 +9,8 @@
 - A dialect is one file that knows a client's requests and answers and nothing else. The file has the request's
   schema (an `EmbedBody`, whose fields are checked by pydantic and shown in /openapi.json), async handlers that
   call `Engine.embed` and shape the answer, the error body that clients read, and `ENDPOINTS`, one `Endpoint` for
-  each route. To add a dialect, write such a file and name it in `app.DIALECTS`; docs/architecture.md has the steps.
+  each route. To add a dialect, write such a file and name it in `app.DIALECTS`; docs/architecture.md has the
+  steps.
 
         class EmbedRequest(EmbedBody):
             input: SomeTexts

@@ -131,17 +131,7 @@ def _task_and_prompt(
     for place, word in said.items():
         if word is None:
             continue
-        word = _INPUT_TYPES.get(word, word)
-        if place == "input_type" and word == "clustering" and "separation" in encoder.tasks:
-            word = "separation"
-        name, side = (None, word) if word in prompts.SIDE_OF else prompts.split_task(word)
-        if name is not None and prompts.split_task(name)[1] is not None:
-            name, side = word, None
-        if name == "retrieval" and side is not None and not encoder.tasks:
-            # In a model's one vector space, a side of retrieval is a prompt at most.
-            name = None
-        if word in encoder.tasks:
-            name, side = word, None
+        name, side = _task_and_side(encoder, word, of_input=place == "input_type")
         if name is not None:
             tasks[name] = place
         if side is not None:
@@ -149,13 +139,32 @@ def _task_and_prompt(
     for named in (tasks, sides):
         if len(named) > 1:
             raise ApiError(400, f"{' and '.join(f'{place} ({name})' for name, place in named.items())} contradict")
-    name = next(iter(tasks), None)
-    side = next(iter(sides), None)
-    if side is None:
-        return name or _default_task(encoder, side), None
+    task = next(iter(tasks), None)
+    chosen = next(iter(sides), None)
+    if chosen is None:
+        return task or _default_task(encoder, chosen), None
     known = encoder.loaded.prompts
-    name = known.task_of(side, name) or _default_task(encoder, side)
-    return name, known.name_of(side, name)
+    task = known.task_of(chosen, task) or _default_task(encoder, chosen)
+    return task, known.name_of(chosen, task)
+
+
+def _task_and_side(encoder: Encoder, word: str, of_input: bool) -> tuple[str | None, str | None]:
+    """What one word means: a task, a side of retrieval, or both."""
+    word = _INPUT_TYPES.get(word, word)
+    if of_input and word == "clustering" and "separation" in encoder.tasks:
+        word = "separation"
+    if word in encoder.tasks:
+        return word, None
+    if word in prompts.SIDE_OF:
+        return None, word
+    name, side = prompts.split_task(word)
+    if side is not None and prompts.split_task(name)[1] is not None:
+        # Two sides; no task has such a name.
+        return word, None
+    if name == "retrieval" and side is not None and not encoder.tasks:
+        # In a model's one vector space, a side of retrieval is a prompt at most.
+        return None, side
+    return name, side
 
 
 def _default_task(encoder: Encoder, side: str | None) -> str | None:
