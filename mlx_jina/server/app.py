@@ -48,6 +48,7 @@ _ESCAPE = re.compile(
     re.DOTALL,
 )
 
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 # A string without escapes; the last one of a body that was cut has no end.
 _STRING = re.compile(rb'"[^"]*"?')
 _SEPARATORS = (b",", b"[", b"{")
@@ -258,9 +259,10 @@ def _checked(schema: type[Body], given: bytes | Mapping[str, Any]) -> Body:
         return schema.model_validate_json(given) if isinstance(given, bytes) else schema.model_validate(given)
     except ValidationError as error:
         problems = error.errors(include_url=False, include_input=False, include_context=False)
-    invalid = isinstance(given, bytes) and problems[0]["type"] == "json_invalid"
-    if isinstance(given, bytes) and invalid and (whole := _ESCAPE.sub(_whole, given)) != given:
-        return _checked(schema, whole)
+    if isinstance(given, bytes) and problems[0]["type"] == "json_invalid" and _SURROGATE.search(given):
+        whole = _ESCAPE.sub(_whole, given)
+        if whole != given:
+            return _checked(schema, whole)
     details = [
         {"field": ".".join(map(str, each["loc"])) or "body", "message": each["msg"], "type": each["type"]}
         for each in problems[:MAX_PROBLEMS]
