@@ -34,7 +34,7 @@ def document(endpoints: Sequence[Endpoint]) -> dict[str, Any]:
         operation: dict[str, Any] = {
             "summary": (inspect.getdoc(endpoint.handler) or "").partition("\n")[0],
             "operationId": re.sub(r"\W+", "_", f"{endpoint.handler.__name__}{endpoint.path}"),
-            "responses": {"200": {"description": "OK", "content": _JSON}}
+            "responses": {"200": {"description": "OK", "content": {endpoint.media_type: {}}}}
             | {status: {"description": words, "content": _JSON} for status, words in _ERRORS.items()},
         }
         if endpoint.body is not None and endpoint.method == "GET":

@@ -116,10 +116,10 @@ class Tokenizer:
             # The end of the part may be cut amid a word.
             if len(ids) > 2 * max_length:
                 return ids
-            size *= 2
+            size *= 4
         if len(text) > most:
             raise InputError(
-                f"has {len(text)} characters, of which the first {size // 2} are only {len(ids)} tokens; take out "
+                f"has {len(text)} characters, of which the first {size // 4} are only {len(ids)} tokens; take out "
                 "what is no text, such as long runs of spaces",
                 position=position,
             )

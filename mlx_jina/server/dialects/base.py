@@ -200,6 +200,7 @@ class Endpoint:
     A GET request has no body; its schema is that of the parameters in its path.
 
     `error_body` makes the body of an error from the refusal and the request's id. `public`: needs no API key.
+    `media_type` is that of an answer which is no error.
     """
 
     method: str
@@ -208,3 +209,4 @@ class Endpoint:
     error_body: ErrorBody
     body: type[Body] | None = None
     public: bool = False
+    media_type: str = "application/json"

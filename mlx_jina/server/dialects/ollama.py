@@ -162,5 +162,5 @@ ENDPOINTS = (
     Endpoint("GET", "/api/ps", running, error_body),
     Endpoint("POST", "/api/show", show, error_body, OllamaShowRequest),
     Endpoint("GET", "/api/version", version, error_body),
-    Endpoint("GET", "/", root, error_body, public=True),
+    Endpoint("GET", "/", root, error_body, public=True, media_type="text/plain"),
 )
