@@ -273,7 +273,7 @@ class TestClientsThatSendEveryTextAlone:
     """As Open WebUI does by default, all at once."""
 
     def test_hundreds_at_once(self, pocket: Encoder) -> None:
-        texts = [f"note {i}: bread water flour salt" for i in range(500)]
+        texts = [f"note {i}: bread water flour salt" for i in range(300)]
 
         async def work(server: Server) -> list[httpx2.Response]:
             limits = httpx2.Limits(max_connections=None)
