@@ -29,6 +29,7 @@ from mlx_jina.errors import (
 if TYPE_CHECKING:
     from mlx_jina import integrations, ray, vectors
     from mlx_jina.encoder import Chunk, ChunkedDocument, Encoder, Token, TokenVectors, load
+    from mlx_jina.multi_vector import MultiVectorEncoder, load_multi_vector
     from mlx_jina.process import limit_cache
     from mlx_jina.search.index import Index
     from mlx_jina.search.query import Where
@@ -46,6 +47,7 @@ __all__ = [
     "MlxJinaError",
     "ModelNotFoundError",
     "ModelTooLargeError",
+    "MultiVectorEncoder",
     "NumericalError",
     "Token",
     "TokenVectors",
@@ -57,6 +59,7 @@ __all__ = [
     "integrations",
     "limit_cache",
     "load",
+    "load_multi_vector",
     "ray",
     "vectors",
 ]
@@ -65,6 +68,7 @@ __all__ = [
 _MODULES = ("integrations", "ray", "vectors")
 _NAMES = {
     "mlx_jina.encoder": ("Chunk", "ChunkedDocument", "Encoder", "Token", "TokenVectors", "load"),
+    "mlx_jina.multi_vector": ("MultiVectorEncoder", "load_multi_vector"),
     "mlx_jina.process": ("limit_cache",),
     "mlx_jina.search.index": ("Index",),
     "mlx_jina.search.query": ("Where",),

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
+
+Kind = Literal["embedding", "multi-vector"]
+"""What a model gives for a text: one vector, or one for each token."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,7 @@ class Entry:
     # Whether the model also answers without a task, from its base weights, as published.
     untasked: bool = False
     default_task: str | None = None
+    kind: Kind = "embedding"
 
     @property
     def non_commercial(self) -> bool:
@@ -163,7 +168,34 @@ ENTRIES = (
     *_code("1.5b", 1536, (128, 256, 512, 1024, 1536), 1_544_000_000),
 )
 
-_BY_NAME = {name.lower(): entry for entry in ENTRIES for name in (entry.repo, *entry.aliases)}
+MULTI_VECTOR = (
+    Entry(
+        repo="jinaai/jina-colbert-v2",
+        aliases=("colbert-v2", "jina-colbert-v2"),
+        dimension=128,
+        max_length=8192,
+        license="cc-by-nc-4.0",
+        languages="multilingual",
+        parameters=559_000_000,
+        architecture="colbert",
+        truncate_dims=(64, 96, 128),
+        kind="multi-vector",
+    ),
+    Entry(
+        repo="jinaai/jina-colbert-v1-en",
+        aliases=("colbert-v1-en", "jina-colbert-v1-en"),
+        dimension=128,
+        max_length=8192,
+        license="apache-2.0",
+        languages="English",
+        parameters=137_000_000,
+        architecture="colbert",
+        kind="multi-vector",
+    ),
+)
+"""Models with a vector for each token."""
+
+_BY_NAME = {name.lower(): entry for entry in (*ENTRIES, *MULTI_VECTOR) for name in (entry.repo, *entry.aliases)}
 
 
 def find(*names: str) -> Entry | None:

@@ -66,6 +66,7 @@ def load(
     Raises ModelNotFoundError for a name that leads nowhere, CheckpointError for files that do not fit.
     """
     device.check_dtype(dtype)
+    loading.check_name(str(name), "embedding")
     path = hub.resolve(str(name), revision, local_files_only, cache_dir, task)
     thread = ModelThread()
     return Encoder(thread.run(loading.load, path, str(name), task, dtype, as_model), thread)

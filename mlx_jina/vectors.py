@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,8 @@ from mlx_jina.errors import InputError
 
 # How many quantised vectors are expanded to float32 at a time, so that a large index fits into memory.
 SIMILARITY_ROWS = 16_384
+# How many token vectors of queries are compared at a time.
+MAX_SIM_ROWS = 1024
 Floats = npt.NDArray[np.float32]
 Vectors = npt.NDArray[Any]
 # Types by the number of axes: one vector (D,), or one vector for each row (N, D).
@@ -149,6 +151,81 @@ def similarity(
         lengths = np.linalg.norm(rows, axis=-1)[:, None] * np.linalg.norm(columns, axis=-1)
         out[:, block] = rows @ columns.T / lengths
     return out
+
+
+def max_sim(
+    queries: npt.ArrayLike | Sequence[npt.ArrayLike],
+    documents: npt.ArrayLike | Sequence[npt.ArrayLike],
+    precision: Precision | None = None,
+    ranges: npt.ArrayLike | None = None,
+) -> Floats:
+    """MaxSim, the late interaction of N queries with M documents: an (N, M) matrix.
+
+    A text is an array of token vectors (n, D). Each row of a query has its largest dot product with a document's
+    rows, and their sum is the score (Khattab and Zaharia 2020, arXiv 2004.12832). One array (n, D) is one text.
+
+    Quantised vectors are compared as the vectors they stand for, packed bits as unit vectors of signs; float
+    queries against quantised documents lose least. `precision` and `ranges` are those of `similarity`. Raises
+    InputError for texts without rows, or of different dimensions.
+    """
+    sides = [_multi_vectors(queries, "queries"), _multi_vectors(documents, "documents")]
+    if not sides[0] or not sides[1]:
+        return np.empty((len(sides[0]), len(sides[1])), dtype=np.float32)
+    stored = [np.concatenate(texts) for texts in sides]
+    kinds = [_stored_as(own, other, precision) for own, other in (stored, stored[::-1])]
+    dimension = _common_dimension(stored, kinds)
+
+    def unit(rows: Vectors, kind: Precision) -> Floats:
+        found = dequantize(rows, kind, ranges)[:, :dimension]
+        # A sign stands for 1 or -1, and a unit vector of signs is shorter.
+        return found / np.float32(np.sqrt(dimension)) if kind.endswith("binary") else found
+
+    lengths = [np.array([len(text) for text in texts]) for texts in sides]
+    out = np.empty((len(lengths[0]), len(lengths[1])), dtype=np.float32)
+    # The products of all rows might not fit into memory, so a part of either side is compared at a time.
+    for of_queries, query_rows in _spans(lengths[0], MAX_SIM_ROWS):
+        rows, query_starts = unit(stored[0][query_rows], kinds[0]), _starts(lengths[0][of_queries])
+        for of_documents, document_rows in _spans(lengths[1], SIMILARITY_ROWS):
+            products = rows @ unit(stored[1][document_rows], kinds[1]).T
+            best = np.maximum.reduceat(products, _starts(lengths[1][of_documents]), axis=1)
+            out[of_queries, of_documents] = np.add.reduceat(best, query_starts, axis=0)
+    return out
+
+
+def _multi_vectors(texts: npt.ArrayLike | Sequence[npt.ArrayLike], side: str) -> list[Vectors]:
+    """Arrays (n, D) of one width and type, checked."""
+    arrays = [texts] if isinstance(texts, np.ndarray) and texts.ndim == 2 else texts
+    if not isinstance(arrays, Iterable):
+        raise InputError(f"{side} must be an array (n, D) or a list of such arrays, not {type(texts).__name__}")
+    found = [np.asarray(text) for text in arrays]
+    for position, text in enumerate(found):
+        if text.ndim != 2 or not text.size:
+            raise InputError(
+                f"of the {side} has the shape {text.shape}; a text has token vectors (n, D), at least one",
+                position=position,
+            )
+        if text.shape[1] != found[0].shape[1] or text.dtype != found[0].dtype:
+            raise InputError(
+                f"of the {side} has vectors of {text.shape[1]} columns of {text.dtype}, and text 0 of "
+                f"{found[0].shape[1]} of {found[0].dtype}",
+                position=position,
+            )
+    return found
+
+
+def _starts(lengths: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
+    """The first row of each text in one array of all."""
+    return np.concatenate([[0], np.cumsum(lengths)[:-1]])
+
+
+def _spans(lengths: npt.NDArray[np.intp], rows: int) -> Iterator[tuple[slice, slice]]:
+    """Neighbouring texts of together at most so many rows, or one longer text, and their rows."""
+    starts = _starts(lengths)
+    first = 0
+    for index in range(1, len(lengths) + 1):
+        if index == len(lengths) or starts[index] + lengths[index] - starts[first] > rows:
+            yield slice(first, index), slice(starts[first], starts[index - 1] + lengths[index - 1])
+            first = index
 
 
 def _common_dimension(sides: Sequence[Vectors], kinds: Sequence[Precision]) -> int:

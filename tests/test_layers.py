@@ -23,7 +23,7 @@ ROOMS = (
     ("models",),
     ("weights",),
     ("engine",),
-    ("encoder",),
+    ("encoder", "multi_vector"),
     ("compare", "files", "integrations", "ray", "search"),
     ("server",),
     ("cli",),

@@ -89,12 +89,12 @@ def causal_spans(count: int, length: int, cells: int) -> list[tuple[int, int]]:
 
 
 def alibi(queries: mx.array, keys: mx.array, values: mx.array, bias: mx.array, slopes: Sequence[float]) -> Blocks:
-    """Bidirectional attention of (b, H, L, d) with a bias (1, H, L, L) for keys in reverse order, times LOG2_E.
+    """Attention of (b, H, L, d) to the first K tokens, with a bias (1, H, L, K) for keys in reverse order.
 
-    `slopes` (H) say how the bias falls with the distance.
+    The bias is times LOG2_E; `slopes` (H) say how it falls with the distance.
     """
     texts, heads, length, _ = queries.shape
-    ranges = visible_ranges(queries, keys, slopes) if length >= LONG else [length]
+    ranges = visible_ranges(queries, keys, slopes) if LONG <= length == keys.shape[2] else [length]
     keys, values = (mx.contiguous(x[:, :, ::-1]) for x in (keys, values))
     if min(ranges) < length:
         views = [

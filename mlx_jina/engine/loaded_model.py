@@ -87,6 +87,8 @@ class LoadedModel:
             model = self.loaded.model_for(name)
             weights = self._thread.run(checkpoint.digest, model)
             parts = [weights, self._tokenizer.canonical(), model.pooling, self.prompts, "unit"]
+            if (settings := self.loaded.files.config.get("colbert")) is not None:
+                parts.append(settings)
             canonical = json.dumps(parts, sort_keys=True).encode()
             self._fingerprints[name] = hashlib.sha256(canonical).hexdigest()[:16]
         return self._fingerprints[name]

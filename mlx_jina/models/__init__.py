@@ -7,6 +7,7 @@ from typing import Any
 
 from mlx_jina.errors import CheckpointError
 from mlx_jina.models.base import EncoderModel
+from mlx_jina.models.colbert import ColBERT
 from mlx_jina.models.eurobert import EuroBert
 from mlx_jina.models.jina_bert import JinaBert
 from mlx_jina.models.qwen2 import Qwen2
@@ -26,6 +27,8 @@ _BY_MODEL_TYPE: Mapping[str, type[EncoderModel]] = {
 
 def identify(config: Mapping[str, Any]) -> type[EncoderModel]:
     """The architecture of a config.json. Raises CheckpointError for one that mlx-jina does not run."""
+    if "colbert" in config:
+        return ColBERT
     model_type = str(config.get("model_type"))
     if model_type.startswith("jina_embeddings_v5"):
         # v5-small and v5-nano share their model_type.

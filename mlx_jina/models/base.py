@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import mlx.core as mx
 import mlx.nn as nn
 
+from mlx_jina.catalog import Kind
 from mlx_jina.nn import pooling
 from mlx_jina.nn.ragged import Ragged
 
@@ -23,8 +24,10 @@ class EncoderModel(nn.Module):
 
     architecture: ClassVar[str]
     """The name of the architecture, in error messages and in the tables of other file formats."""
-    pooling: ClassVar[Literal["mean", "last"]]
-    """How the states of a text's tokens become one vector."""
+    kind: ClassVar[Kind] = "embedding"
+    """What the model gives for a text."""
+    pooling: ClassVar[Literal["mean", "last", "none"]]
+    """How the states of a text's tokens become one vector; "none" where each token has its own."""
     float16: ClassVar[bool]
     """Whether activations stay within float16's range."""
     unused: ClassVar[tuple[str, ...]]

@@ -40,14 +40,16 @@ def hankel_values(slopes: mx.array, length: int) -> mx.array:
     return mx.contiguous(-slopes[:, None] * distances.astype(slopes.dtype))
 
 
-def hankel_bias(values: mx.array) -> mx.array:
-    """The bias (1, H, L, L) of `hankel_values`, without writing it out.
+def hankel_bias(values: mx.array, keys: int | None = None) -> mx.array:
+    """The bias (1, H, L, K) of `hankel_values` for the first `keys` of L keys, or all, without writing it out.
 
     MLX's fused kernel takes any row stride and asks only that the last one be 1.
     """
     heads, span = values.shape
     length = (span + 1) // 2
-    return mx.as_strided(values, (1, heads, length, length), (0, span, 1, 1))
+    keys = length if keys is None else keys
+    # In reverse order the first keys are the last columns.
+    return mx.as_strided(values, (1, heads, length, keys), (0, span, 1, 1), length - keys)
 
 
 @dataclass(frozen=True)
@@ -72,17 +74,17 @@ class Alibi:
 
 
 def attend(queries: mx.array, keys: mx.array, values: mx.array, bias: mx.array) -> mx.array:
-    """Bidirectional attention of (b, H, L, d) with one of an `Alibi`'s biases."""
+    """Attention of (b, H, L, d) to the first K tokens (b, H, K, d) with one of an `Alibi`'s biases."""
     if bias.ndim == 3:
         return attention.on_cpu(cpu.written_out(queries, keys, values, bias))
     if not device.on_gpu():
-        blocks = cpu.alibi(queries, keys, values, hankel_bias(bias), slopes(queries.shape[1]))
+        blocks = cpu.alibi(queries, keys, values, hankel_bias(bias, keys.shape[2]), slopes(queries.shape[1]))
         return attention.on_cpu(blocks, queries, keys, values, bias)
     # The order of keys is free; the fused kernel wants their last stride to be 1, which a copy keeps.
     keys, values = (mx.contiguous(x[:, :, ::-1]) for x in (keys, values))
 
     def block(start: int, stop: int, q: mx.array, k: mx.array, v: mx.array) -> mx.array:
-        return attention.fused(q[:, :, start:stop], k, v, hankel_bias(bias)[:, :, start:stop])
+        return attention.fused(q[:, :, start:stop], k, v, hankel_bias(bias, k.shape[2])[:, :, start:stop])
 
     return attention.in_blocks(block, attention.query_spans(queries, keys), queries, keys, values)
 
@@ -92,12 +94,12 @@ def _on_cpu(heads: int, buckets: Sequence[Bucket]) -> tuple[tuple[Bucket, ...], 
     falls = mx.array(slopes(heads)) * LOG2_E
     joined, biases = [], []
     for own in cpu.neighbours([bucket.stop - bucket.start for bucket in buckets]):
-        first, *others = buckets[own]
-        if others:
-            lengths = [bucket.length for bucket in buckets[own] for _ in range(bucket.texts)]
-            joined.append(Bucket(first.start, 1, sum(lengths)))
+        group = buckets[own]
+        if len(group) > 1 and not any(bucket.unseen for bucket in group):
+            lengths = [bucket.length for bucket in group for _ in range(bucket.texts)]
+            joined.append(Bucket(group[0].start, 1, sum(lengths)))
             biases.append(cpu.apart(falls, lengths))
         else:
-            joined.append(first)
-            biases.append(hankel_values(falls, first.length))
+            joined += group
+            biases += [hankel_values(falls, bucket.length) for bucket in group]
     return tuple(joined), tuple(biases)

@@ -39,17 +39,17 @@ def ragged(
 
     Queries are (T, H, d), or with `last` those of each text's last token only, (B, H, d); keys and values are
     (T, H', d). `attend` takes the texts of one bucket, (b, H, n, d) and (b, H', L, d), and the bucket's own of
-    each of `of_buckets`.
+    each of `of_buckets`. Keys and values that no token attends to are left out.
     """
     if len(buckets) == 1:
         q, k, v = (_by_text(x, buckets[0].texts) for x in (queries, keys, values))
-        return _by_row(attend(q, k, v, *(part[0] for part in of_buckets)))
+        return _by_row(attend(q, *_seen(k, v, buckets[0]), *(part[0] for part in of_buckets)))
     merged, start = [], 0
     for bucket, *own in zip(buckets, *of_buckets, strict=True):
         stop = start + bucket.texts * (1 if last else bucket.length)
         tokens = slice(bucket.start, bucket.stop)
         q, k, v = (_by_text(x, bucket.texts) for x in (queries[start:stop], keys[tokens], values[tokens]))
-        merged.append(_by_row(attend(q, k, v, *own)))
+        merged.append(_by_row(attend(q, *_seen(k, v, bucket), *own)))
         start = stop
     return mx.concatenate(merged)
 
@@ -57,6 +57,11 @@ def ragged(
 def _by_text(rows: mx.array, texts: int) -> mx.array:
     """Rows (b*L, H, d) of texts of one length as (b, H, L, d)."""
     return rows.reshape(texts, -1, *rows.shape[1:]).transpose(0, 2, 1, 3)
+
+
+def _seen(keys: mx.array, values: mx.array, bucket: Bucket) -> tuple[mx.array, mx.array]:
+    """The keys and values (b, H', L, d) that tokens attend to."""
+    return (keys[:, :, bucket.seen], values[:, :, bucket.seen]) if bucket.unseen else (keys, values)
 
 
 def _by_row(attended: mx.array) -> mx.array:

@@ -20,11 +20,20 @@ Ids = npt.NDArray[np.int32]
 
 @dataclass(frozen=True)
 class Bucket:
-    """`texts` neighbours of `length` tokens each, from position `start` of the flat row."""
+    """`texts` neighbours of `length` tokens each, from position `start` of the flat row.
+
+    No token attends to the last `unseen` tokens of its text, which have states all the same.
+    """
 
     start: int
     texts: int
     length: int
+    unseen: int = 0
+
+    @property
+    def seen(self) -> slice:
+        """The tokens of a text that its tokens attend to."""
+        return slice(self.length - self.unseen)
 
     @property
     def stop(self) -> int:

@@ -102,7 +102,9 @@ def needs_adapters(entry: Entry) -> bool:
 def _is_namesake(entry: Entry, name: str, files: Checkpoint) -> bool:
     """Whether a local folder only happens to be called like a known model: "v3" may be someone's third try."""
     local = Path(name).expanduser() == files.path and "jina" not in files.path.name.lower()
-    return local and files.config.get("hidden_size") != entry.dimension
+    # A ColBERT's vectors are narrower than its encoder.
+    width = files.config["colbert"]["dim"] if "colbert" in files.config else files.config.get("hidden_size")
+    return local and width != entry.dimension
 
 
 LIMIT = "max_seq_length"

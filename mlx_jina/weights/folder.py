@@ -15,6 +15,7 @@ from mlx_jina.text import prompts
 from mlx_jina.text.tokenizer import Tokenizer
 from mlx_jina.weights import (
     checkpoint,
+    colbert,
     jina_v3,
     json_file,
     lora,
@@ -157,7 +158,11 @@ def read(folder: Path, task: str | None = None, merged: bool = False) -> Checkpo
     adapters = {
         name: lora.read(folder / place) for name, place in _choose(adapter_folders(folder, merged), task).items()
     }
-    if jina_v3.is_one(config):
+    if colbert.is_one(config, tensors):
+        path = folder / colbert.METADATA
+        metadata = json_file.read(path) if path.is_file() else None
+        config, tensors = colbert.translate(folder, config, tensors, metadata)
+    elif jina_v3.is_one(config):
         tensors, stacked_adapters = jina_v3.translate(folder, config, tensors)
         adapters |= _choose(stacked_adapters, task)
     config = _with_modules(folder, jina_v3.read_config(config))

@@ -18,6 +18,7 @@ logger = logging.getLogger(__name__)
 FILES = (
     "config.json",
     "config_sentence_transformers.json",
+    "artifact.metadata",
     "modules.json",
     # Of the modules that modules.json names, such as 1_Pooling, and the limit of the first.
     "*/config.json",

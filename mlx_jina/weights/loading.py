@@ -12,8 +12,8 @@ from typing import Any
 
 import mlx.core as mx
 
-from mlx_jina import catalog, device
-from mlx_jina.catalog import Entry
+from mlx_jina import catalog, device, models
+from mlx_jina.catalog import Entry, Kind
 from mlx_jina.cpu import layers as cpu_layers
 from mlx_jina.errors import CheckpointError, InputError, MlxJinaError
 from mlx_jina.models.base import EncoderModel
@@ -51,13 +51,38 @@ class Loaded:
         return self.models[task if task in self.models else None]
 
 
-def load(path: Path, name: str, task: str | None, dtype: str | None, as_model: str | None = None) -> Loaded:
+# The functions of `mlx_jina` that open a model, by its kind.
+_OPENED_BY: Mapping[Kind, str] = {"embedding": "load", "multi-vector": "load_multi_vector"}
+
+
+def check_name(name: str, wanted: Kind) -> None:
+    """Raise InputError for a known model of another kind than `wanted`, before anything is downloaded."""
+    entry = catalog.find(name)
+    # A folder that is called like a known model may have something else in it.
+    if entry is not None and not Path(name).expanduser().exists():
+        _check_kind(name, entry.kind, wanted)
+
+
+def _check_kind(name: str | Path, kind: Kind, wanted: Kind) -> None:
+    if kind != wanted:
+        raise InputError(f"{name} is a model of the kind {kind!r}, which mlx_jina.{_OPENED_BY[kind]} opens")
+
+
+def load(
+    path: Path,
+    name: str,
+    task: str | None,
+    dtype: str | None,
+    as_model: str | None = None,
+    *,
+    kind: Kind = "embedding",
+) -> Loaded:
     """Read a folder for one task or for all; `name` is what the user called it, `as_model` what it is.
 
-    Raises CheckpointError, and InputError for a model that it cannot be.
+    Raises CheckpointError, and InputError for a model that it cannot be, or of another kind than `kind`.
     """
     try:
-        return _load(path, name, task, dtype, as_model)
+        return _load(path, name, task, dtype, as_model, kind)
     except MlxJinaError:
         raise
     # What is checked nowhere by itself: a null where a number should be, a size beyond all memory.
@@ -66,9 +91,12 @@ def load(path: Path, name: str, task: str | None, dtype: str | None, as_model: s
         raise CheckpointError(f"{path} cannot be loaded: {reason}") from error
 
 
-def _load(path: Path, name: str, task: str | None, dtype: str | None, as_model: str | None) -> Loaded:
+def _load(
+    path: Path, name: str, task: str | None, dtype: str | None, as_model: str | None, kind: Kind
+) -> Loaded:
     wanted = None if as_model is None else checkpoint.published(as_model)
     files, entry = _read(path, name, task, wanted)
+    _check_kind(path, models.identify(files.config).kind, kind)
     if entry is not None and entry.non_commercial:
         _warn_of_licence(entry.repo, entry.license)
     tasks = _tasks(files, entry, task)

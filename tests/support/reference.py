@@ -39,8 +39,10 @@ def slopes(heads: int) -> list[float]:
     return slopes(below) + slopes(2 * below)[0::2][: heads - below]
 
 
-def jina_bert(weights: dict[str, Any], config: dict[str, Any], layout: str, ids: npt.NDArray[Any]) -> Array:
-    """Hidden states (L, D) of one text."""
+def jina_bert(
+    weights: dict[str, Any], config: dict[str, Any], layout: str, ids: npt.NDArray[Any], seen: int | None = None
+) -> Array:
+    """Hidden states (L, D) of one text, whose tokens attend to the first `seen` of them, or to all."""
     w = {name: np.asarray(value, dtype=np.float64) for name, value in weights.items()}
     heads, eps, ffn = config["num_attention_heads"], config["layer_norm_eps"], config["intermediate_size"]
 
@@ -54,6 +56,7 @@ def jina_bert(weights: dict[str, Any], config: dict[str, Any], layout: str, ids:
     length = len(ids)
     positions = np.arange(length)
     bias = -np.array(slopes(heads))[:, None, None] * np.abs(positions[:, None] - positions[None, :])
+    bias[:, :, length if seen is None else seen :] = -np.inf
     x = w["embeddings.word_embeddings.weight"][ids] + w["embeddings.token_type_embeddings.weight"][0]
     x = norm("embeddings.LayerNorm", x)
     for i in range(config["num_hidden_layers"]):
@@ -149,8 +152,13 @@ def qwen3(weights: dict[str, Any], config: dict[str, Any], ids: npt.NDArray[Any]
     return norm("norm", x)
 
 
-def xlm_roberta(weights: dict[str, Any], config: dict[str, Any], ids: npt.NDArray[Any]) -> Array:
-    """Hidden states (L, D) of one text by jina-embeddings-v3, under the names of its own repository."""
+def xlm_roberta(
+    weights: dict[str, Any], config: dict[str, Any], ids: npt.NDArray[Any], seen: int | None = None
+) -> Array:
+    """Hidden states (L, D) of one text by jina-embeddings-v3, under the names of its own repository.
+
+    Its tokens attend to the first `seen` of them, or to all.
+    """
     w = {name: np.asarray(value, dtype=np.float64) for name, value in weights.items()}
     heads, eps, length = config["num_attention_heads"], config["layer_norm_eps"], len(ids)
 
@@ -167,8 +175,8 @@ def xlm_roberta(weights: dict[str, Any], config: dict[str, Any], ids: npt.NDArra
         qkv = linear(f"{layer}.mixer.Wqkv", x).reshape(length, 3, heads, -1)
         q, k, v = qkv.transpose(1, 2, 0, 3)
         q, k = rotary(q, config["rotary_emb_base"]), rotary(k, config["rotary_emb_base"])
-        scores = softmax(q @ k.transpose(0, 2, 1) / math.sqrt(q.shape[-1]))
-        context = (scores @ v).transpose(1, 0, 2).reshape(length, -1)
+        scores = q @ k[:, :seen].transpose(0, 2, 1) / math.sqrt(q.shape[-1])
+        context = (softmax(scores) @ v[:, :seen]).transpose(1, 0, 2).reshape(length, -1)
         x = norm(f"{layer}.norm1", x + linear(f"{layer}.mixer.out_proj", context))
         fed = linear(f"{layer}.mlp.fc2", gelu(linear(f"{layer}.mlp.fc1", x)))
         x = norm(f"{layer}.norm2", x + fed)

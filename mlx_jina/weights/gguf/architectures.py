@@ -239,4 +239,9 @@ def of_gguf(path: Path, name: Any) -> Architecture:
 
 def of_config(config: Mapping[str, Any]) -> Architecture:
     """The table for a config.json. Raises CheckpointError for a model that mlx-jina does not run."""
-    return _BY_MODEL[models.identify(config)]
+    model = models.identify(config)
+    if model not in _BY_MODEL:
+        raise CheckpointError(
+            f"a {model.architecture} is not converted: neither llama.cpp nor another program reads its file"
+        )
+    return _BY_MODEL[model]

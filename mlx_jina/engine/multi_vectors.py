@@ -1,0 +1,107 @@
+"""The vectors of every query and document for late interaction, window by window."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from itertools import groupby
+
+import mlx.core as mx
+import numpy as np
+
+from mlx_jina.engine.pipeline import (
+    Item,
+    Pipeline,
+    Pool,
+    ahead,
+    check_ids,
+    finish,
+    retry,
+    usable,
+    warn_of_cut,
+    whole,
+)
+from mlx_jina.engine.plan import Plan
+from mlx_jina.models.base import EncoderModel
+from mlx_jina.nn import ragged
+from mlx_jina.nn.ragged import Batch, Bucket, Ragged
+from mlx_jina.text.late_interaction import LateInteraction
+from mlx_jina.text.prompts import Side
+from mlx_jina.text.tokenizer import Ids
+from mlx_jina.vectors import Vectors
+
+
+def multi_vectors(
+    pipeline: Pipeline,
+    texts: LateInteraction,
+    side: Side,
+    items: Iterable[Item],
+    plan: Plan,
+    advance: Callable[[int], object],
+) -> Iterator[tuple[list[int], list[Vectors], list[int]]]:
+    """Positions of each window of texts, their vectors (n, D) each, and how many tokens each was run with.
+
+    The plan's `max_length` counts the marker. A document's vectors are fewer than its tokens, for punctuation has
+    none.
+    """
+    cut = 0
+
+    def prepare(window: Sequence[Item]) -> tuple[list[int], list[Ids], int]:
+        positions = [position for position, _ in window]
+        ids = texts.uncut(side, [text for _, text in window], positions)
+        ids, too_long = texts.cut(side, ids, positions, plan.max_length, plan.truncate)
+        # Neighbours of which equally many tokens are unseen are computed together.
+        order = sorted(range(len(ids)), key=lambda i: texts.unseen(ids[i])) if side == "query" else range(len(ids))
+        return [positions[i] for i in order], [ids[i] for i in order], too_long
+
+    for _, (positions, ids, too_long) in ahead(items, prepare):
+        cut += too_long
+        counts = [len(text) for text in ids]
+        rows = _rows(pipeline, texts, side, ids, positions, plan, advance)
+        found = []
+        for text, own in zip(ids, np.split(rows, np.cumsum(counts)[:-1]), strict=True):
+            found.append(finish(own[texts.kept(side, text)], plan))
+        yield positions, found, counts
+    warn_of_cut(cut, plan)
+
+
+def _rows(
+    pipeline: Pipeline,
+    texts: LateInteraction,
+    side: Side,
+    ids: Sequence[Ids],
+    positions: Sequence[int],
+    plan: Plan,
+    advance: Callable[[int], object],
+) -> Vectors:
+    """A row for every token of every text, checked."""
+
+    def with_unseen(model: EncoderModel, batch: Batch) -> mx.array:
+        return whole(model, hide(batch, texts))
+
+    pool: Pool = whole if side == "document" or texts.attends_to_mask else with_unseen
+    if len(ids) > 1:
+        counts = [len(text) for text in ids]
+        return pipeline.forward(ids, positions, plan, lambda done: advance(len(done)), pool=pool, counts=counts)
+    batch = ragged.flatten(ids, np.zeros(1, dtype=np.intp))
+    check_ids(batch, plan.model)
+    shown = batch if pool is whole else hide(batch, texts)
+    # By the pool that a GPU compiles: a query of a search is computed alone, and all queries have one length.
+    rows = pipeline.thread.run(pipeline.compute, plan, whole, shown)[0][1]
+    if not usable(rows, plan).all():
+        rows = pipeline.thread.run(retry, plan, pool, ids, 0, positions[0])
+    advance(1)
+    return rows
+
+
+def hide(batch: Batch, texts: LateInteraction) -> Batch:
+    """The batch of queries with the tokens marked that no token attends to."""
+    buckets: list[Bucket] = []
+    for bucket in batch.ragged.buckets:
+        start = bucket.start
+        rows = batch.ids[bucket.start : bucket.stop].reshape(bucket.texts, bucket.length)
+        for unseen, group in groupby(texts.unseen(row) for row in rows):
+            own = Bucket(start, sum(1 for _ in group), bucket.length, unseen)
+            buckets.append(own)
+            start = own.stop
+    return replace(batch, ragged=Ragged(tuple(buckets)))

@@ -1,0 +1,222 @@
+"""The public `load_multi_vector` and `MultiVectorEncoder`: late interaction, a vector for every token."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypedDict, overload
+
+import numpy as np
+import numpy.typing as npt
+
+from mlx_jina import device, vectors
+from mlx_jina.choices import Dtype, Precision
+from mlx_jina.engine import plan as plans
+from mlx_jina.engine.loaded_model import LoadedModel
+from mlx_jina.engine.multi_vectors import multi_vectors
+from mlx_jina.engine.pipeline import longest_first, progress
+from mlx_jina.engine.thread import ModelThread
+from mlx_jina.errors import InputError
+from mlx_jina.text.late_interaction import SHORTEST, LateInteraction
+from mlx_jina.text.prompts import Side
+from mlx_jina.text.tokenizer import listed
+from mlx_jina.vectors import AnyRows, Floats
+from mlx_jina.weights import hub, loading
+from mlx_jina.weights.loading import Loaded
+
+if TYPE_CHECKING:
+    from typing_extensions import NotRequired, Unpack
+
+    from mlx_jina.options import Texts
+
+__all__ = ["MultiVectorEncoder", "MultiVectorOptions", "Ranked", "load_multi_vector"]
+
+
+def load_multi_vector(
+    name: str | Path,
+    *,
+    revision: str | None = None,
+    local_files_only: bool = False,
+    dtype: Dtype | None = None,
+    cache_dir: str | Path | None = None,
+) -> MultiVectorEncoder:
+    """Load jina-colbert-v2 or jina-colbert-v1-en by name, Hugging Face id or folder; options as in `load`.
+
+    Raises ModelNotFoundError for a name that leads nowhere, CheckpointError for files that do not fit, InputError
+    for a model with one vector for each text, which `load` opens.
+    """
+    device.check_dtype(dtype)
+    loading.check_name(str(name), "multi-vector")
+    path = hub.resolve(str(name), revision, local_files_only, cache_dir)
+    thread = ModelThread()
+    load = partial(loading.load, path, str(name), None, dtype, kind="multi-vector")
+    return MultiVectorEncoder(thread.run(load), thread)
+
+
+class MultiVectorOptions(TypedDict, total=False):
+    """Options of `encode_query` and `encode_document`; `MultiVectorEncoder.encode_document` explains each."""
+
+    truncate_dim: int | None
+    allow_untrained_dim: bool
+    max_length: int | None
+    truncate: bool
+    precision: Precision
+    ranges: npt.ArrayLike | None
+    batch_tokens: int | None
+    show_progress_bar: bool | None
+
+
+class Ranked(TypedDict):
+    """One document of `MultiVectorEncoder.rank`: its index, its MaxSim, and its text where that was asked for."""
+
+    corpus_id: int
+    score: float
+    text: NotRequired[str]
+
+
+class MultiVectorEncoder(LoadedModel):
+    """A late-interaction model: texts in, a NumPy array of token vectors out for each. Safe to share by threads.
+
+    Made by `load_multi_vector`; names and shapes are those of sentence-transformers' class.
+    """
+
+    def __init__(self, loaded: Loaded, thread: ModelThread) -> None:
+        super().__init__(loaded, thread)
+        self._texts = LateInteraction(loaded.files.tokenizer, loaded.files.config["colbert"])
+        self.query_length: int = self._texts.max_lengths["query"]
+        """Vectors of every query: short ones are filled up with mask tokens."""
+        self.document_length: int = min(self._texts.max_lengths["document"], self.max_length)
+        """Tokens of a document, at most, where a call does not say how many; the checkpoint's own choice."""
+
+    @overload
+    def encode_query(self, texts: str, **options: Unpack[MultiVectorOptions]) -> AnyRows: ...
+
+    @overload
+    def encode_query(self, texts: Texts, **options: Unpack[MultiVectorOptions]) -> list[AnyRows]: ...
+
+    def encode_query(self, texts: str | Texts, **options: Unpack[MultiVectorOptions]) -> AnyRows | list[AnyRows]:
+        """Token vectors of queries, (L, D) each, of unit length: a list gives a list, one str gives one array.
+
+        Each query has exactly L = `max_length` tokens, by default `query_length`: behind shorter ones stand mask
+        tokens, whose vectors expand the query (arXiv 2004.12832, section 3.2). Options as in `encode_document`.
+        """
+        return self._encode("query", texts, options)
+
+    @overload
+    def encode_document(self, texts: str, **options: Unpack[MultiVectorOptions]) -> AnyRows: ...
+
+    @overload
+    def encode_document(self, texts: Texts, **options: Unpack[MultiVectorOptions]) -> list[AnyRows]: ...
+
+    def encode_document(
+        self, texts: str | Texts, **options: Unpack[MultiVectorOptions]
+    ) -> AnyRows | list[AnyRows]:
+        """Token vectors of documents, (n, D) each, of unit length: a list gives a list, one str gives one array.
+
+        Punctuation has no vector, so n is at most the number of a document's tokens.
+
+        - `truncate_dim`: keep the first dimensions, before the one normalisation; only sizes the model was
+          trained for, unless `allow_untrained_dim`.
+        - `max_length`: tokens of a document, marker and special tokens included; by default `document_length`, at
+          most `self.max_length`. Longer texts are cut with one TruncationWarning, or with `truncate=False` are a
+          TooLongError that names the text.
+        - `precision`, `ranges`: what is stored; see `vectors.quantize`. Bits are packed, eight to a byte.
+        - `batch_tokens`: tokens per forward pass; a matter of speed and memory, not of results.
+        - `show_progress_bar`: None shows one on a terminal when the call takes longer than two seconds.
+
+        Raises InputError for unusable texts or options, and NumericalError if a vector is not finite.
+        """
+        return self._encode("document", texts, options)
+
+    def _encode(self, side: Side, texts: str | Texts, options: MultiVectorOptions) -> AnyRows | list[AnyRows]:
+        items = listed(texts)
+        show_progress_bar = options.get("show_progress_bar")
+        with progress(len(items), show_progress_bar) as bar:
+            found, _ = self.encode_counted(side, items, advance=bar.update, **options)
+        return found[0] if isinstance(texts, str) else found
+
+    def encode_counted(
+        self,
+        side: Side,
+        texts: Sequence[str],
+        *,
+        advance: Callable[[int], object] = int,
+        truncate_dim: int | None = None,
+        allow_untrained_dim: bool = False,
+        max_length: int | None = None,
+        truncate: bool = True,
+        precision: Precision = "float32",
+        ranges: npt.ArrayLike | None = None,
+        batch_tokens: int | None = None,
+        show_progress_bar: bool | None = None,
+    ) -> tuple[list[AnyRows], list[int]]:
+        """Token vectors of texts of one side, and how many tokens each text was run with.
+
+        `advance` is called with the number of texts that a forward pass finished; an error that it raises ends
+        the call.
+        """
+        own = self.query_length if side == "query" else self.document_length
+        limit = own if max_length is None else max_length
+        if not SHORTEST <= limit <= self.max_length:
+            raise InputError(f"max_length={limit} must lie between {SHORTEST} and this model's {self.max_length}")
+        plan = plans.make(
+            self.loaded,
+            truncate_dim=truncate_dim,
+            allow_untrained_dim=allow_untrained_dim,
+            max_length=limit,
+            truncate=truncate,
+            precision=precision,
+            ranges=ranges,
+            batch_tokens=batch_tokens,
+        )
+        found: dict[int, tuple[AnyRows, int]] = {}
+        windows = multi_vectors(self.pipeline, self._texts, side, longest_first(texts), plan, advance)
+        for positions, rows, counts in windows:
+            found.update(zip(positions, zip(rows, counts, strict=True), strict=True))
+        ordered = [found[i] for i in range(len(texts))]
+        return [rows for rows, _ in ordered], [count for _, count in ordered]
+
+    def similarity(
+        self,
+        queries: npt.ArrayLike | Sequence[npt.ArrayLike],
+        documents: npt.ArrayLike | Sequence[npt.ArrayLike],
+        precision: Precision | None = None,
+        ranges: npt.ArrayLike | None = None,
+    ) -> Floats:
+        """MaxSim (N, M) of N queries and M documents, quantised ones too: `vectors.max_sim`."""
+        return vectors.max_sim(queries, documents, precision, ranges)
+
+    def rank(
+        self,
+        query: str,
+        documents: Texts,
+        top_k: int | None = None,
+        return_documents: bool = False,
+        **options: Unpack[MultiVectorOptions],
+    ) -> list[Ranked]:
+        """Documents by their MaxSim with a query, best first, equal ones in their own order.
+
+        `top_k` keeps so many. Options are those of `encode_document`; `max_length` is of documents. Raises
+        InputError for an empty query.
+        """
+        if not isinstance(query, str) or not query.strip():
+            raise InputError("the query is empty or no str")
+        if top_k is not None and top_k < 1:
+            raise InputError(f"top_k={top_k} must be at least 1")
+        texts = listed(documents)
+        if isinstance(documents, str):
+            raise InputError("documents must be a list of str; for one document give a list of one")
+        if not texts:
+            return []
+        of_query: dict[str, Any] = {key: x for key, x in options.items() if key != "max_length"}
+        precision = options.get("precision", "float32")
+        stored = None if precision in ("float32", "float16") else precision
+        sides = self.encode_query(query, **of_query), self.encode_document(texts, **options)
+        scores = self.similarity([sides[0]], sides[1], stored, options.get("ranges"))[0]
+        best = np.argsort(-scores, kind="stable")[:top_k].tolist()
+        found: list[Ranked] = [{"corpus_id": i, "score": float(scores[i])} for i in best]
+        if return_documents:
+            for each in found:
+                each["text"] = texts[each["corpus_id"]]
+        return found

@@ -1,0 +1,135 @@
+"""Queries and documents as ColBERT reads them: a marker in front, and mask tokens behind a query.
+
+The rules are those of the checkpoints' own code, stanford-futuredata/ColBERT 0.2.22. Khattab and Zaharia 2020
+(arXiv 2004.12832), section 3.2.
+"""
+
+from __future__ import annotations
+
+import re
+import string
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mlx_jina.errors import CheckpointError, TooLongError
+from mlx_jina.text.prompts import Side
+from mlx_jina.text.tokenizer import Ids, Tokenizer, check
+
+# What ColBERT's code takes where artifact.metadata lacks a key.
+DEFAULTS: Mapping[str, Any] = {
+    "query_token_id": "[unused0]",
+    "doc_token_id": "[unused1]",
+    "query_maxlen": 32,
+    "doc_maxlen": 220,
+    "dim": 128,
+    "attend_to_mask_tokens": False,
+    "mask_punctuation": True,
+}
+_MASKS = ("[MASK]", "<mask>")
+# [CLS], marker, one token, [SEP].
+SHORTEST = 4
+
+
+def settings_of(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of an artifact.metadata that shape vectors. Raises CheckpointError."""
+    settings = {key: metadata.get(key, default) for key, default in DEFAULTS.items()}
+    for key, default in DEFAULTS.items():
+        if type(settings[key]) is not type(default):
+            kind = type(default).__name__
+            raise CheckpointError(f"artifact.metadata: {key!r} should be {kind}, found {settings[key]!r}")
+    if min(settings["query_maxlen"], settings["doc_maxlen"]) < SHORTEST:
+        raise CheckpointError(f"artifact.metadata: a text needs {SHORTEST} tokens at least, found {settings}")
+    return settings
+
+
+class LateInteraction:
+    """A ColBERT checkpoint's tokenizer and settings: texts to ids, and which rows are kept."""
+
+    def __init__(self, tokenizer: Tokenizer, settings: Mapping[str, Any]) -> None:
+        self._tokenizer = tokenizer
+        # A "[MASK]" in a user's text would be expansion, and a marker would say that a document is a query.
+        tokenizer.fast.encode_special_tokens = True
+        self._markers: dict[Side, int] = {
+            "query": self._id(settings["query_token_id"]),
+            "document": self._id(settings["doc_token_id"]),
+        }
+        self.mask: int = self._id(*_MASKS)
+        """The token that fills a query up."""
+        self.max_lengths: dict[Side, int] = {
+            "query": settings["query_maxlen"],
+            "document": settings["doc_maxlen"],
+        }
+        """Tokens of a query, exactly, and of a document, at most, special ones and marker included."""
+        self.attends_to_mask: bool = settings["attend_to_mask_tokens"]
+        """Whether a query's tokens attend to the mask tokens that fill it up."""
+        self._skips_punctuation: bool = settings["mask_punctuation"]
+
+    def _id(self, *names: str) -> int:
+        found = next((i for name in names if (i := self._tokenizer.fast.token_to_id(name)) is not None), None)
+        if found is None:
+            raise CheckpointError(f"the tokenizer has no {' and no '.join(names)}, which ColBERT puts into texts")
+        return found
+
+    @cached_property
+    def _skipped(self) -> npt.NDArray[np.int32]:
+        """Ids of the tokens of a document whose vectors are dropped: the first id of each punctuation mark.
+
+        In XLM-RoBERTa's vocabulary that of "." is the word boundary "▁", so that "." itself keeps its vector: the
+        checkpoint was trained so.
+        """
+        if not self._skips_punctuation:
+            return np.empty(0, dtype=np.int32)
+        encoded = [self._tokenizer.fast.encode(mark, add_special_tokens=False).ids for mark in string.punctuation]
+        return np.unique(np.array([ids[0] for ids in encoded if ids], dtype=np.int32))
+
+    @cached_property
+    def _special(self) -> re.Pattern[str] | None:
+        """What a text is broken up at, because the vocabulary itself has a special token for these characters.
+
+        XLM-RoBERTa's has "</s>" and "<mask>" among its pieces.
+        """
+        fast = self._tokenizer.fast
+        special = {token.content: id for id, token in fast.get_added_tokens_decoder().items() if token.special}
+        found = [text for text, id in special.items() if id in fast.encode(text, add_special_tokens=False).ids]
+        return re.compile("|".join(map(re.escape, found))) if found else None
+
+    def uncut(self, side: Side, texts: Sequence[str], positions: Sequence[int] | None = None) -> list[Ids]:
+        """Ids of each text with its marker, at full length. Errors name texts by `positions`."""
+        check(texts, positions)
+        if self._special is not None:
+            texts = [self._special.sub(lambda match: f"{match[0][0]} {match[0][1:]}", text) for text in texts]
+        marker = self._markers[side]
+        return [np.insert(ids, 1, marker) for ids in self._tokenizer.encode(texts, positions)]
+
+    def cut(
+        self, side: Side, ids: Sequence[Ids], positions: Sequence[int], max_length: int, truncate: bool
+    ) -> tuple[list[Ids], int]:
+        """Ids at `max_length`, to which a query is filled up, and how many texts were longer.
+
+        Raises TooLongError if these may not be cut.
+        """
+        too_long = [position for position, text in zip(positions, ids, strict=True) if len(text) > max_length]
+        if too_long and not truncate:
+            count = len(ids[list(positions).index(too_long[0])])
+            raise TooLongError(
+                f"has {count} tokens, more than max_length={max_length}; truncate=True cuts it",
+                position=too_long[0],
+            )
+        texts = [self._tokenizer.truncate(text, max_length) for text in ids]
+        if side == "query":
+            texts = [np.pad(text, (0, max_length - len(text)), constant_values=self.mask) for text in texts]
+        return texts, len(too_long)
+
+    def unseen(self, ids: Ids) -> int:
+        """How many tokens at a query's end no token attends to."""
+        if self.attends_to_mask:
+            return 0
+        return len(ids) - 1 - int(np.flatnonzero(ids != self.mask)[-1])
+
+    def kept(self, side: Side, ids: Ids) -> npt.NDArray[np.bool_]:
+        """Which of a text's tokens have a vector: all of a query's, and a document's but for punctuation."""
+        return np.isin(ids, self._skipped, invert=True) if side == "document" else np.ones(len(ids), dtype=bool)
