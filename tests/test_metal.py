@@ -19,7 +19,7 @@ from mlx_jina.models.base import EncoderModel
 from mlx_jina.models.jina_bert import JinaBert
 from mlx_jina.nn import alibi, attention, lora, ragged
 from mlx_jina.weights import checkpoint
-from tests.support import bare, checkpoints, decoder_checkpoints, v3_checkpoints
+from tests.support import bare, checkpoints, colbert_checkpoints, decoder_checkpoints, v3_checkpoints
 
 # Primitives with an `eval_gpu` in mlx/backend/metal or mlx/backend/gpu (MLX 0.31 and 0.32) that an encoder
 # may need. Those that throw there (SVD, Load, Cholesky, ...) are the ones to keep out.
@@ -112,6 +112,16 @@ def test_every_primitive_of_a_rotary_model_has_a_metal_kernel(name: str, as_on_g
     assert used <= METAL
 
 
+@pytest.mark.parametrize("name", ["v1", "v2"])
+def test_every_primitive_of_late_interaction_has_a_metal_kernel(name: str, as_on_gpu: None) -> None:
+    shape = {"hidden": 128, "layers": 2, "heads": 2, "intermediate": 96, "vocab": 128}
+    model = colbert_checkpoints.built(name, shape)
+    batch = ragged.flatten([np.arange(length, dtype=np.int32) for length in (9, 9, 4)], np.arange(3))
+    hidden = ragged.Ragged((ragged.Bucket(0, 2, 9, unseen=5), ragged.Bucket(18, 1, 4, unseen=1)))
+    for buckets in (batch.ragged, hidden):
+        assert primitives(model(mx.array(batch.ids), buckets)) <= METAL
+
+
 def test_every_primitive_of_adapters_has_a_metal_kernel() -> None:
     model = rotary("xlm_roberta")
     assert isinstance(model, nn.Module)
@@ -182,6 +192,18 @@ class TestFusedAttention:
             assert {part.dtype for part in (q, k, v)} == {dtype}
             # No mask is ever written out.
             assert call.get("mask") == ("causal" if name.startswith("qwen") else None)
+
+    def test_queries_of_late_interaction(self, calls: list[dict[str, Any]]) -> None:
+        """No mask of tokens is written out: the bias stays a view, and hidden keys are left out."""
+        shape = {"hidden": 128, "layers": 2, "heads": 2, "intermediate": 96, "vocab": 128}
+        model = colbert_checkpoints.built("v1", shape)
+        batch = ragged.Ragged((ragged.Bucket(0, 3, 32, unseen=20),))
+        mx.eval(model(mx.arange(96), batch))
+        assert [(call["q"].shape[2], call["k"].shape[2]) for call in calls] == [(32, 12)] * 2
+        for call in calls:
+            assert call["mask"].shape == (1, 2, 32, 12)
+            # The kernel for more than 8 queries, which may be more than the keys.
+            assert strides(call["mask"]) == (0, 63 * 4, 4, 4)
 
     @pytest.mark.parametrize(
         ("hidden", "heads"), [(512, 8), (768, 12), (256, 4), (2048, 16), (896, 14), (1536, 12), (1024, 16)]

@@ -13,11 +13,13 @@ import pytest
 
 import mlx_jina
 from mlx_jina import device
-from mlx_jina.engine import pipeline, token_vectors
+from mlx_jina.engine import multi_vectors, pipeline, token_vectors
 from mlx_jina.models.base import EncoderModel
 from mlx_jina.nn import pieces, ragged
 from mlx_jina.nn.ragged import Batch
-from tests.support import bare, blocks, checkpoints, decoder_checkpoints, v3_checkpoints
+from mlx_jina.text.late_interaction import LateInteraction
+from mlx_jina.text.tokenizer import Tokenizer
+from tests.support import bare, blocks, checkpoints, colbert_checkpoints, decoder_checkpoints, v3_checkpoints
 from tests.support.tolerance import bound
 
 T = TypeVar("T")
@@ -56,6 +58,8 @@ def xlm_roberta() -> EncoderModel:
 MODELS: dict[str, Callable[[], EncoderModel]] = {
     **{layout: partial(jina_bert, layout) for layout in checkpoints.LAYOUTS},
     **{make.__name__: make for make in (qwen3, qwen2, eurobert, xlm_roberta)},
+    "colbert-v1": partial(colbert_checkpoints.built, "v1", SHAPE),
+    "colbert-v2": partial(colbert_checkpoints.built, "v2", SHAPE),
 }
 
 
@@ -96,6 +100,20 @@ def test_nothing_is_evaluated_inside_a_batch(name: str, evaluations: list[str]) 
     evaluations.clear()
     for pool in pools:
         pool(model, batch)
+    assert evaluations == []
+
+
+def test_nothing_is_evaluated_inside_a_batch_of_queries(evaluations: list[str]) -> None:
+    """Whose last tokens no token attends to."""
+    fast, settings = colbert_checkpoints.tokenizer("v1"), colbert_checkpoints.metadata("v1")
+    texts = LateInteraction(Tokenizer(fast), settings)
+    uncut = texts.uncut("query", ["bread", "what is it", "fox"] * 99)
+    queries, _ = texts.cut("query", uncut, range(297), 32, True)
+    batch = multi_vectors.hide(ragged.flatten(queries, np.arange(297)), texts)
+    assert {bucket.unseen for bucket in batch.ragged.buckets} == {25, 28}
+    model = MODELS["colbert-v1"]()
+    evaluations.clear()
+    pipeline.whole(model, batch)
     assert evaluations == []
 
 

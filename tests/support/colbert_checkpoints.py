@@ -9,7 +9,9 @@ import mlx.core as mx
 import numpy as np
 from tokenizers import Tokenizer
 
-from tests.support import checkpoints, v3_checkpoints
+from mlx_jina.models.base import EncoderModel
+from mlx_jina.weights import colbert
+from tests.support import bare, checkpoints, v3_checkpoints
 from tests.support.checkpoints import Weights
 
 MARKERS = ("[QueryMarker]", "[DocumentMarker]")
@@ -47,13 +49,13 @@ def tokenizer(name: str) -> Tokenizer:
     return fast
 
 
-def config(name: str) -> dict[str, Any]:
+def config(name: str, shape: dict[str, int] = SHAPE) -> dict[str, Any]:
     """config.json."""
-    vocab = tokenizer(name).get_vocab_size()
+    shape = {"vocab": tokenizer(name).get_vocab_size(), **shape}
     if name == "v1":
-        made = checkpoints.jina_bert_config("original", **SHAPE, vocab=vocab)
+        made = checkpoints.jina_bert_config("original", **shape)
     else:
-        made = v3_checkpoints.original_config(4, **SHAPE, vocab=vocab)
+        made = v3_checkpoints.original_config(4, **shape)
         # The base of the rotary angles is the default of the repository's code.
         for key in [*(key for key in made if "lora" in key), *("task_instructions", "rotary_emb_base")]:
             del made[key]
@@ -61,14 +63,15 @@ def config(name: str) -> dict[str, Any]:
     return {**made, "architectures": ["HF_ColBERT"]}
 
 
-def weights(name: str, seed: int = 0) -> tuple[Weights, Weights]:
+def weights(name: str, shape: dict[str, int] = SHAPE, seed: int = 0) -> tuple[Weights, Weights]:
     """The encoder's tensors under the repository's names without their prefix, and the projection."""
-    settings, rng = config(name), np.random.default_rng(seed + 100)
+    settings, rng = config(name, shape), np.random.default_rng(seed + 100)
     if name == "v1":
         encoder = checkpoints.jina_bert_weights("original", settings, seed)
     else:
         encoder = v3_checkpoints.weights(settings, seed)
-    projection = rng.normal(0, SHAPE["hidden"] ** -0.5, (DIM, SHAPE["hidden"])).astype(np.float32)
+    width = shape["hidden"]
+    projection = rng.normal(0, width**-0.5, (DIM, width)).astype(np.float32)
     return encoder, {"linear.weight": projection}
 
 
@@ -109,3 +112,10 @@ def native_v2(folder: Path) -> Path:
         folder / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast", **special}
     )
     return folder
+
+
+def built(name: str, shape: dict[str, int], dtype: mx.Dtype = mx.float32) -> EncoderModel:
+    """The model of "v1" or "v2" without its encoder."""
+    encoder, projection = weights(name, shape)
+    tensors = {key: mx.array(x) for key, x in (encoder | projection).items() if not key.startswith("pooler.")}
+    return bare.build(*colbert.translate(Path(), config(name, shape), tensors, metadata(name)), dtype)
