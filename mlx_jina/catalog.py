@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 Kind = Literal["embedding", "multi-vector"]
 """What a model gives for a text: one vector, or one for each token."""
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
 @dataclass(frozen=True)
@@ -195,7 +196,9 @@ MULTI_VECTOR = (
 )
 """Models with a vector for each token."""
 
-_BY_NAME = {name.lower(): entry for entry in (*ENTRIES, *MULTI_VECTOR) for name in (entry.repo, *entry.aliases)}
+ALL = (*ENTRIES, *MULTI_VECTOR)
+
+_BY_NAME = {name.lower(): entry for entry in ALL for name in (entry.repo, *entry.aliases)}
 
 
 def find(*names: str) -> Entry | None:

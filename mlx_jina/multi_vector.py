@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, overload
@@ -14,10 +15,11 @@ from mlx_jina import device, vectors
 from mlx_jina.choices import Dtype, Precision
 from mlx_jina.engine import plan as plans
 from mlx_jina.engine.loaded_model import LoadedModel
-from mlx_jina.engine.multi_vectors import multi_vectors
+from mlx_jina.engine.multi_vectors import MultiVectors, multi_vectors
 from mlx_jina.engine.pipeline import longest_first, progress
+from mlx_jina.engine.plan import Plan
 from mlx_jina.engine.thread import ModelThread
-from mlx_jina.errors import InputError
+from mlx_jina.errors import InputError, TruncationWarning
 from mlx_jina.text.late_interaction import SHORTEST, LateInteraction
 from mlx_jina.text.prompts import Side
 from mlx_jina.text.tokenizer import listed
@@ -131,17 +133,18 @@ class MultiVectorEncoder(LoadedModel):
 
     def _encode(self, side: Side, texts: str | Texts, options: MultiVectorOptions) -> AnyRows | list[AnyRows]:
         items = listed(texts)
-        show_progress_bar = options.get("show_progress_bar")
-        with progress(len(items), show_progress_bar) as bar:
-            found, _ = self.encode_counted(side, items, advance=bar.update, **options)
-        return found[0] if isinstance(texts, str) else found
+        plan = self.plan(side, **options)
+        with progress(len(items), options.get("show_progress_bar")) as bar:
+            found = self.encode_items(side, longest_first(items), plan, bar.update)
+        if cut := sum(each.cut for each in found.values()):
+            warnings.warn(TruncationWarning(cut, plan.max_length), stacklevel=3)
+        rows: list[AnyRows] = [found[i].vectors for i in range(len(items))]
+        return rows[0] if isinstance(texts, str) else rows
 
-    def encode_counted(
+    def plan(
         self,
         side: Side,
-        texts: Sequence[str],
         *,
-        advance: Callable[[int], object] = int,
         truncate_dim: int | None = None,
         allow_untrained_dim: bool = False,
         max_length: int | None = None,
@@ -150,17 +153,13 @@ class MultiVectorEncoder(LoadedModel):
         ranges: npt.ArrayLike | None = None,
         batch_tokens: int | None = None,
         show_progress_bar: bool | None = None,
-    ) -> tuple[list[AnyRows], list[int]]:
-        """Token vectors of texts of one side, and how many tokens each text was run with.
-
-        `advance` is called with the number of texts that a forward pass finished; an error that it raises ends
-        the call.
-        """
+    ) -> Plan:
+        """Check the options of `encode_query` or `encode_document`, and keep them for the texts to come."""
         own = self.query_length if side == "query" else self.document_length
         limit = own if max_length is None else max_length
         if not SHORTEST <= limit <= self.max_length:
             raise InputError(f"max_length={limit} must lie between {SHORTEST} and this model's {self.max_length}")
-        plan = plans.make(
+        return plans.make(
             self.loaded,
             truncate_dim=truncate_dim,
             allow_untrained_dim=allow_untrained_dim,
@@ -170,12 +169,18 @@ class MultiVectorEncoder(LoadedModel):
             ranges=ranges,
             batch_tokens=batch_tokens,
         )
-        found: dict[int, tuple[AnyRows, int]] = {}
-        windows = multi_vectors(self.pipeline, self._texts, side, longest_first(texts), plan, advance)
-        for positions, rows, counts in windows:
-            found.update(zip(positions, zip(rows, counts, strict=True), strict=True))
-        ordered = [found[i] for i in range(len(texts))]
-        return [rows for rows, _ in ordered], [count for _, count in ordered]
+
+    def encode_items(
+        self, side: Side, items: Iterable[tuple[int, str]], plan: Plan, advance: Callable[[int], object] = int
+    ) -> dict[int, MultiVectors]:
+        """What becomes of each text by its position; errors name positions. Nothing warns of texts that were cut.
+
+        `plan` comes from `self.plan`. `advance` is called with the number of texts that a forward pass finished.
+        """
+        found: dict[int, MultiVectors] = {}
+        for positions, texts in multi_vectors(self.pipeline, self._texts, side, items, plan, advance):
+            found.update(zip(positions, texts, strict=True))
+        return found
 
     def similarity(
         self,

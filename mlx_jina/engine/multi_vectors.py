@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import groupby
+from typing import NamedTuple
 
 import mlx.core as mx
 import numpy as np
@@ -18,7 +19,6 @@ from mlx_jina.engine.pipeline import (
     finish,
     retry,
     usable,
-    warn_of_cut,
     whole,
 )
 from mlx_jina.engine.plan import Plan
@@ -31,6 +31,14 @@ from mlx_jina.text.tokenizer import Ids
 from mlx_jina.vectors import Vectors
 
 
+class MultiVectors(NamedTuple):
+    """One text's token vectors (n, D), with how many tokens the text was run, and whether it was cut."""
+
+    vectors: Vectors
+    tokens: int
+    cut: bool
+
+
 def multi_vectors(
     pipeline: Pipeline,
     texts: LateInteraction,
@@ -38,31 +46,28 @@ def multi_vectors(
     items: Iterable[Item],
     plan: Plan,
     advance: Callable[[int], object],
-) -> Iterator[tuple[list[int], list[Vectors], list[int]]]:
-    """Positions of each window of texts, their vectors (n, D) each, and how many tokens each was run with.
+) -> Iterator[tuple[list[int], list[MultiVectors]]]:
+    """Positions of each window of texts, and what became of them.
 
-    The plan's `max_length` counts the marker. A document's vectors are fewer than its tokens, for punctuation has
-    none.
+    The plan's `max_length` counts the marker. A document has fewer vectors than tokens, for punctuation has none.
     """
-    cut = 0
 
-    def prepare(window: Sequence[Item]) -> tuple[list[int], list[Ids], int]:
+    def prepare(window: Sequence[Item]) -> tuple[list[int], list[Ids], list[bool]]:
         positions = [position for position, _ in window]
-        ids = texts.uncut(side, [text for _, text in window], positions)
-        ids, too_long = texts.cut(side, ids, positions, plan.max_length, plan.truncate)
+        uncut = texts.uncut(side, [text for _, text in window], positions)
+        ids = texts.cut(side, uncut, positions, plan.max_length, plan.truncate)
         # Neighbours of which equally many tokens are unseen are computed together.
         order = sorted(range(len(ids)), key=lambda i: texts.unseen(ids[i])) if side == "query" else range(len(ids))
-        return [positions[i] for i in order], [ids[i] for i in order], too_long
+        cut = [len(uncut[i]) > plan.max_length for i in order]
+        return [positions[i] for i in order], [ids[i] for i in order], cut
 
-    for _, (positions, ids, too_long) in ahead(items, prepare):
-        cut += too_long
+    for _, (positions, ids, cut) in ahead(items, prepare):
         counts = [len(text) for text in ids]
-        rows = _rows(pipeline, texts, side, ids, positions, plan, advance)
+        rows = np.split(_rows(pipeline, texts, side, ids, positions, plan, advance), np.cumsum(counts)[:-1])
         found = []
-        for text, own in zip(ids, np.split(rows, np.cumsum(counts)[:-1]), strict=True):
-            found.append(finish(own[texts.kept(side, text)], plan))
-        yield positions, found, counts
-    warn_of_cut(cut, plan)
+        for text, own, was_cut in zip(ids, rows, cut, strict=True):
+            found.append(MultiVectors(finish(own[texts.kept(side, text)], plan), len(text), was_cut))
+        yield positions, found
 
 
 def _rows(

@@ -26,7 +26,7 @@ from starlette.types import Receive, Scope, Send
 
 from mlx_jina.server import access, monitoring
 from mlx_jina.server.capacity import Capacity, Slot
-from mlx_jina.server.dialects import cohere, lm_studio, ollama, openai, tei
+from mlx_jina.server.dialects import cohere, jina, lm_studio, ollama, openai, tei
 from mlx_jina.server.dialects.base import Body, Endpoint, Reply
 from mlx_jina.server.engine import Engine
 from mlx_jina.server.errors import ApiError
@@ -35,7 +35,7 @@ from mlx_jina.server.openapi import document
 
 logger = logging.getLogger(__name__)
 
-DIALECTS = (openai, ollama, lm_studio, tei, cohere)
+DIALECTS = (openai, jina, ollama, lm_studio, tei, cohere)
 
 # Bodies and vectors of at least so many bytes are parsed and written in a thread, not on the event loop.
 LARGE = 1 << 17

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TypedDict
 
+import numpy as np
+
+from mlx_jina import vectors
 from mlx_jina.choices import Precision
 from mlx_jina.encoder import Encoder
 from mlx_jina.engine import late_chunking
+from mlx_jina.engine.multi_vectors import MultiVectors
+from mlx_jina.engine.pipeline import Item
 from mlx_jina.errors import InputError, MlxJinaError, TooLongError
 from mlx_jina.models.base import EncoderModel
 from mlx_jina.server.errors import ApiError
@@ -18,6 +25,8 @@ from mlx_jina.server.scheduler import BatchError
 from mlx_jina.text import prompts
 from mlx_jina.vectors import Vectors
 
+# A request for token vectors is computed in parts of at most so many characters, between which others get a turn.
+PART_CHARACTERS = 1 << 16
 # The side by its name in Cohere's API.
 _INPUT_TYPES = {"search_query": "query", "search_document": "document"}
 
@@ -50,6 +59,14 @@ class EmbedOptions(TypedDict, total=False):
     normalize: bool
     truncate: bool
     late_chunking: bool
+
+
+@dataclass(frozen=True)
+class TokensEmbedded(Embedded):
+    """The answer to a request for token vectors: `vectors` are the rows of all texts, one after the other."""
+
+    rows: list[int]
+    """How many rows each text has."""
 
 
 class Engine:
@@ -119,6 +136,66 @@ class Engine:
             load_seconds=ready - started,
             seconds=time.perf_counter() - started,
         )
+
+    async def embed_tokens(
+        self,
+        texts: Sequence[str],
+        model: str = "",
+        *,
+        side: prompts.Side,
+        dimensions: int | None = None,
+        precision: Precision = "float32",
+        truncate: bool = False,
+    ) -> TokensEmbedded:
+        """Token vectors of N texts by a late-interaction model: `MultiVectorEncoder.encode_query` and `_document`.
+
+        Raises ApiError as `embed` does. Texts go in parts, so that a query waits for a part of a bulk and not for
+        its end; a call that is cancelled ends after its part.
+        """
+        started = time.perf_counter()
+        chosen, _ = await self.store.find(model)
+        async with self.store.using(chosen) as loaded:
+            ready = time.perf_counter()
+            encoder = loaded.multi_vector
+            found: dict[int, MultiVectors] = {}
+            try:
+                plan = encoder.plan(side, truncate_dim=dimensions, precision=precision, truncate=truncate)
+                for part in _parts(texts):
+                    encode = partial(encoder.encode_items, side, part, plan)
+                    found |= await asyncio.get_running_loop().run_in_executor(loaded.threads, encode)
+            except TooLongError as error:
+                raise ApiError(400, str(error), "INPUT_TOKEN_LIMIT_EXCEEDED", "input") from None
+            except InputError as error:
+                raise ApiError(400, str(error), "invalid_input") from None
+            except MlxJinaError as error:
+                raise ApiError(500, str(error), "computation_failed") from None
+            fingerprint = await loaded.fingerprint(None)
+        columns, kind = vectors.layout(plan.dimension, precision)
+        in_order = [found[i] for i in range(len(texts))]
+        return TokensEmbedded(
+            model=chosen,
+            vectors=np.concatenate([np.empty((0, columns), dtype=kind), *(each.vectors for each in in_order)]),
+            tokens=[each.tokens for each in in_order],
+            truncated=sum(each.cut for each in in_order),
+            fingerprint=fingerprint,
+            load_seconds=ready - started,
+            seconds=time.perf_counter() - started,
+            rows=[len(each.vectors) for each in in_order],
+        )
+
+
+def _parts(texts: Sequence[str]) -> Iterator[list[Item]]:
+    """Positions and texts, shortest first, in parts of bounded size."""
+    part: list[Item] = []
+    characters = 0
+    for item in sorted(enumerate(texts), key=lambda item: len(item[1])):
+        if part and characters + len(item[1]) > PART_CHARACTERS:
+            yield part
+            part, characters = [], 0
+        part.append(item)
+        characters += 1 + len(item[1])
+    if part:
+        yield part
 
 
 def _task_and_prompt(

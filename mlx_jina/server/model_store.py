@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import mlx.core as mx
 
 from mlx_jina import catalog
-from mlx_jina.catalog import Entry
+from mlx_jina.catalog import Entry, Kind
 from mlx_jina.encoder import Encoder, load
-from mlx_jina.errors import InputError, MlxJinaError, ModelNotFoundError
+from mlx_jina.errors import CheckpointError, InputError, MlxJinaError, ModelNotFoundError
+from mlx_jina.multi_vector import MultiVectorEncoder, load_multi_vector
 from mlx_jina.options import LoadOptions
 from mlx_jina.server.errors import ApiError
 from mlx_jina.server.scheduler import Scheduler
-from mlx_jina.weights import hub
+from mlx_jina.weights import hub, loading
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -45,29 +46,54 @@ class StoreOptions(LoadOptions, total=False):
 
 
 class Loaded:
-    """A model in memory: its encoder, and the scheduler that all requests share."""
+    """A model in memory, and the scheduler that all requests for embeddings share."""
 
-    def __init__(self, encoder: Encoder, scheduler: Scheduler) -> None:
-        self.encoder = encoder
+    def __init__(self, model: Encoder | MultiVectorEncoder, scheduler: Scheduler) -> None:
+        self.model = model
+        """The model of either kind, for its facts."""
         self.scheduler = scheduler
-        self.plan = lru_cache(maxsize=256)(encoder.plan)
+        self.plan = lru_cache(maxsize=256)(lambda **options: self.encoder.plan(**options))
         """`Encoder.plan` with a cache, because most requests have the same options."""
+        self.threads = ThreadPoolExecutor(2, thread_name_prefix="mlx-jina-multi-vector")
+        """Where parts of requests for token vectors wait: one is tokenised while another one computes."""
         self._fingerprints: dict[str | None, str] = {}
+
+    @property
+    def encoder(self) -> Encoder:
+        """The model. Raises ApiError 400 for one that has a vector for each token."""
+        if isinstance(self.model, MultiVectorEncoder):
+            raise _other_kind("has a vector for every token, and no embedding: POST /v1/multi-vector")
+        return self.model
+
+    @property
+    def multi_vector(self) -> MultiVectorEncoder:
+        """The model. Raises ApiError 400 for one with a vector for each text."""
+        if isinstance(self.model, Encoder):
+            raise _other_kind("has one vector for each text: POST /v1/embeddings")
+        return self.model
 
     async def fingerprint(self, task: str | None) -> str:
         """`Encoder.fingerprint`, in a thread because the first call reads all weights."""
         if task not in self._fingerprints:
-            self._fingerprints[task] = await asyncio.to_thread(self.encoder.fingerprint, task)
+            self._fingerprints[task] = await asyncio.to_thread(self.model.fingerprint, task)
         return self._fingerprints[task]
 
     async def warm_up(self) -> None:
         """Run one text, so that the first request is as quick as all later ones."""
-        await asyncio.to_thread(self.encoder.encode, "warm up", task=next(iter(self.encoder.tasks), None))
-        await self.fingerprint(next(iter(self.encoder.tasks), None))
+        task = next(iter(self.model.tasks), None)
+        if isinstance(self.model, Encoder):
+            await asyncio.to_thread(self.model.encode, "warm up", task=task)
+        else:
+            await asyncio.to_thread(self.model.encode_query, "warm up")
+        await self.fingerprint(task)
 
     def fingerprints(self) -> dict[str, str]:
         """The fingerprints that were computed so far, by task ("" for a model without tasks)."""
         return {task or "": fingerprint for task, fingerprint in self._fingerprints.items()}
+
+
+def _other_kind(words: str) -> ApiError:
+    return ApiError(400, f"this model {words}", "model_kind", "model")
 
 
 class Model:
@@ -80,6 +106,8 @@ class Model:
         """The name for `mlx_jina.load`, from the command line or the catalog, never from a request."""
         self.entry: Entry | None = catalog.find(source)
         """The model's row in the catalog, if there is one."""
+        self.kind: Kind = self.entry.kind if self.entry else _kind(Path(source).expanduser())
+        """What the model gives for a text."""
         self.loaded: Loaded | None = None
         self.requests = 0
         """How many requests use the model now."""
@@ -183,12 +211,12 @@ class ModelStore:
     def _is_here(self, entry: Entry) -> bool:
         return self.path_of(entry.repo) is not None
 
-    async def available(self) -> list[Model]:
-        """The models that can be asked for without a download."""
-        here = await asyncio.to_thread(lambda: [entry for entry in catalog.ENTRIES if self._is_here(entry)])
+    async def available(self, kinds: Sequence[Kind] = ("embedding",)) -> list[Model]:
+        """The models of these kinds that can be asked for without a download."""
+        here = await asyncio.to_thread(lambda: [entry for entry in catalog.ALL if self._is_here(entry)])
         for entry in here:
             self._known(entry)
-        return [*self._models.values()]
+        return [model for model in self._models.values() if model.kind in kinds]
 
     def configured(self) -> list[Model]:
         """The models of the command line, and those that were asked for since."""
@@ -238,7 +266,7 @@ class ModelStore:
             async with self._making_room:
                 await self._make_room(_size(path), wanted=model)
                 options: LoadOptions = {**self._loading, "local_files_only": True}
-                encoder = await asyncio.to_thread(load, model.source, **options)
+                encoder = await asyncio.to_thread(_open, model.source, loading.kind_of(path), options)
                 await self._make_room(encoder.nbytes, wanted=model)
                 model.loaded = loaded = Loaded(
                     encoder,
@@ -320,7 +348,7 @@ class ModelStore:
 
     def bytes_in_memory(self) -> int:
         """Bytes of the weights of all loaded models."""
-        return sum(model.loaded.encoder.nbytes for model in self._models.values() if model.loaded)
+        return sum(model.loaded.model.nbytes for model in self._models.values() if model.loaded)
 
     async def unload_idle(self) -> None:
         """Unload models without a request for `keep_alive` seconds; runs until it is cancelled."""
@@ -371,6 +399,18 @@ def _free() -> None:
     # A refusal's traceback and its frames refer to each other, and keep the model until garbage is collected.
     gc.collect()
     mx.clear_cache()
+
+
+def _open(source: str, kind: Kind, options: LoadOptions) -> Encoder | MultiVectorEncoder:
+    return load(source, **options) if kind == "embedding" else load_multi_vector(source, **options)
+
+
+def _kind(path: Path) -> Kind:
+    """What is at a path; a path with nothing readable fails when it is loaded."""
+    try:
+        return loading.kind_of(path)
+    except CheckpointError:
+        return "embedding"
 
 
 def _called(source: str) -> str:

@@ -107,22 +107,18 @@ class LateInteraction:
 
     def cut(
         self, side: Side, ids: Sequence[Ids], positions: Sequence[int], max_length: int, truncate: bool
-    ) -> tuple[list[Ids], int]:
-        """Ids at `max_length`, to which a query is filled up, and how many texts were longer.
-
-        Raises TooLongError if these may not be cut.
-        """
-        too_long = [position for position, text in zip(positions, ids, strict=True) if len(text) > max_length]
-        if too_long and not truncate:
-            count = len(ids[list(positions).index(too_long[0])])
-            raise TooLongError(
-                f"has {count} tokens, more than max_length={max_length}; truncate=True cuts it",
-                position=too_long[0],
-            )
+    ) -> list[Ids]:
+        """Ids at `max_length`, to which a query is filled up. Raises TooLongError if none may be cut."""
+        for position, text in zip(positions, ids, strict=True):
+            if len(text) > max_length and not truncate:
+                raise TooLongError(
+                    f"has {len(text)} tokens, more than max_length={max_length}; truncate=True cuts it",
+                    position=position,
+                )
         texts = [self._tokenizer.truncate(text, max_length) for text in ids]
-        if side == "query":
-            texts = [np.pad(text, (0, max_length - len(text)), constant_values=self.mask) for text in texts]
-        return texts, len(too_long)
+        if side == "document":
+            return texts
+        return [np.pad(text, (0, max_length - len(text)), constant_values=self.mask) for text in texts]
 
     def unseen(self, ids: Ids) -> int:
         """How many tokens at a query's end no token attends to."""

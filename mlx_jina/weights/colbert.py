@@ -26,9 +26,9 @@ _ROTARY_BASE = 10_000.0
 _TRUNCATED = (64, 96, 128)
 
 
-def is_one(config: Mapping[str, Any], tensors: Mapping[str, mx.array]) -> bool:
-    """Whether a folder holds a ColBERT, by its architecture or by the projection, which no other model has."""
-    return ARCHITECTURE in (config.get("architectures") or ()) or _PROJECTION in tensors
+def is_one(folder: Path, config: Mapping[str, Any]) -> bool:
+    """Whether a folder holds a ColBERT."""
+    return ARCHITECTURE in (config.get("architectures") or ()) or (folder / METADATA).is_file()
 
 
 def translate(

@@ -158,7 +158,7 @@ def read(folder: Path, task: str | None = None, merged: bool = False) -> Checkpo
     adapters = {
         name: lora.read(folder / place) for name, place in _choose(adapter_folders(folder, merged), task).items()
     }
-    if colbert.is_one(config, tensors):
+    if colbert.is_one(folder, config):
         path = folder / colbert.METADATA
         metadata = json_file.read(path) if path.is_file() else None
         config, tensors = colbert.translate(folder, config, tensors, metadata)

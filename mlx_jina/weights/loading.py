@@ -20,7 +20,7 @@ from mlx_jina.models.base import EncoderModel
 from mlx_jina.nn import lora as nn_lora
 from mlx_jina.text import prompts
 from mlx_jina.text.prompts import Prompts
-from mlx_jina.weights import budget, checkpoint, folder, hub, lora, quantize
+from mlx_jina.weights import budget, checkpoint, colbert, folder, hub, lora, quantize
 from mlx_jina.weights.budget import Budget
 from mlx_jina.weights.checkpoint import Checkpoint
 from mlx_jina.weights.quantize import Packings
@@ -53,6 +53,13 @@ class Loaded:
 
 # The functions of `mlx_jina` that open a model, by its kind.
 _OPENED_BY: Mapping[Kind, str] = {"embedding": "load", "multi-vector": "load_multi_vector"}
+
+
+def kind_of(path: Path) -> Kind:
+    """What a folder or a .gguf holds, by its config.json. Raises CheckpointError for one that cannot be read."""
+    if hub.holds_gguf(path):
+        return "embedding"
+    return "multi-vector" if colbert.is_one(path, folder.read_config(path)) else "embedding"
 
 
 def check_name(name: str, wanted: Kind) -> None:

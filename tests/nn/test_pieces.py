@@ -108,7 +108,7 @@ def test_nothing_is_evaluated_inside_a_batch_of_queries(evaluations: list[str]) 
     fast, settings = colbert_checkpoints.tokenizer("v1"), colbert_checkpoints.metadata("v1")
     texts = LateInteraction(Tokenizer(fast), settings)
     uncut = texts.uncut("query", ["bread", "what is it", "fox"] * 99)
-    queries, _ = texts.cut("query", uncut, range(297), 32, True)
+    queries = texts.cut("query", uncut, range(297), 32, True)
     batch = multi_vectors.hide(ragged.flatten(queries, np.arange(297)), texts)
     assert {bucket.unseen for bucket in batch.ragged.buckets} == {25, 28}
     model = MODELS["colbert-v1"]()

@@ -25,7 +25,7 @@ async def model(engine: Engine, body: openai.ModelPath) -> Reply:
 
 
 def _described(model: Model) -> dict[str, Any]:
-    entry, encoder = model.entry, model.loaded.encoder if model.loaded else None
+    entry, encoder = model.entry, model.loaded.model if model.loaded else None
     described: dict[str, Any] = {
         "id": model.name,
         "object": "model",

@@ -124,7 +124,7 @@ async def _list(store: ModelStore, models: Sequence[Model]) -> Reply:
 
 
 def _listed(store: ModelStore, model: Model) -> dict[str, Any]:
-    encoder = model.loaded.encoder if model.loaded else None
+    encoder = model.loaded.model if model.loaded else None
     path = store.path_of(model.source)
     stats = [file.stat() for file in (path.iterdir() if path.is_dir() else (path,))] if path else []
     name = _name(model)

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import AliasChoices, Field, field_validator
 from pydantic_core import PydanticCustomError
 
+from mlx_jina import catalog
 from mlx_jina.choices import Precision
 from mlx_jina.server.dialects.base import Body, EmbedBody, Endpoint, Name, Reply, SomeTexts
 from mlx_jina.server.engine import Embedded, Engine
@@ -100,7 +101,8 @@ def _encoded(done: Embedded, encoding: Encoding) -> list[Any]:
 
 async def models(engine: Engine, body: None) -> Reply:
     """All models that a request may name, with their facts; some facts need the model in memory."""
-    return Reply({"object": "list", "data": [_described(model) for model in await engine.store.available()]})
+    found = await engine.store.available(catalog.KINDS)
+    return Reply({"object": "list", "data": [_described(model) for model in found]})
 
 
 class ModelPath(Body):
@@ -116,13 +118,14 @@ async def model(engine: Engine, body: ModelPath) -> Reply:
 
 
 def _described(model: Model) -> dict[str, Any]:
-    encoder = model.loaded.encoder if model.loaded else None
+    encoder = model.loaded.model if model.loaded else None
     known = encoder or model.entry
     return {
         "id": model.name,
         "object": "model",
         "created": 0,
         "owned_by": model.entry.repo.partition("/")[0] if model.entry and "/" in model.entry.repo else "mlx-jina",
+        "type": model.kind,
         "state": "loaded" if encoder else "not-loaded",
         "dimension": known.dimension if known else None,
         "dimensions": list(known.truncate_dims) if known else None,
