@@ -23,7 +23,7 @@ from huggingface_hub import constants
 import mlx_jina
 from mlx_jina import catalog
 from mlx_jina.cli import app, launchd
-from tests.support import checkpoints, v3_checkpoints
+from tests.support import checkpoints, colbert_checkpoints, v3_checkpoints
 from tests.support.process import Server
 from tests.test_layers import LEVEL
 
@@ -80,6 +80,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     makers: dict[str, Callable[[Path], Path]] = {
         "v2-base-en": checkpoints.tiny_jina_bert,
         "v3": v3_checkpoints.original,
+        "colbert-v2": colbert_checkpoints.v2,
         "v5-small": checkpoints.v5_small,
     }
     for name, make in makers.items():

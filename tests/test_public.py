@@ -13,6 +13,7 @@ import mlx_jina
 
 ROOT = Path(mlx_jina.__file__).parents[1]
 NAMES = (
+    *("load_multi_vector", "MultiVectorEncoder", "vectors.max_sim"),
     *("load", "Encoder", "Chunk", "ChunkedDocument", "Token", "TokenVectors", "limit_cache", "__version__"),
     *("MlxJinaError", "InputError", "TooLongError", "ModelNotFoundError", "CheckpointError", "NumericalError"),
     *("ForkError", "TruncationWarning"),

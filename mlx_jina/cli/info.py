@@ -14,7 +14,8 @@ from mlx_jina.errors import InputError, ModelNotFoundError
 from mlx_jina.weights import hub
 
 if TYPE_CHECKING:
-    from mlx_jina import Encoder
+    from mlx_jina import Encoder, MultiVectorEncoder
+    from mlx_jina.engine.loaded_model import LoadedModel
     from mlx_jina.options import LoadOptions
 
 PACKAGES = ("mlx", "mlx-lm", "tokenizers", "numpy", "huggingface-hub", "gguf", "pyarrow", "icu4py")
@@ -37,8 +38,6 @@ def _machine(cache_dir: str | Path | None) -> None:
 
 
 def _model(name: str, loading: LoadOptions) -> None:
-    # Nothing is downloaded only to be described.
-    from mlx_jina import load
     from mlx_jina.weights import quantize
 
     entry = catalog.find(name)
@@ -46,35 +45,58 @@ def _model(name: str, loading: LoadOptions) -> None:
     if entry:
         rows += [("licence", entry.license), ("languages", entry.languages)]
     try:
-        offline: LoadOptions = {**loading, "local_files_only": True}
-        encoder = load(name, **offline)
+        # Nothing is downloaded only to be described.
+        model = _open(name, {**loading, "local_files_only": True})
     except ModelNotFoundError:
         if entry is None:
             raise
+        rows += [("type", entry.kind)]
         rows += [("dimensions", str(entry.dimension)), ("max length", f"{entry.max_length} tokens")]
-        rows += [("here", "no; encoding with it downloads it")]
+        rows += [("here", "no; using it downloads it")]
         _print(rows)
         return
-    prompts = ", ".join(f"{key}={value!r}" for key, value in encoder.prompts.items())
     _print(
         [
             *rows,
-            ("dimensions", str(encoder.dimension)),
-            ("trained to be cut to", ", ".join(map(str, encoder.truncate_dims)) or "none"),
-            ("max length", f"{encoder.max_length} tokens"),
-            ("tasks", ", ".join(encoder.tasks) or "none"),
-            ("prompts", prompts or "none"),
-            ("dtype here", encoder.dtype),
-            *_memory(encoder),
-            *_recognised(encoder),
-            *(("quantised", line) for line in quantize.describe(encoder.loaded.packings)),
-            *_fingerprints(encoder),
-            ("here", str(encoder.path)),
+            ("type", model.kind),
+            ("dimensions", str(model.dimension)),
+            ("trained to be cut to", ", ".join(map(str, model.truncate_dims)) or "none"),
+            ("max length", f"{model.max_length} tokens"),
+            *_reading(model),
+            ("dtype here", model.dtype),
+            *_memory(model),
+            *_recognised(model),
+            *(("quantised", line) for line in quantize.describe(model.loaded.packings)),
+            *_fingerprints(model),
+            ("here", str(model.path)),
         ]
     )
 
 
-def _memory(encoder: Encoder) -> Iterator[Row]:
+def _open(name: str, options: LoadOptions) -> Encoder | MultiVectorEncoder:
+    from mlx_jina import load, load_multi_vector
+    from mlx_jina.weights import loading
+
+    path = hub.resolve(name, options.get("revision"), True, options.get("cache_dir"))
+    if loading.kind_of(path) == "multi-vector":
+        return load_multi_vector(name, **options)
+    return load(name, **options)
+
+
+def _reading(model: Encoder | MultiVectorEncoder) -> Iterator[Row]:
+    """How the model reads texts."""
+    from mlx_jina import MultiVectorEncoder
+
+    if isinstance(model, MultiVectorEncoder):
+        yield "query", f"{model.query_length} vectors"
+        yield "document", f"{model.document_length} tokens, unless max_length says more"
+        return
+    prompts = ", ".join(f"{key}={value!r}" for key, value in model.prompts.items())
+    yield "tasks", ", ".join(model.tasks) or "none"
+    yield "prompts", prompts or "none"
+
+
+def _memory(encoder: LoadedModel) -> Iterator[Row]:
     budget = encoder.loaded.budget
     batch = budget.batch_tokens * budget.token
     yield "weights in memory", _megabytes(encoder.nbytes)
@@ -83,12 +105,12 @@ def _memory(encoder: Encoder) -> Iterator[Row]:
     yield "free for models", _megabytes(budget.memory)
 
 
-def _recognised(encoder: Encoder) -> Iterator[Row]:
+def _recognised(encoder: LoadedModel) -> Iterator[Row]:
     if (found := encoder.loaded.files.recognised) is not None:
         yield "recognised", f"{found.entry.repo}, by {found.by}"
 
 
-def _fingerprints(encoder: Encoder) -> Iterator[Row]:
+def _fingerprints(encoder: LoadedModel) -> Iterator[Row]:
     """A line for each task, or one line where vectors of all tasks may be mixed."""
     found = {task: encoder.fingerprint(task) for task in encoder.tasks or (None,)}
     if len(set(found.values())) == 1:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from mlx.utils import tree_flatten
 
-from mlx_jina.catalog import Entry
+from mlx_jina.catalog import Entry, Kind
 from mlx_jina.engine.pipeline import Pipeline
 from mlx_jina.engine.thread import ModelThread
 from mlx_jina.text.tokenizer import Token, listed
@@ -36,6 +36,8 @@ class LoadedModel:
         """The model's row in the catalog, if there is one."""
         self.path: Path = loaded.files.path
         """The folder, or the .gguf, with the model's files."""
+        self.kind: Kind = model.kind
+        """What the model gives for a text: "embedding" or "multi-vector"."""
         self.architecture: str = model.architecture
         """The architecture, such as "jina_bert"."""
         self.dtype: str = str(loaded.dtype).removeprefix("mlx.core.")
@@ -47,7 +49,7 @@ class LoadedModel:
         self.max_length: int = model.max_length
         """Tokens of the longest text, special tokens included."""
         self.pooling: str = model.pooling
-        """How token states become one vector: "mean" or "last"."""
+        """How token states become one vector: "mean" or "last", or "none" where each token has its own."""
         self.tasks: tuple[str, ...] = loaded.prompts.tasks
         """Tasks that a call can name; empty for a model with one vector space."""
         self.prompts: dict[str, str] = loaded.prompts.by_name

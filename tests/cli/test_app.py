@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import pytest
 import mlx_jina
 from mlx_jina import device
 from mlx_jina.cli import similarity
+from tests.support import colbert_checkpoints
 from tests.support.checkpoints import tiny_jina_bert
 from tests.support.command import PROGRAM, SMALL, run
 
@@ -282,7 +284,33 @@ def test_info(model: Path, tmp_path: Path) -> None:
     assert rows["pocket"].endswith("inside this package")
     fingerprint = mlx_jina.load(model).fingerprint()
     assert f"fingerprint           {fingerprint}\n" in run("info", model).stdout
-    assert "no; encoding" in run("info", "v2-base-zh", "--cache-dir", tmp_path / "absent").stdout
+    assert "no; using it" in run("info", "v2-base-zh", "--cache-dir", tmp_path / "absent").stdout
+
+
+def test_info_of_late_interaction(tmp_path: Path) -> None:
+    folder = colbert_checkpoints.v2(tmp_path / "late")
+    facts = dict(re.split(r"  +", line, maxsplit=1) for line in run("info", folder).stdout.splitlines())
+    assert facts["type"] == "multi-vector"
+    assert facts["trained to be cut to"] == "64, 96, 128"
+    assert facts["query"] == "32 vectors"
+    assert facts["document"].startswith("8192 tokens")
+    assert facts["fingerprint"] == mlx_jina.load_multi_vector(folder).fingerprint()
+    absent = run("info", "colbert-v2", "--cache-dir", tmp_path / "absent").stdout
+    assert "type        multi-vector" in absent
+    assert "no; using it" in absent
+
+
+def test_other_commands_refuse_late_interaction(tmp_path: Path) -> None:
+    folder = colbert_checkpoints.v1(tmp_path / "late")
+    calls: list[list[str | Path]] = [
+        ["encode", "--model", folder, "text"],
+        ["similarity", "--model", folder, "a", "b"],
+    ]
+    for arguments in calls:
+        done = run(*arguments)
+        assert done.returncode == 1
+        assert done.stderr.endswith("which mlx_jina.load_multi_vector opens\n")
+        assert "Traceback" not in done.stderr
 
 
 def test_info_lists_the_cache(model: Path, tmp_path: Path) -> None:
