@@ -23,7 +23,7 @@ from mlx_jina.text.chunking import Chunk, Chunking
 from mlx_jina.text.prompts import Side
 from mlx_jina.text.tokenizer import Token, listed, many
 from mlx_jina.vectors import AnyRows, AnyVector, FloatRows, Floats, FloatVector, Vectors
-from mlx_jina.weights import hub, loading
+from mlx_jina.weights import hub, kinds, loading
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -66,7 +66,7 @@ def load(
     Raises ModelNotFoundError for a name that leads nowhere, CheckpointError for files that do not fit.
     """
     device.check_dtype(dtype)
-    loading.check_name(str(name), "embedding")
+    kinds.check_name(str(name), "embedding")
     path = hub.resolve(str(name), revision, local_files_only, cache_dir, task)
     thread = ModelThread()
     return Encoder(thread.run(loading.load, path, str(name), task, dtype, as_model), thread)

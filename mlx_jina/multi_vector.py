@@ -24,7 +24,7 @@ from mlx_jina.text.late_interaction import SHORTEST, LateInteraction
 from mlx_jina.text.prompts import Side
 from mlx_jina.text.tokenizer import listed
 from mlx_jina.vectors import AnyRows, Floats
-from mlx_jina.weights import hub, loading
+from mlx_jina.weights import hub, kinds, loading
 from mlx_jina.weights.loading import Loaded
 
 if TYPE_CHECKING:
@@ -42,17 +42,18 @@ def load_multi_vector(
     local_files_only: bool = False,
     dtype: Dtype | None = None,
     cache_dir: str | Path | None = None,
+    as_model: str | None = None,
 ) -> MultiVectorEncoder:
     """Load jina-colbert-v2 or jina-colbert-v1-en by name, Hugging Face id or folder; options as in `load`.
 
-    Raises ModelNotFoundError for a name that leads nowhere, CheckpointError for files that do not fit, InputError
-    for a model with one vector for each text, which `load` opens.
+    Raises ModelNotFoundError for a name that leads nowhere, CheckpointError for files that do not fit, and for a
+    model with one vector for each text, which `load` opens.
     """
     device.check_dtype(dtype)
-    loading.check_name(str(name), "multi-vector")
+    kinds.check_name(str(name), "multi-vector")
     path = hub.resolve(str(name), revision, local_files_only, cache_dir)
     thread = ModelThread()
-    load = partial(loading.load, path, str(name), None, dtype, kind="multi-vector")
+    load = partial(loading.load, path, str(name), None, dtype, as_model, kind="multi-vector")
     return MultiVectorEncoder(thread.run(load), thread)
 
 

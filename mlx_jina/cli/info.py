@@ -75,10 +75,10 @@ def _model(name: str, loading: LoadOptions) -> None:
 
 def _open(name: str, options: LoadOptions) -> Encoder | MultiVectorEncoder:
     from mlx_jina import load, load_multi_vector
-    from mlx_jina.weights import loading
+    from mlx_jina.weights import kinds
 
     path = hub.resolve(name, options.get("revision"), True, options.get("cache_dir"))
-    if loading.kind_of(path) == "multi-vector":
+    if kinds.of(path) == "multi-vector":
         return load_multi_vector(name, **options)
     return load(name, **options)
 

@@ -24,7 +24,7 @@ from mlx_jina.multi_vector import MultiVectorEncoder, load_multi_vector
 from mlx_jina.options import LoadOptions
 from mlx_jina.server.errors import ApiError
 from mlx_jina.server.scheduler import Scheduler
-from mlx_jina.weights import hub, loading
+from mlx_jina.weights import hub, kinds
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -266,7 +266,7 @@ class ModelStore:
             async with self._making_room:
                 await self._make_room(_size(path), wanted=model)
                 options: LoadOptions = {**self._loading, "local_files_only": True}
-                encoder = await asyncio.to_thread(_open, model.source, loading.kind_of(path), options)
+                encoder = await asyncio.to_thread(_open, model.source, kinds.of(path), options)
                 await self._make_room(encoder.nbytes, wanted=model)
                 model.loaded = loaded = Loaded(
                     encoder,
@@ -408,7 +408,7 @@ def _open(source: str, kind: Kind, options: LoadOptions) -> Encoder | MultiVecto
 def _kind(path: Path) -> Kind:
     """What is at a path; a path with nothing readable fails when it is loaded."""
     try:
-        return loading.kind_of(path)
+        return kinds.of(path)
     except CheckpointError:
         return "embedding"
 

@@ -149,8 +149,10 @@ def read(folder: Path, task: str | None = None, merged: bool = False) -> Checkpo
     tensors: dict[str, mx.array] = {}
     for path in weight_files(folder):
         tensors |= safetensors_file.read(path)
-    settings = modules.read_settings(folder)
     config, tensors = read_config(folder), _text_model(tensors)
+    if colbert.is_one(folder, config):
+        return _read_colbert(folder, config, tensors)
+    settings = modules.read_settings(folder)
     try:
         config = quantize.normalized(config, tensors, _without_prefix)
     except CheckpointError as error:
@@ -158,11 +160,7 @@ def read(folder: Path, task: str | None = None, merged: bool = False) -> Checkpo
     adapters = {
         name: lora.read(folder / place) for name, place in _choose(adapter_folders(folder, merged), task).items()
     }
-    if colbert.is_one(folder, config):
-        path = folder / colbert.METADATA
-        metadata = json_file.read(path) if path.is_file() else None
-        config, tensors = colbert.translate(folder, config, tensors, metadata)
-    elif jina_v3.is_one(config):
+    if jina_v3.is_one(config):
         tensors, stacked_adapters = jina_v3.translate(folder, config, tensors)
         adapters |= _choose(stacked_adapters, task)
     config = _with_modules(folder, jina_v3.read_config(config))
@@ -175,6 +173,14 @@ def read(folder: Path, task: str | None = None, merged: bool = False) -> Checkpo
         default_prompt_name=settings.get("default_prompt_name"),
         adapters={name: adapter.without(POOLER) for name, adapter in adapters.items()},
     )
+
+
+def _read_colbert(folder: Path, config: dict[str, Any], tensors: dict[str, mx.array]) -> Checkpoint:
+    """A late-interaction model. What sentence-transformers says of it besides follows from these files."""
+    path = folder / colbert.METADATA
+    metadata = json_file.read(path) if path.is_file() else None
+    config, tensors = colbert.translate(folder, config, tensors, metadata)
+    return Checkpoint(folder, config, tensors, _tokenizer(folder / "tokenizer.json"))
 
 
 def _tokenizer(path: Path) -> Tokenizer:

@@ -20,7 +20,7 @@ from mlx_jina.models.base import EncoderModel
 from mlx_jina.nn import lora as nn_lora
 from mlx_jina.text import prompts
 from mlx_jina.text.prompts import Prompts
-from mlx_jina.weights import budget, checkpoint, colbert, folder, hub, lora, quantize
+from mlx_jina.weights import budget, checkpoint, folder, hub, kinds, lora, quantize
 from mlx_jina.weights.budget import Budget
 from mlx_jina.weights.checkpoint import Checkpoint
 from mlx_jina.weights.quantize import Packings
@@ -51,30 +51,6 @@ class Loaded:
         return self.models[task if task in self.models else None]
 
 
-# The functions of `mlx_jina` that open a model, by its kind.
-_OPENED_BY: Mapping[Kind, str] = {"embedding": "load", "multi-vector": "load_multi_vector"}
-
-
-def kind_of(path: Path) -> Kind:
-    """What a folder or a .gguf holds, by its config.json. Raises CheckpointError for one that cannot be read."""
-    if hub.holds_gguf(path):
-        return "embedding"
-    return "multi-vector" if colbert.is_one(path, folder.read_config(path)) else "embedding"
-
-
-def check_name(name: str, wanted: Kind) -> None:
-    """Raise InputError for a known model of another kind than `wanted`, before anything is downloaded."""
-    entry = catalog.find(name)
-    # A folder that is called like a known model may have something else in it.
-    if entry is not None and not Path(name).expanduser().exists():
-        _check_kind(name, entry.kind, wanted)
-
-
-def _check_kind(name: str | Path, kind: Kind, wanted: Kind) -> None:
-    if kind != wanted:
-        raise InputError(f"{name} is a model of the kind {kind!r}, which mlx_jina.{_OPENED_BY[kind]} opens")
-
-
 def load(
     path: Path,
     name: str,
@@ -86,7 +62,7 @@ def load(
 ) -> Loaded:
     """Read a folder for one task or for all; `name` is what the user called it, `as_model` what it is.
 
-    Raises CheckpointError, and InputError for a model that it cannot be, or of another kind than `kind`.
+    Raises CheckpointError, also for a model of another kind, and InputError for a model that it cannot be.
     """
     try:
         return _load(path, name, task, dtype, as_model, kind)
@@ -98,12 +74,10 @@ def load(
         raise CheckpointError(f"{path} cannot be loaded: {reason}") from error
 
 
-def _load(
-    path: Path, name: str, task: str | None, dtype: str | None, as_model: str | None, kind: Kind
-) -> Loaded:
+def _load(path: Path, name: str, task: str | None, dtype: str | None, as_model: str | None, kind: Kind) -> Loaded:
     wanted = None if as_model is None else checkpoint.published(as_model)
     files, entry = _read(path, name, task, wanted)
-    _check_kind(path, models.identify(files.config).kind, kind)
+    kinds.check(path, models.identify(files.config).kind, kind)
     if entry is not None and entry.non_commercial:
         _warn_of_licence(entry.repo, entry.license)
     tasks = _tasks(files, entry, task)

@@ -98,6 +98,19 @@ KEYS: Mapping[str, Keys] = {
             "rotary_emb_scale_base": (),
         },
     ),
+    "colbert": Keys(
+        read=frozenset((*_BERT_READ, *_ROTARY_READ, "feed_forward_type", "pad_token_id", "rotary_emb_base")),
+        harmless=_HARMLESS | {"model_max_length"},
+        only={
+            **_ONLY,
+            **_ROTARY_ONLY,
+            "is_decoder": (False,),
+            "emb_pooler": ("mean",),
+            "rotary_emb_fraction": (1,),
+            "rotary_emb_interleaved": (False,),
+            "rotary_emb_scale_base": (),
+        },
+    ),
     "qwen3": Keys(
         read=frozenset(_LLAMA_READ),
         # A window is used where use_sliding_window or layer_types say so, which are read.

@@ -309,7 +309,7 @@ def test_other_commands_refuse_late_interaction(tmp_path: Path) -> None:
     for arguments in calls:
         done = run(*arguments)
         assert done.returncode == 1
-        assert done.stderr.endswith("which mlx_jina.load_multi_vector opens\n")
+        assert done.stderr.endswith("mlx_jina.load_multi_vector opens it\n")
         assert "Traceback" not in done.stderr
 
 
