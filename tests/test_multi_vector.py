@@ -69,15 +69,21 @@ def rules(name: str) -> Rules:
     return Rules(markers, of("[MASK]" if name == "v1" else "<mask>"), settings["attend_to_mask_tokens"])
 
 
-def expected(name: str, side: Side, texts: Sequence[str], own: Rules | None = None) -> list[npt.NDArray[Any]]:
+def expected(
+    name: str,
+    side: Side,
+    texts: Sequence[str],
+    own: Rules | None = None,
+    shape: dict[str, int] = colbert_checkpoints.SHAPE,
+) -> list[npt.NDArray[Any]]:
     """Unit vectors in float64."""
     own = own or rules(name)
     fast = colbert_checkpoints.tokenizer(name)
     fast.encode_special_tokens = True
     # Pieces of XLM-RoBERTa's vocabulary, which a text does not mean.
     texts = [text.replace("</s>", "< /s>").replace("<mask>", "< mask>") for text in texts]
-    encoder, projection = colbert_checkpoints.weights(name)
-    config = {**colbert_checkpoints.config(name), "rotary_emb_base": own.theta}
+    encoder, projection = colbert_checkpoints.weights(name, shape)
+    config = {**colbert_checkpoints.config(name, shape), "rotary_emb_base": own.theta}
     first = [fast.encode(mark, add_special_tokens=False).ids[:1] for mark in string.punctuation]
     skipped = {ids[0] for ids in first if ids} if own.punctuation and side == "document" else set()
     longest = 32 if side == "query" else 512
@@ -149,6 +155,32 @@ def test_agrees_with_float64(
     scores = models[name].similarity(queries, documents)
     assert scores.dtype == np.float32
     np.testing.assert_allclose(scores, max_sim(*wanted), rtol=0, atol=bound(1e-4))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_agrees_with_float64_at_the_published_size(tmp_path: Path, name: str) -> None:
+    shape = colbert_checkpoints.PUBLISHED[name]
+    model = mlx_jina.load_multi_vector(colbert_checkpoints.write(tmp_path / name, name, shape, doc_maxlen=512))
+    sides = encoded(model, "query", QUERIES), encoded(model, "document", DOCUMENTS[:4])
+    wanted = expected(name, "query", QUERIES, None, shape), expected(name, "document", DOCUMENTS[:4], None, shape)
+    for found, rows in zip(sides, wanted, strict=True):
+        assert_near(found, rows, 4e-6)
+    np.testing.assert_allclose(model.similarity(*sides), max_sim(*wanted), rtol=0, atol=bound(1e-4))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_queries_of_compiled_graphs(folders: dict[str, Path], name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A query alone runs a compiled graph on a GPU once its shape has come before."""
+    monkeypatch.setattr(device, "on_gpu", lambda: True)
+    model = mlx_jina.load_multi_vector(folders[name])
+    texts = ["bread", "paris", "what is bread", "what is paris", "how do i bake bread"]
+    wanted = model.encode_query(texts)
+    for _ in range(3):
+        assert_near([model.encode_query(text) for text in texts], wanted, 2e-6)
+    (graphs,) = model.pipeline._compiled.values()
+    assert sum(graph is not None for graph in graphs._compiled.values()) == (3 if name == "v1" else 1)
 
 
 @pytest.mark.parametrize("name", NAMES)

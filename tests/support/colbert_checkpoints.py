@@ -16,6 +16,11 @@ from tests.support.checkpoints import Weights
 
 MARKERS = ("[QueryMarker]", "[DocumentMarker]")
 SHAPE = {"hidden": 64, "layers": 2, "heads": 2, "intermediate": 96}
+PUBLISHED = {
+    "v1": {"hidden": 768, "layers": 12, "heads": 12, "intermediate": 3072},
+    "v2": {"hidden": 1024, "layers": 24, "heads": 16, "intermediate": 4096},
+}
+"""Of the encoders, but for their vocabularies."""
 DIM = 128
 V2_BASE = 10_000.0
 
@@ -75,12 +80,14 @@ def weights(name: str, shape: dict[str, int] = SHAPE, seed: int = 0) -> tuple[We
     return encoder, {"linear.weight": projection}
 
 
-def write(folder: Path, name: str, *, dtype: mx.Dtype = mx.float32, **changes: Any) -> Path:
-    """The repository of "v1" or "v2", with these changes to artifact.metadata."""
-    encoder, projection = weights(name)
+def write(
+    folder: Path, name: str, shape: dict[str, int] = SHAPE, *, dtype: mx.Dtype = mx.float32, **changes: Any
+) -> Path:
+    """The repository of "v1" or "v2", tiny by default, with these changes to artifact.metadata."""
+    encoder, projection = weights(name, shape)
     prefix = "bert." if name == "v1" else "roberta."
     tensors = {f"{prefix}{key}": value for key, value in encoder.items()} | projection
-    checkpoints.write_folder(folder, config(name), tensors, tokenizer(name), dtype)
+    checkpoints.write_folder(folder, config(name, shape), tensors, tokenizer(name), dtype)
     checkpoints.write_json(folder / "artifact.metadata", metadata(name, **changes))
     return folder
 
