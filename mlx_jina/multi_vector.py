@@ -30,9 +30,9 @@ from mlx_jina.weights.loading import Loaded
 if TYPE_CHECKING:
     from typing_extensions import NotRequired, Unpack
 
-    from mlx_jina.options import Texts
+    from mlx_jina.options import MultiVectorOptions, Texts
 
-__all__ = ["MultiVectorEncoder", "MultiVectorOptions", "Ranked", "load_multi_vector"]
+__all__ = ["MultiVectorEncoder", "Ranked", "load_multi_vector"]
 
 
 def load_multi_vector(
@@ -57,19 +57,6 @@ def load_multi_vector(
     return MultiVectorEncoder(thread.run(load), thread)
 
 
-class MultiVectorOptions(TypedDict, total=False):
-    """Options of `encode_query` and `encode_document`; `MultiVectorEncoder.encode_document` explains each."""
-
-    truncate_dim: int | None
-    allow_untrained_dim: bool
-    max_length: int | None
-    truncate: bool
-    precision: Precision
-    ranges: npt.ArrayLike | None
-    batch_tokens: int | None
-    show_progress_bar: bool | None
-
-
 class Ranked(TypedDict):
     """One document of `MultiVectorEncoder.rank`: its index, its MaxSim, and its text where that was asked for."""
 
@@ -91,6 +78,10 @@ class MultiVectorEncoder(LoadedModel):
         """Vectors of every query: short ones are filled up with mask tokens."""
         self.document_length: int = min(self._texts.max_lengths["document"], self.max_length)
         """Tokens of a document, at most, where a call does not say how many; the checkpoint's own choice."""
+
+    def tokenize(self, texts: str | Texts) -> list[list[int]]:
+        """Token ids of each text as a document, special tokens and marker included, before any truncation."""
+        return [ids.tolist() for ids in self._texts.uncut("document", listed(texts))]
 
     @overload
     def encode_query(self, texts: str, **options: Unpack[MultiVectorOptions]) -> AnyRows: ...

@@ -73,6 +73,19 @@ class TokenOptions(EncodeOptions, total=False):
     show_progress_bar: bool | None
 
 
+class MultiVectorOptions(TypedDict, total=False):
+    """Options of `MultiVectorEncoder.encode_query` and of `encode_document`, which explains each."""
+
+    truncate_dim: int | None
+    allow_untrained_dim: bool
+    max_length: int | None
+    truncate: bool
+    precision: Precision
+    ranges: npt.ArrayLike | None
+    batch_tokens: int | None
+    show_progress_bar: bool | None
+
+
 class CutOptions(TypedDict, total=False):
     """How documents are cut: options of `Encoder.encode_chunks` alone."""
 

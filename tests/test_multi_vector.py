@@ -282,6 +282,7 @@ def test_lengths(models: dict[str, mlx_jina.MultiVectorEncoder]) -> None:
         assert len(model.encode_document(["a", "bread " * 600])[1]) == 512
     assert str(caught[0].message).startswith("1 text was longer than 512 tokens")
     assert len(model.encode_document("bread " * 600, max_length=8192)) == 603
+    assert model.count_tokens(["a", "bread " * 600]) == [4, 603]
     with pytest.raises(TooLongError, match="text 1 has 603 tokens, more than max_length=512"):
         model.encode_document(["a", "bread " * 600], truncate=False)
     with pytest.raises(TooLongError, match="text 0 has 43 tokens, more than max_length=32"):

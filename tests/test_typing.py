@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import mlx_jina
-from mlx_jina import Encoder, options
+from mlx_jina import Encoder, MultiVectorEncoder, options
 from mlx_jina.engine import plan
 
 pytest.importorskip("mypy")
@@ -28,6 +28,7 @@ from mlx_jina.integrations.sentence_transformers import SentenceTransformer
 from mlx_jina.options import ChunkOptions, EncodeOptions, LoadOptions
 
 model = mlx_jina.load("pocket")
+late = mlx_jina.load_multi_vector("colbert-v2")
 texts = ["one", "two"]
 """
 
@@ -75,6 +76,12 @@ mlx_jina.ray.Encoder("pocket", truncat_dim=64)
 mlx_jina.ray.Encoder("pocket", precision="int9")
 SentenceTransformer("pocket").encode(texts, precision="float16")
 SentenceTransformer("pocket").encode(texts, output_value="tokens")
+mlx_jina.load_multi_vector("colbert-v2", task="retrieval")
+late.encode_query("one", max_lenght=64)
+late.encode_document(texts, precision="int9")
+late.rank("one", "two")
+late.rank("one", texts)[0].score
+late.similarity(3.0, texts, "words")
 options: EncodeOptions = {"truncat_dim": 64}
 loading: LoadOptions = {"dtype": "int8"}
 chunking: ChunkOptions = {"chunk_tokens": 64, "overlaps": 8}
@@ -83,7 +90,7 @@ chunking: ChunkOptions = {"chunk_tokens": 64, "overlaps": 8}
 RIGHT = """
 from typing import Any
 from typing_extensions import Unpack, assert_type
-from mlx_jina import Chunk, ChunkedDocument, Token, TokenVectors
+from mlx_jina import Chunk, ChunkedDocument, MultiVectorEncoder, Token, TokenVectors
 from mlx_jina.choices import Precision
 from mlx_jina.options import Texts
 from mlx_jina.vectors import AnyRows, AnyVector, Floats, FloatRows, FloatVector
@@ -110,6 +117,11 @@ assert_type(model.encode_chunks(texts, chunk="fixed", overlap=8, late=False), li
 assert_type(model.encode_chunks("one").chunks, tuple[Chunk, ...])
 assert_type(model.tokens("one"), list[list[Token]])
 assert_type(model.similarity(model.encode("one"), model.encode(texts)), Floats)
+assert_type(late, MultiVectorEncoder)
+assert_type(late.encode_query("one", max_length=64), AnyRows)
+assert_type(late.encode_document(texts, precision="int8", truncate_dim=64), list[AnyRows])
+assert_type(late.similarity(late.encode_query("one"), late.encode_document(texts)), Floats)
+assert_type(late.rank("one", texts, top_k=1)[0]["score"], float)
 
 def either(given: str | list[str], chosen: Precision, **options: Unpack[EncodeOptions]) -> None:
     assert_type(model.encode(given), FloatVector | FloatRows)
@@ -140,6 +152,8 @@ def test_options_are_those_of_the_methods() -> None:
     own = {"late_chunking", "output", "show_progress_bar"}
     assert options.EncodeOptions.__optional_keys__ == encode - own
     assert inspect.signature(plan.make).parameters.keys() - {"loaded"} == encode - own
+    late = inspect.signature(MultiVectorEncoder.plan).parameters.keys() - {"self", "side"}
+    assert options.MultiVectorOptions.__optional_keys__ == late
     assert options.CutOptions.__optional_keys__ == chunks - {"self", "texts", "chunk", "advance", "options"}
 
 

@@ -38,6 +38,8 @@ def _machine(cache_dir: str | Path | None) -> None:
 
 
 def _model(name: str, loading: LoadOptions) -> None:
+    # Before MLX is imported.
+    blas.open_fast()
     from mlx_jina.weights import quantize
 
     entry = catalog.find(name)
