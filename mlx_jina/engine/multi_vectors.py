@@ -84,13 +84,13 @@ def _rows(
     def with_unseen(model: EncoderModel, batch: Batch) -> mx.array:
         return whole(model, hide(batch, texts))
 
-    pool: Pool = whole if side == "document" or texts.attends_to_mask else with_unseen
+    pool: Pool = whole if side == "document" else with_unseen
     if len(ids) > 1:
         counts = [len(text) for text in ids]
         return pipeline.forward(ids, positions, plan, lambda done: advance(len(done)), pool=pool, counts=counts)
     batch = ragged.flatten(ids, np.zeros(1, dtype=np.intp))
     check_ids(batch, plan.model)
-    shown = batch if pool is whole else hide(batch, texts)
+    shown = batch if side == "document" else hide(batch, texts)
     # By the pool that a GPU compiles: a query of a search is computed alone, and all queries have one length.
     rows = pipeline.thread.run(pipeline.compute, plan, whole, shown)[0][1]
     if not usable(rows, plan).all():
