@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TypedDict
@@ -142,18 +142,21 @@ class Engine:
         texts: Sequence[str],
         model: str = "",
         *,
-        side: prompts.Side,
+        task: str | None = None,
+        input_type: str | None = None,
         dimensions: int | None = None,
         precision: Precision = "float32",
         truncate: bool = False,
     ) -> TokensEmbedded:
         """Token vectors of N texts by a late-interaction model: `MultiVectorEncoder.encode_query` and `_document`.
 
-        Raises ApiError as `embed` does. Texts go in parts, so that a query waits for a part of a bulk and not for
+        `task`, `input_type` and the model's suffix name the side as in `embed`; documents are the default. Raises
+        ApiError as `embed` does. Texts go in parts, so that a query waits for a part of a bulk and not for
         its end; a call that is cancelled ends after its part.
         """
         started = time.perf_counter()
-        chosen, _ = await self.store.find(model)
+        chosen, suffix = await self.store.find(model)
+        side = _side({"the model's suffix": suffix, "task": task, "input_type": input_type})
         async with self.store.using(chosen) as loaded:
             ready = time.perf_counter()
             encoder = loaded.multi_vector
@@ -182,6 +185,21 @@ class Engine:
             seconds=time.perf_counter() - started,
             rows=[len(each.vectors) for each in in_order],
         )
+
+
+def _side(said: Mapping[str, str | None]) -> prompts.Side:
+    """The side that a request for token vectors names, by the places where it can."""
+    sides: dict[prompts.Side, str] = {}
+    for place, word in said.items():
+        if word is None:
+            continue
+        name = _INPUT_TYPES.get(word, word).removeprefix("retrieval.")
+        if name not in prompts.SIDE_OF:
+            raise ApiError(400, f"{place} ({word}) should be query or document", None, "input_type")
+        sides[prompts.SIDE_OF[name]] = place
+    if len(sides) > 1:
+        raise ApiError(400, f"{' and '.join(f'{place} ({side})' for side, place in sides.items())} contradict")
+    return next(iter(sides), "document")
 
 
 def _parts(texts: Sequence[str]) -> Iterator[list[Item]]:

@@ -100,7 +100,11 @@ def test_dimensions(server: Server) -> None:
 def test_refusals(server: Server) -> None:
     assert "INPUT_TOKEN_LIMIT_EXCEEDED" in ask(server, TEXTS, 400, truncate=False).text
     assert "text 3 has" in ask(server, TEXTS, 400, truncate=False).json()["detail"]
-    assert "query or document" in ask(server, TEXTS, 422, input_type="passages").json()["detail"]
+    assert "query or document" in ask(server, TEXTS, 400, input_type="passages").json()["detail"]
+    assert "contradict" in ask(server, TEXTS, 400, input_type="query", task="retrieval.passage").json()["detail"]
+    assert "normalized" in ask(server, TEXTS, 422, normalized=False).json()["detail"]
+    assert "late_chunking" in ask(server, TEXTS, 422, late_chunking=True).json()["detail"]
+    assert "at least one text" in ask(server, [], 400).json()["detail"]
     assert "/v1/embeddings" in ask(server, TEXTS, 400, model="pocket").json()["detail"]
     refused = server.embed(TEXTS, model="colbert")
     assert refused.status_code == 400
@@ -108,8 +112,15 @@ def test_refusals(server: Server) -> None:
     assert ask(server, TEXTS, 404, model="colbert-v9").json()["error"]["code"] == "model_not_found"
 
 
-def test_no_texts(server: Server) -> None:
-    assert ask(server, []).json()["data"] == []
+def test_the_side_by_other_names(server: Server) -> None:
+    (query,) = rows(ask(server, "bread", input_type="query"))
+    names: list[dict[str, Any]] = [
+        {"input_type": "search_query"},
+        {"task": "retrieval.query"},
+        {"model": "colbert:query"},
+    ]
+    for fields in names:
+        np.testing.assert_array_equal(rows(ask(server, "bread", **fields))[0], query)
 
 
 def test_models_say_their_kind(server: Server) -> None:

@@ -6,48 +6,24 @@ https://api.jina.ai/redoc; embeddings, with Jina's own fields, are in openai.py.
 from __future__ import annotations
 
 import base64
-from typing import Annotated, Any
+from typing import Any, Literal
 
 import numpy as np
-from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field
-from pydantic_core import PydanticCustomError
+from pydantic import AliasChoices, Field
 
-from mlx_jina.server.dialects.base import Body, Endpoint, Reply, Texts
-from mlx_jina.server.dialects.openai import STORED, Encoding, error_body
+from mlx_jina.server.dialects.base import Cut, Endpoint, Reply
+from mlx_jina.server.dialects.openai import STORED, EmbeddingsRequest, Encoding, error_body
 from mlx_jina.server.engine import Engine
-from mlx_jina.text.prompts import SIDE_OF, Side
-
-# The sides as Cohere and Jina's embeddings call them.
-_SIDES: dict[str, Side] = {
-    **SIDE_OF,
-    "search_query": "query",
-    "search_document": "document",
-    "retrieval.query": "query",
-    "retrieval.passage": "document",
-}
 
 
-def _side(given: str) -> Side:
-    if given not in _SIDES:
-        raise PydanticCustomError("input_type", "should be query or document")
-    return _SIDES[given]
+class MultiVectorRequest(EmbeddingsRequest):
+    """Texts of one side, documents by default. Those that are too long are cut by default, as Jina cuts them."""
 
-
-def _one_of_a_list(given: Any) -> Any:
-    return given[0] if isinstance(given, list) and len(given) == 1 else given
-
-
-class MultiVectorRequest(Body):
-    """Texts of one side. Documents that are too long are cut by default, as Jina cuts them."""
-
-    model: str = ""
-    input: Texts
-    input_type: Annotated[str, AfterValidator(_side)] = "document"
-    embedding_type: Annotated[Encoding, BeforeValidator(_one_of_a_list)] = Field(
-        "float", validation_alias=AliasChoices("embedding_type", "encoding_format", "encoding_type")
+    truncate: Cut = Field(True, validation_alias=AliasChoices("truncate", "truncation"))
+    normalized: Literal[True] = Field(
+        True, validation_alias=AliasChoices("normalized", "normalize", "normalize_embeddings")
     )
-    dimensions: int | None = None
-    truncate: bool = True
+    late_chunking: Literal[False] = False
 
 
 async def multi_vector(engine: Engine, body: MultiVectorRequest) -> Reply:
@@ -55,15 +31,16 @@ async def multi_vector(engine: Engine, body: MultiVectorRequest) -> Reply:
     done = await engine.embed_tokens(
         body.input,
         body.model,
-        side=_SIDES[body.input_type],
+        task=body.task,
+        input_type=body.input_type,
         dimensions=body.dimensions,
-        precision=STORED[body.embedding_type],
+        precision=STORED[body.encoding],
         truncate=body.truncate,
     )
     tokens = sum(done.tokens)
-    texts = np.split(done.vectors, np.cumsum(done.rows)[:-1]) if done.rows else []
+    texts = np.split(done.vectors, np.cumsum(done.rows)[:-1])
     data = [
-        {"object": "embeddings", "index": index, "embeddings": _encoded(rows, body.embedding_type)}
+        {"object": "embeddings", "index": index, "embeddings": _encoded(rows, body.encoding)}
         for index, rows in enumerate(texts)
     ]
     return Reply(
