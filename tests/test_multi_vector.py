@@ -21,7 +21,7 @@ from mlx_jina.engine import pipeline
 from mlx_jina.errors import CheckpointError, InputError, NumericalError, TooLongError, TruncationWarning
 from mlx_jina.text import late_interaction
 from mlx_jina.text.prompts import Side
-from mlx_jina.weights import hub
+from mlx_jina.weights import hub, loading
 from mlx_jina.weights.convert import to_gguf, to_mlx
 from tests.support import bare, checkpoints, colbert_checkpoints, reference, v3_checkpoints
 from tests.support.tolerance import bound
@@ -421,6 +421,8 @@ def test_load_and_load_multi_vector_open_their_own_kind(folders: dict[str, Path]
 
 
 def test_licence_and_row(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    # Each process says it once.
+    loading._warn_of_licence.cache_clear()
     model = mlx_jina.load_multi_vector(colbert_checkpoints.v2(tmp_path / "jina-colbert-v2"))
     assert model.entry is catalog.find("colbert-v2")
     assert "jinaai/jina-colbert-v2 is licensed CC-BY-NC-4.0" in caplog.text
