@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from mlx_jina.encoder import Chunk, ChunkedDocument, Encoder, Token, TokenVectors, load
     from mlx_jina.multi_vector import MultiVectorEncoder, load_multi_vector
     from mlx_jina.process import limit_cache
+    from mlx_jina.reranker import Reranker, load_reranker
     from mlx_jina.search.index import Index
     from mlx_jina.search.query import Where
 
@@ -49,6 +50,7 @@ __all__ = [
     "ModelTooLargeError",
     "MultiVectorEncoder",
     "NumericalError",
+    "Reranker",
     "Token",
     "TokenVectors",
     "TooLongError",
@@ -60,6 +62,7 @@ __all__ = [
     "limit_cache",
     "load",
     "load_multi_vector",
+    "load_reranker",
     "ray",
     "vectors",
 ]
@@ -70,6 +73,7 @@ _NAMES = {
     "mlx_jina.encoder": ("Chunk", "ChunkedDocument", "Encoder", "Token", "TokenVectors", "load"),
     "mlx_jina.multi_vector": ("MultiVectorEncoder", "load_multi_vector"),
     "mlx_jina.process": ("limit_cache",),
+    "mlx_jina.reranker": ("Reranker", "load_reranker"),
     "mlx_jina.search.index": ("Index",),
     "mlx_jina.search.query": ("Where",),
 }

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-Kind = Literal["embedding", "multi-vector"]
-"""What a model gives for a text: one vector, or one for each token."""
+Kind = Literal["embedding", "multi-vector", "reranker"]
+"""What a model gives: one vector for a text, or one for each token, or a score for a pair."""
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
@@ -196,9 +196,60 @@ MULTI_VECTOR = (
 )
 """Models with a vector for each token."""
 
-ALL = (*ENTRIES, *MULTI_VECTOR)
+
+def _reranker(
+    repo: str, architecture: str, width: int, max_length: int, license: str, languages: str, parameters: int
+) -> Entry:
+    return Entry(
+        repo=repo,
+        aliases=(repo.partition("/")[2],),
+        dimension=width,
+        max_length=max_length,
+        license=license,
+        languages=languages,
+        parameters=parameters,
+        architecture=f"{architecture}_reranker",
+        kind="reranker",
+    )
+
+
+RERANKERS = (
+    _reranker("jinaai/jina-reranker-v1-tiny-en", "jina_bert", 384, 8192, "apache-2.0", "English", 33_046_273),
+    _reranker("jinaai/jina-reranker-v1-turbo-en", "jina_bert", 384, 8192, "apache-2.0", "English", 37_771_777),
+    _reranker(
+        "jinaai/jina-reranker-v2-base-multilingual",
+        "xlm_roberta",
+        768,
+        1024,
+        "cc-by-nc-4.0",
+        "multilingual",
+        278_437_633,
+    ),
+    _reranker("BAAI/bge-reranker-v2-m3", "xlm_roberta", 1024, 8192, "apache-2.0", "multilingual", 567_755_777),
+    _reranker("Qwen/Qwen3-Reranker-0.6B", "qwen3", 1024, 40_960, "apache-2.0", "multilingual", 595_776_512),
+    _reranker("Qwen/Qwen3-Reranker-4B", "qwen3", 2560, 40_960, "apache-2.0", "multilingual", 4_021_784_576),
+    _reranker("Qwen/Qwen3-Reranker-8B", "qwen3", 4096, 40_960, "apache-2.0", "multilingual", 8_188_548_096),
+)
+
+# Models of Jina's that do not run here, by the end of their names, and why.
+_REFUSED = {
+    **dict.fromkeys(
+        ("jina-reranker-v3", "jina-reranker-v3-mlx", "jina-reranker-v3-gguf"),
+        "jina-reranker-v3 reads all documents in one prompt, which mlx-jina does not do",
+    ),
+    "jina-reranker-v3.5": "jina-reranker-v3.5 has layers of sliding-window attention, which mlx-jina does not run",
+    "jina-reranker-m0": "jina-reranker-m0 reads images by Qwen2-VL's vision tower, which mlx-jina does not run",
+}
+
+ALL = (*ENTRIES, *MULTI_VECTOR, *RERANKERS)
 
 _BY_NAME = {name.lower(): entry for entry in ALL for name in (entry.repo, *entry.aliases)}
+
+
+def refusal(*names: str) -> str | None:
+    """Why the model of the first of these names that is known not to run here does not, in any letter case."""
+    ends = (name.lower().rpartition("/")[2] for name in names)
+    return next((_REFUSED[end] for end in ends if end in _REFUSED), None)
 
 
 def find(*names: str) -> Entry | None:

@@ -20,6 +20,10 @@ Output = Literal["vectors", "tokens"]
 """One vector for a text, or one for each of its tokens."""
 OUTPUTS: tuple[Output, ...] = get_args(Output)
 
+Activation = Literal["default", "none"]
+"""Whether a reranker's logits become probabilities."""
+ACTIVATIONS: tuple[Activation, ...] = get_args(Activation)
+
 GGUFType = Literal[
     "F32",
     "F16",

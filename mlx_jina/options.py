@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, TypedDict
 
-from mlx_jina.choices import ChunkKind, Dtype, Precision
+from mlx_jina.choices import Activation, ChunkKind, Dtype, Precision
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -28,13 +28,18 @@ class Texts(Protocol):
     def __contains__(self, value: object, /) -> bool: ...
 
 
-class LoadOptions(TypedDict, total=False):
-    """Where a model comes from and what it computes in: options of `mlx_jina.load` besides the task."""
+class PlaceOptions(TypedDict, total=False):
+    """Where a model comes from and what it computes in: options of `mlx_jina.load_reranker`."""
 
     revision: str | None
     local_files_only: bool
     dtype: Dtype | None
     cache_dir: str | Path | None
+
+
+class LoadOptions(PlaceOptions, total=False):
+    """Options of `mlx_jina.load` besides the task."""
+
     as_model: str | None
 
 
@@ -103,3 +108,14 @@ class ChunkingOptions(CutOptions, total=False):
 
 class ChunkOptions(EncodeOptions, CutOptions, total=False):
     """Options of `Encoder.encode_chunks`, which explains those that `encode` does not have."""
+
+
+class RerankOptions(TypedDict, total=False):
+    """Options of the methods of a `Reranker`; `Reranker.score` explains each."""
+
+    instruction: str | None
+    activation: Activation
+    max_length: int | None
+    truncate: bool
+    batch_tokens: int | None
+    show_progress_bar: bool | None

@@ -23,7 +23,7 @@ ROOMS = (
     ("models",),
     ("weights",),
     ("engine",),
-    ("encoder", "multi_vector"),
+    ("encoder", "multi_vector", "reranker"),
     ("compare", "files", "integrations", "ray", "search"),
     ("server",),
     ("cli",),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,9 +17,17 @@ from mlx_jina import device, models
 from mlx_jina.engine import late_chunking, token_vectors
 from mlx_jina.models.base import EncoderModel
 from mlx_jina.models.jina_bert import JinaBert
-from mlx_jina.nn import alibi, attention, lora, ragged
-from mlx_jina.weights import checkpoint
-from tests.support import bare, checkpoints, colbert_checkpoints, decoder_checkpoints, v3_checkpoints
+from mlx_jina.models.rerankers import Qwen3Reranker
+from mlx_jina.nn import alibi, attention, lora, ragged, steady
+from mlx_jina.weights import checkpoint, folder, rerankers
+from tests.support import (
+    bare,
+    checkpoints,
+    colbert_checkpoints,
+    decoder_checkpoints,
+    reranker_checkpoints,
+    v3_checkpoints,
+)
 
 # Primitives with an `eval_gpu` in mlx/backend/metal or mlx/backend/gpu (MLX 0.31 and 0.32) that an encoder
 # may need. Those that throw there (SVD, Load, Cholesky, ...) are the ones to keep out.
@@ -120,6 +128,31 @@ def test_every_primitive_of_late_interaction_has_a_metal_kernel(name: str, as_on
     hidden = ragged.Ragged((ragged.Bucket(0, 2, 9, unseen=5), ragged.Bucket(18, 1, 4, unseen=1)))
     for buckets in (batch.ragged, hidden):
         assert primitives(model(mx.array(batch.ids), buckets)) <= METAL
+
+
+RERANKERS: dict[str, Callable[[Path], Path]] = {
+    "v1": reranker_checkpoints.v1,
+    "v2": reranker_checkpoints.v2,
+    "qwen": reranker_checkpoints.qwen,
+}
+
+
+@pytest.mark.parametrize("name", RERANKERS)
+def test_every_primitive_of_a_reranker_has_a_metal_kernel(name: str, as_on_gpu: None, tmp_path: Path) -> None:
+    files = rerankers.translate(folder.read(RERANKERS[name](tmp_path / name), encoder=False), name)
+    model = checkpoint.build(files.path, files.config, files.tensors)
+    checkpoint.assign(model, files.without(model.unused).tensors, files.path)
+    mx.eval(model.parameters())
+    batch = ragged.flatten([np.arange(length, dtype=np.int32) for length in (9, 9, 4)], np.arange(3))
+    batch = steady.independent(batch)
+    ids = mx.array(batch.ids)
+    if isinstance(model, Qwen3Reranker):
+        past = model.beginning(mx.arange(7))
+        used = primitives(model.continued(past, ids, batch.ragged))
+    else:
+        used = primitives(model(ids, batch.ragged))
+    assert {"Matmul", "Softmax", "Gather"} <= used
+    assert used <= METAL
 
 
 def test_every_primitive_of_adapters_has_a_metal_kernel() -> None:

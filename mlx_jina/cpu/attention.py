@@ -13,7 +13,7 @@ from functools import partial
 import mlx.core as mx
 import numpy as np
 
-from mlx_jina.cpu import cores
+from mlx_jina.cpu import cores, steady
 from mlx_jina.cpu.elementwise import LOG2_E, exp2
 
 # For each group of heads, blocks of queries: functions of no argument that return (b, H, n, d).
@@ -206,7 +206,7 @@ def _attend(queries: mx.array, keys: mx.array, values: mx.array, mask: mx.array 
         scores = scores + mask
     shares = exp2(scores - _largest(scores))
     # A product with ones takes a fifth of the time of MLX's sum.
-    total = shares @ mx.ones((length, 1))
+    total = shares.sum(axis=-1, keepdims=True) if steady.wanted() else shares @ mx.ones((length, 1))
     grouped = shares.astype(values.dtype).reshape(texts, kv_heads, -1, length) @ values
     return (grouped.reshape(texts, heads, count, width) / total).astype(values.dtype)
 

@@ -7,7 +7,7 @@ from functools import cache
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_jina.cpu import blas, cores
+from mlx_jina.cpu import blas, cores, steady
 
 # `Linear` cuts a product of at most so many rows with weights of at least so many numbers, where that is faster.
 FEW_ROWS = 32
@@ -17,6 +17,8 @@ _CELLS = 1200
 _MULTIPLICATIONS = 1_000_000
 # Outputs of one such product, at least and at most.
 _NARROW, _WIDE = 8, 128
+# Columns enough for OpenBLAS to compute 40 rows (nn/steady.py) by its kernel for large matrices.
+_COLUMNS = 32
 
 
 def adapt(model: nn.Module) -> None:
@@ -67,16 +69,27 @@ def _together(x: mx.array, weight: mx.array) -> int:
 
 
 @cache
-def _averaging(width: int) -> mx.array:
-    """A column (width, 1) whose product with rows is their mean, in a fifth of the time of `mx.mean`."""
-    column = mx.full((width, 1), 1 / width)
+def _averaging(width: int, columns: int = 1) -> mx.array:
+    """Columns (width, C) whose product with rows is their mean, in a fifth of the time of `mx.mean`."""
+    made = mx.full((width, columns), 1 / width)
     # An unevaluated array would belong to the thread that asked first.
-    mx.eval(column)
-    return column
+    mx.eval(made)
+    return made
+
+
+def _mean(x: mx.array) -> mx.array:
+    """The mean of each row, (..., 1)."""
+    if steady.wanted():
+        # The same as a product of matrices, whose rows do not depend on how many there are.
+        rows = x.reshape(-1, x.shape[-1]) @ _averaging(x.shape[-1], _COLUMNS)
+        return rows[:, :1].reshape(*x.shape[:-1], 1)
+    return x @ _averaging(x.shape[-1])
 
 
 def _scaled(x: mx.array, eps: float) -> mx.array:
     """Scale each row to a mean square of one."""
+    if steady.wanted():
+        return x * mx.rsqrt(_mean(x * x) + eps)
     return x * mx.rsqrt(mx.addmm(mx.array(eps), x * x, _averaging(x.shape[-1])))
 
 
@@ -85,7 +98,7 @@ class LayerNorm(nn.LayerNorm):
 
     def __call__(self, x: mx.array) -> mx.array:
         wide = x.astype(mx.float32)
-        centred = wide - wide @ _averaging(wide.shape[-1])
+        centred = wide - _mean(wide)
         return (_scaled(centred, self.eps) * self["weight"] + self["bias"]).astype(x.dtype)
 
 

@@ -12,6 +12,7 @@ from mlx_jina.models.eurobert import EuroBert
 from mlx_jina.models.jina_bert import JinaBert
 from mlx_jina.models.qwen2 import Qwen2
 from mlx_jina.models.qwen3 import Qwen3
+from mlx_jina.models.rerankers import JinaBertReranker, Qwen3Reranker, RerankerModel, XLMRobertaReranker
 from mlx_jina.models.xlm_roberta import XLMRoberta
 
 ARCHITECTURES: tuple[type[EncoderModel], ...] = (JinaBert, Qwen3, EuroBert, Qwen2, XLMRoberta)
@@ -22,7 +23,12 @@ _BY_MODEL_TYPE: Mapping[str, type[EncoderModel]] = {
     "jina_embeddings_v3": XLMRoberta,
     "qwen2": Qwen2,
     "qwen3": Qwen3,
+    # Names that weights/rerankers.py gives to checkpoints whose config.json does not tell them from an encoder's.
+    JinaBertReranker.architecture: JinaBertReranker,
+    Qwen3Reranker.architecture: Qwen3Reranker,
 }
+
+RERANKERS: tuple[type[RerankerModel], ...] = (JinaBertReranker, Qwen3Reranker, XLMRobertaReranker)
 
 
 def identify(config: Mapping[str, Any]) -> type[EncoderModel]:
@@ -33,6 +39,10 @@ def identify(config: Mapping[str, Any]) -> type[EncoderModel]:
     if model_type.startswith("jina_embeddings_v5"):
         # v5-small and v5-nano share their model_type.
         return EuroBert if config.get("is_decoder") is False else Qwen3
+    if model_type == "xlm-roberta" and "XLMRobertaForSequenceClassification" in (
+        config.get("architectures") or ()
+    ):
+        return XLMRobertaReranker
     if model_type not in _BY_MODEL_TYPE:
         raise CheckpointError(
             f"model_type {config.get('model_type')!r} (architectures {config.get('architectures')}) is not one "

@@ -26,7 +26,7 @@ class EncoderModel(nn.Module):
     """The name of the architecture, in error messages and in the tables of other file formats."""
     kind: ClassVar[Kind] = "embedding"
     """What the model gives for a text."""
-    pooling: ClassVar[Literal["mean", "last", "none"]]
+    pooling: ClassVar[Literal["mean", "last", "first", "none"]]
     """How the states of a text's tokens become one vector; "none" where each token has its own."""
     float16: ClassVar[bool]
     """Whether activations stay within float16's range."""

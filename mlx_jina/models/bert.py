@@ -14,16 +14,21 @@ from mlx_jina.nn.pieces import tokenwise
 
 
 class Embeddings(nn.Module):
-    """Word plus type-0 embedding, normalised."""
+    """Word plus type-0 embedding, plus those of positions if there are any, normalised."""
 
-    def __init__(self, vocab_size: int, types: int, width: int, eps: float) -> None:
+    def __init__(self, vocab_size: int, types: int, width: int, eps: float, positions: int = 0) -> None:
         super().__init__()
         self.word_embeddings = nn.Embedding(vocab_size, width)
         self.token_type_embeddings = nn.Embedding(types, width)
         self.LayerNorm = nn.LayerNorm(width, eps)
+        if positions:
+            self.position_embeddings = nn.Embedding(positions, width)
 
-    def __call__(self, ids: mx.array) -> mx.array:
-        return add_norm(self.LayerNorm, self.word_embeddings(ids), self.token_type_embeddings(mx.array(0)))
+    def __call__(self, ids: mx.array, positions: mx.array | None = None) -> mx.array:
+        rest = self.token_type_embeddings(mx.array(0))
+        if positions is not None:
+            rest = rest.astype(mx.float32) + self.position_embeddings(positions)
+        return add_norm(self.LayerNorm, self.word_embeddings(ids), rest)
 
 
 class ResidualOutput(nn.Module):

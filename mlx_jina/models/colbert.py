@@ -34,7 +34,7 @@ class ColBERT(EncoderModel):
 
     architecture: ClassVar[str] = "colbert"
     kind: ClassVar[Kind] = "multi-vector"
-    pooling: ClassVar[Literal["mean", "last", "none"]] = "none"
+    pooling: ClassVar[Literal["mean", "last", "first", "none"]] = "none"
     # As of both encoders.
     float16: ClassVar[bool] = True
     unused: ClassVar[tuple[str, ...]] = tuple(

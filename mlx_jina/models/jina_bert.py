@@ -26,11 +26,12 @@ from mlx_jina.errors import CheckpointError
 from mlx_jina.models.base import EncoderModel
 from mlx_jina.models.bert import Embeddings, GatedMLP, Intermediate, ResidualOutput, UpGatedMLP
 from mlx_jina.models.config import expect, read
-from mlx_jina.nn.alibi import Alibi
+from mlx_jina.nn.alibi import Alibi, attend_first
 from mlx_jina.nn.attention import split_heads
 from mlx_jina.nn.norms import add_norm
 from mlx_jina.nn.pieces import evaluate_if_long, tokenwise
 from mlx_jina.nn.ragged import Ragged
+from mlx_jina.nn.steady import at_least
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -95,13 +96,13 @@ class SelfAttention(nn.Module):
             # Over the full width, before the heads split.
             self.layer_norm_q = nn.LayerNorm(c.hidden_size, c.layer_norm_eps)
             self.layer_norm_k = nn.LayerNorm(c.hidden_size, c.layer_norm_eps)
-        self._heads = c.num_attention_heads
+        self.heads = c.num_attention_heads
 
     def __call__(self, x: mx.array, alibi: Alibi) -> mx.array:
         q, k, v = self.query(x), self.key(x), self.value(x)
         if "layer_norm_q" in self:
             q, k = self.layer_norm_q(q), self.layer_norm_k(k)
-        return alibi.attend(*(split_heads(part, self._heads) for part in (q, k, v)))
+        return alibi.attend(*(split_heads(part, self.heads) for part in (q, k, v)))
 
 
 class Attention(nn.Module):
@@ -126,6 +127,15 @@ class GatedLayer(nn.Module):
 
     def __call__(self, x: mx.array, alibi: Alibi) -> mx.array:
         return self.mlp(self.attention(x, alibi))
+
+    def first(self, x: mx.array, batch: Ragged) -> mx.array:
+        """Only the first token of each text, which needs keys and values of all: (T, D) to (B, D)."""
+        rows, part = x[batch.first_rows], self.attention.self
+        count = rows.shape[0]
+        queries = split_heads(part.query(at_least(rows)), part.heads)[:count]
+        keys, values = (split_heads(layer(x), part.heads) for layer in (part.key, part.value))
+        attended = attend_first(queries, keys, values, batch.buckets, part.heads)
+        return self.mlp(self.attention.output(at_least(attended), at_least(rows)))[:count]
 
 
 class PostNormLayer(nn.Module):
@@ -164,7 +174,7 @@ class JinaBert(EncoderModel):
     """The model; see `EncoderModel` for what the rest of the package asks of it."""
 
     architecture: ClassVar[str] = "jina_bert"
-    pooling: ClassVar[Literal["mean", "last"]] = "mean"
+    pooling: ClassVar[Literal["mean", "last", "first", "none"]] = "mean"
     float16: ClassVar[bool] = True
     unused: ClassVar[tuple[str, ...]] = ("pooler.", "cls.", "classifier.", "embeddings.position_ids")
 

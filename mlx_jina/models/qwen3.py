@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import mlx.core as mx
@@ -26,9 +27,13 @@ from mlx_jina.nn.norms import rounded_norm
 from mlx_jina.nn.pieces import evaluate_if_long, tokenwise
 from mlx_jina.nn.ragged import Ragged
 from mlx_jina.nn.rotary import Rotations, rotate, rotations
+from mlx_jina.nn.steady import at_least
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+KeysAndValues = tuple[mx.array, mx.array]
+"""Of one layer, for each token of a text: (T, H', d) each."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +133,32 @@ class Layer(nn.Module):
         normed = self._norm(x)
         q = self.self_attn.queries(normed[rows], *(part[rows] for part in rotations))
         k, v = self._keys_and_values(normed, *rotations)
-        return self._finish(x[rows], attention.ragged(self._attend, q, k, v, batch.buckets, last=True))
+        return self._finish(x[rows], attention.ragged(self._attend, q, k, v, batch.buckets, single=True))
+
+    def with_keys_and_values(
+        self, x: mx.array, rotations: Rotations, batch: Ragged
+    ) -> tuple[mx.array, KeysAndValues]:
+        """`__call__` of one text, and what the texts that continue this text need of this layer."""
+        q, k, v = self._project(x, *rotations)
+        return self._finish(x, attention.ragged(self._attend, q, k, v, batch.buckets)), (k, v)
+
+    def only_keys_and_values(self, x: mx.array, rotations: Rotations) -> KeysAndValues:
+        """Keys and values of every token: (T, D) to (T, H', d) each."""
+        return self._keys_and_values(self._norm(x), *rotations)
+
+    def after(self, past: KeysAndValues, x: mx.array, rotations: Rotations, batch: Ragged) -> mx.array:
+        """`__call__` of texts that all continue one text, whose keys and values are `past`."""
+        q, k, v = self._project(x, *rotations)
+        return self._finish(x, attention.ragged(partial(_attend_after, past), q, k, v, batch.buckets))
+
+    def last_after(self, past: KeysAndValues, x: mx.array, rotations: Rotations, batch: Ragged) -> mx.array:
+        """`last` of texts that all continue one text, whose keys and values are `past`."""
+        rows, count = at_least(batch.last_rows), batch.last_rows.shape[0]
+        normed = self._norm(x)
+        q = self.self_attn.queries(normed[rows], *(part[rows] for part in rotations))[:count]
+        k, v = self._keys_and_values(normed, *rotations)
+        attended = attention.ragged(partial(_attend_after, past), q, k, v, batch.buckets, single=True)
+        return self._finish(x[rows], at_least(attended))[:count]
 
     @tokenwise
     def _project(self, x: mx.array, *rotations: mx.array) -> tuple[mx.array, mx.array, mx.array]:
@@ -150,11 +180,22 @@ class Layer(nn.Module):
         return self.self_attn.keys_and_values(x, *rotations)
 
 
+def _attend_after(past: KeysAndValues, queries: mx.array, keys: mx.array, values: mx.array) -> mx.array:
+    """Causal attention of texts (b, H, n, d) that continue a text with keys and values (P, H', d)."""
+    texts = keys.shape[0]
+
+    def joined(before: mx.array, own: mx.array) -> mx.array:
+        before = before.transpose(1, 0, 2)[None]
+        return mx.concatenate([mx.broadcast_to(before, (texts, *before.shape[1:])), own], axis=2)
+
+    return attention.causal(queries, joined(past[0], keys), joined(past[1], values))
+
+
 class Qwen3(EncoderModel):
     """The model; see `EncoderModel` for what the rest of the package asks of it."""
 
     architecture: ClassVar[str] = "qwen3"
-    pooling: ClassVar[Literal["mean", "last"]] = "last"
+    pooling: ClassVar[Literal["mean", "last", "first", "none"]] = "last"
     # Massive activations: Qwen3 leaves float16's range at down_proj (see tests/models/test_qwen3.py).
     float16: ClassVar[bool] = False
     # The language head, where a file has one.

@@ -14,6 +14,7 @@ import numpy as np
 
 from mlx_jina import device
 from mlx_jina.cpu import attention as cpu
+from mlx_jina.cpu import steady
 from mlx_jina.cpu.elementwise import LOG2_E
 from mlx_jina.nn import attention
 from mlx_jina.nn.ragged import Bucket, Ragged
@@ -89,9 +90,26 @@ def attend(queries: mx.array, keys: mx.array, values: mx.array, bias: mx.array) 
     return attention.in_blocks(block, attention.query_spans(queries, keys), queries, keys, values)
 
 
+def attend_first(
+    queries: mx.array, keys: mx.array, values: mx.array, buckets: Sequence[Bucket], heads: int
+) -> mx.array:
+    """Attention of each text's first token (B, H, d) to its text (T, H, d), to merged heads (B, H*d)."""
+    falls = mx.array(slopes(heads))[:, None, None]
+    biases = [-falls * mx.arange(bucket.length) for bucket in buckets]
+    return attention.ragged(_attend_first, queries, keys, values, buckets, biases, single=True)
+
+
+def _attend_first(queries: mx.array, keys: mx.array, values: mx.array, bias: mx.array) -> mx.array:
+    if not device.on_gpu():
+        return attention.on_cpu(cpu.written_out(queries, keys, values, bias * LOG2_E))
+    return attention.fused(queries, keys, values, bias[None].astype(queries.dtype))
+
+
 def _on_cpu(heads: int, buckets: Sequence[Bucket]) -> tuple[tuple[Bucket, ...], tuple[mx.array, ...]]:
     """Several short buckets as one text, kept apart by its bias, and longer ones as they are."""
     falls = mx.array(slopes(heads)) * LOG2_E
+    if steady.wanted():
+        return tuple(buckets), tuple(hankel_values(falls, bucket.length) for bucket in buckets)
     joined, biases = [], []
     for own in cpu.neighbours([bucket.stop - bucket.start for bucket in buckets]):
         group = buckets[own]

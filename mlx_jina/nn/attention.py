@@ -33,11 +33,11 @@ def ragged(
     values: mx.array,
     buckets: Sequence[Bucket],
     *of_buckets: Sequence[mx.array],
-    last: bool = False,
+    single: bool = False,
 ) -> mx.array:
     """Attention within each text of a batch; returns merged heads, a row (H*d) for each query.
 
-    Queries are (T, H, d), or with `last` those of each text's last token only, (B, H, d); keys and values are
+    Queries are (T, H, d), or with `single` those of one token of each text only, (B, H, d); keys and values are
     (T, H', d). `attend` takes the texts of one bucket, (b, H, n, d) and (b, H', L, d), and the bucket's own of
     each of `of_buckets`. Keys and values that no token attends to are left out.
     """
@@ -46,7 +46,7 @@ def ragged(
         return _by_row(attend(q, *_seen(k, v, buckets[0]), *(part[0] for part in of_buckets)))
     merged, start = [], 0
     for bucket, *own in zip(buckets, *of_buckets, strict=True):
-        stop = start + bucket.texts * (1 if last else bucket.length)
+        stop = start + bucket.texts * (1 if single else bucket.length)
         tokens = slice(bucket.start, bucket.stop)
         q, k, v = (_by_text(x, bucket.texts) for x in (queries[start:stop], keys[tokens], values[tokens]))
         merged.append(_by_row(attend(q, *_seen(k, v, bucket), *own)))

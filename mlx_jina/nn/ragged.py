@@ -58,6 +58,11 @@ class Ragged:
         ends = [b.start + b.length * np.arange(1, b.texts + 1) - 1 for b in self.buckets]
         return mx.array(np.concatenate(ends))
 
+    @cached_property
+    def first_rows(self) -> mx.array:
+        """The row of each text's first token: (B,)."""
+        return mx.array(self.starts)
+
     @property
     def starts(self) -> npt.NDArray[np.intp]:
         """The row of each text's first token: (B,)."""

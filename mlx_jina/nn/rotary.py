@@ -17,12 +17,13 @@ Rotations = tuple[mx.array, mx.array]
 """Of each token the cosines, and the sines, negative for a head's first half: (T, 1, 2, d/2) each."""
 
 
-def rotations(batch: Ragged, width: int, theta: float) -> Rotations:
-    """The rotations of a batch for heads of `width` and angles to the base of `theta`."""
-    longest = max(bucket.length for bucket in batch.buckets)
+def rotations(batch: Ragged, width: int, theta: float, start: int = 0) -> Rotations:
+    """The rotations of a batch for heads of `width` and angles to the base of `theta`; texts begin at `start`."""
+    longest = start + max(bucket.length for bucket in batch.buckets)
     # Rounded up, so that one table serves many batches.
     cosines, sines = _table(1 << (longest - 1).bit_length(), width, theta)
-    return cosines[batch.positions], sines[batch.positions]
+    positions = batch.positions + start if start else batch.positions
+    return cosines[positions], sines[positions]
 
 
 @lru_cache(maxsize=16)

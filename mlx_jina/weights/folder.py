@@ -139,10 +139,11 @@ def _text_model(tensors: dict[str, mx.array]) -> dict[str, mx.array]:
     return {_without_prefix(name): tensor for name, tensor in (language or tensors).items()}
 
 
-def read(folder: Path, task: str | None = None, merged: bool = False) -> Checkpoint:
+def read(folder: Path, task: str | None = None, merged: bool = False, *, encoder: bool = True) -> Checkpoint:
     """Read a folder, with all of its adapters or the one of `task`. Code in the folder is never executed.
 
-    `merged`: there are no adapters, though config.json may list tasks.
+    `merged`: there are no adapters, though config.json may list tasks. `encoder`: it gives vectors, of which
+    sentence-transformers' files say more.
     """
     if missing := missing_files(folder, task, merged):
         raise _incomplete(folder, missing)
@@ -152,7 +153,7 @@ def read(folder: Path, task: str | None = None, merged: bool = False) -> Checkpo
     config, tensors = read_config(folder), _text_model(tensors)
     if colbert.is_one(folder, config):
         return _read_colbert(folder, config, tensors)
-    settings = modules.read_settings(folder)
+    settings = modules.read_settings(folder) if encoder else {}
     try:
         config = quantize.normalized(config, tensors, _without_prefix)
     except CheckpointError as error:
@@ -163,7 +164,9 @@ def read(folder: Path, task: str | None = None, merged: bool = False) -> Checkpo
     if jina_v3.is_one(config):
         tensors, stacked_adapters = jina_v3.translate(folder, config, tensors)
         adapters |= _choose(stacked_adapters, task)
-    config = _with_modules(folder, jina_v3.read_config(config))
+    config = jina_v3.read_config(config)
+    if encoder:
+        config = _with_modules(folder, config)
     return Checkpoint(
         path=folder,
         config=config,

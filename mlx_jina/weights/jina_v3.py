@@ -50,6 +50,9 @@ def is_one(config: Mapping[str, Any]) -> bool:
 
 
 def _is_original(config: Mapping[str, Any]) -> bool:
+    # Rerankers have absolute positions.
+    if "XLMRobertaForSequenceClassification" in (config.get("architectures") or ()):
+        return False
     return config.get("model_type") == "xlm-roberta" and "rotary_emb_base" in config
 
 

@@ -20,7 +20,7 @@ from mlx_jina.models.base import EncoderModel
 from mlx_jina.nn import lora as nn_lora
 from mlx_jina.text import prompts
 from mlx_jina.text.prompts import Prompts
-from mlx_jina.weights import budget, checkpoint, folder, hub, kinds, lora, quantize
+from mlx_jina.weights import budget, checkpoint, folder, hub, kinds, lora, quantize, rerankers
 from mlx_jina.weights.budget import Budget
 from mlx_jina.weights.checkpoint import Checkpoint
 from mlx_jina.weights.quantize import Packings
@@ -76,7 +76,11 @@ def load(
 
 def _load(path: Path, name: str, task: str | None, dtype: str | None, as_model: str | None, kind: Kind) -> Loaded:
     wanted = None if as_model is None else checkpoint.published(as_model)
-    files, entry = _read(path, name, task, wanted)
+    files, entry = _read(path, name, task, wanted, kind)
+    if kind == "reranker":
+        files = rerankers.translate(files, name)
+    elif kind == "embedding":
+        kinds.check_embedding(files.path, name, files.config, files.tensors)
     kinds.check(path, models.identify(files.config).kind, kind)
     if entry is not None and entry.non_commercial:
         _warn_of_licence(entry.repo, entry.license)
@@ -118,16 +122,21 @@ def _load(path: Path, name: str, task: str | None, dtype: str | None, as_model: 
     )
 
 
-def _read(path: Path, name: str, task: str | None, wanted: Entry | None) -> tuple[Checkpoint, Entry | None]:
+def _read(
+    path: Path, name: str, task: str | None, wanted: Entry | None, kind: Kind
+) -> tuple[Checkpoint, Entry | None]:
     """The files, and the catalog's row of the model, if it has one."""
     if hub.holds_gguf(path):
         # Imported here: the gguf package takes a quarter of a second.
         from mlx_jina.weights.gguf import reader
 
-        files = reader.read(path, task, packed=device.on_gpu(), entry=wanted)
+        files = reader.read(path, task, packed=device.on_gpu(), entry=wanted, kind=kind)
     else:
         entry = wanted or catalog.find(name, path.name)
-        files = folder.read(path, task, merged=entry is not None and entry.merged)
+        if kind == "embedding":
+            kinds.check_folder(path, name)
+        merged = entry is not None and entry.merged
+        files = folder.read(path, task, merged=merged, encoder=kind != "reranker")
     found = wanted or checkpoint.catalog_entry(name, files)
     return files, found or catalog.find(str(files.config.get("model_type")))
 

@@ -12,7 +12,7 @@ import mlx.core as mx
 from mlx_jina import catalog
 from mlx_jina.catalog import Entry
 from mlx_jina.errors import CheckpointError, InputError
-from mlx_jina.weights import checkpoint, folder, hub, json_file, lora, quantize
+from mlx_jina.weights import checkpoint, folder, hub, json_file, kinds, lora, quantize
 from mlx_jina.weights.gguf import architectures
 from mlx_jina.weights.gguf import reader as gguf_reader
 from mlx_jina.weights.lora import Adapter
@@ -33,10 +33,12 @@ def open_source(name: str, task: str | None = None, as_model: str | None = None)
         if task is not None and not source.adapters:
             raise InputError(f"{path} has no adapters beside it, of which --task could choose one")
         # What would not load is not converted either.
+        kinds.check_embedding(source.path, name, source.config, source.weights)
         model = checkpoint.build(source.path, source.config, source.weights)
         if wanted is not None:
             checkpoint.check_is(wanted, model, path, bool(source.adapters))
     else:
+        kinds.check_folder(path, name)
         source = _open_folder(path, name, task, wanted)
     return source if task is None else _for_task(source, task)
 

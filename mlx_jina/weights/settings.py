@@ -134,7 +134,8 @@ KEYS: Mapping[str, Keys] = {
 
 def check(config: Mapping[str, Any], architecture: str) -> None:
     """Refuse settings with which transformers computes other vectors. Raises CheckpointError."""
-    only = KEYS[architecture].only
+    # A reranker's model is the encoder's.
+    only = KEYS[architecture.removesuffix("_reranker")].only
     rope = config.get("rope_parameters")
     for block in (config, rope if isinstance(rope, Mapping) else {}):
         for key in only.keys() & block.keys():

@@ -13,13 +13,14 @@ import numpy as np
 from gguf import GGMLQuantizationType as Type
 from gguf import PoolingType
 
-from mlx_jina.catalog import Entry
+from mlx_jina.catalog import Entry, Kind
 from mlx_jina.errors import CheckpointError
 from mlx_jina.weights import checkpoint, quantize
 from mlx_jina.weights.checkpoint import Checkpoint, Recognised
 from mlx_jina.weights.gguf import architectures, names, recognition
 from mlx_jina.weights.gguf import blocks as gguf_blocks
 from mlx_jina.weights.gguf import lora as gguf_lora
+from mlx_jina.weights.gguf import rerankers as gguf_rerankers
 from mlx_jina.weights.gguf import tokenizer as gguf_tokenizer
 from mlx_jina.weights.gguf.architectures import Architecture
 from mlx_jina.weights.gguf.file import GGUF
@@ -117,7 +118,7 @@ def _check_settings(file: GGUF, architecture: Architecture) -> None:
             )
 
 
-def _config(file: GGUF, architecture: Architecture, stored: Mapping[str, Any]) -> dict[str, Any]:
+def _config(file: GGUF, architecture: Architecture, stored: Mapping[str, Any], kind: Kind) -> dict[str, Any]:
     config = {**stored, **architecture.fixed}
     for setting, key in architecture.keys.items():
         if key in _LEFT_OUT and f"{architecture.name}.{key}" not in file.metadata:
@@ -132,7 +133,7 @@ def _config(file: GGUF, architecture: Architecture, stored: Mapping[str, Any]) -
     if (types := file.entries.get("token_types.weight")) is not None:
         config["type_vocab_size"] = types.shape[0]
     pooling = file.get(f"{architecture.name}.pooling_type", int, architecture.pooling)
-    if pooling != architecture.pooling:
+    if pooling != architecture.pooling and kind == "embedding":
         raise CheckpointError(
             f"{file.path}: it asks for {POOLING.get(pooling, pooling)} pooling, but {architecture.name} models "
             f"are pooled by {POOLING[architecture.pooling]}"
@@ -153,7 +154,7 @@ def _stored_json(file: GGUF, key: str) -> dict[str, Any]:
     return content
 
 
-def _tensors(file: GGUF, packed: bool) -> tuple[dict[str, Any], dict[str, Weight]]:
+def _tensors(file: GGUF, packed: bool, kind: Kind) -> tuple[dict[str, Any], dict[str, Weight]]:
     """config.json's content, and the tensors under our names."""
     if file.metadata.get("general.type", "model") != "model":
         raise CheckpointError(f"{file.path} is an {file.metadata['general.type']}, not a model")
@@ -163,7 +164,7 @@ def _tensors(file: GGUF, packed: bool) -> tuple[dict[str, Any], dict[str, Weight
             "`llama-gguf-split --merge FIRST-PART OUT.gguf` joins them"
         )
     architecture = architectures.of_gguf(file.path, file.metadata.get("general.architecture"))
-    config = _config(file, architecture, _stored_json(file, CONFIG))
+    config = _config(file, architecture, _stored_json(file, CONFIG), kind)
     up = file.entries.get("blk.0.ffn_up.weight")
     halves = up.shape[0] // config["intermediate_size"] if up is not None else 1
     if halves == 2 and "blk.0.attn_norm_2.weight" in file.entries:
@@ -181,7 +182,12 @@ def _tensors(file: GGUF, packed: bool) -> tuple[dict[str, Any], dict[str, Weight
 
 
 def open_source(
-    path: Path, task: str | None = None, *, packed: bool = False, entry: Entry | None = None
+    path: Path,
+    task: str | None = None,
+    *,
+    packed: bool = False,
+    entry: Entry | None = None,
+    kind: Kind = "embedding",
 ) -> Source:
     """Open a .gguf, or the one in a folder, with all of its adapters or the one of `task`. Decodes no tensor.
 
@@ -189,14 +195,20 @@ def open_source(
     that it is; without it, the one that the file names.
     """
     file = GGUF(gguf_lora.base_of(path))
-    config, weights = _tensors(file, packed)
+    if kind == "embedding":
+        gguf_rerankers.refuse(file)
+    else:
+        gguf_rerankers.check(file)
+    config, weights = _tensors(file, packed, kind)
     adapters = gguf_lora.read(file, task, alone=path.is_dir())
     if adapters:
         # By the name of the model, the reader of a folder expects its adapters.
         stored = _stored_json(file, CONFIG)
         config |= {key: stored[key] for key in KINDS if key in stored}
     tokenizer, tokenizer_json = gguf_tokenizer.read(file)
-    recognised = _recognise(file, bool(adapters), entry)
+    if kind == "reranker":
+        config, weights = gguf_rerankers.with_answers(file, tokenizer, config, weights)
+    recognised = _recognise(file, bool(adapters), entry) if kind == "embedding" else None
     prompts = _stored_json(file, PROMPTS) or _known(config, recognised)
     general = {
         key.removeprefix("general."): value
@@ -241,13 +253,20 @@ def _known(config: dict[str, Any], recognised: Recognised | None) -> dict[str, A
     return {"prompts": dict(entry.prompts), "default_prompt_name": entry.default_prompt_name}
 
 
-def read(path: Path, task: str | None = None, *, packed: bool = False, entry: Entry | None = None) -> Checkpoint:
+def read(
+    path: Path,
+    task: str | None = None,
+    *,
+    packed: bool = False,
+    entry: Entry | None = None,
+    kind: Kind = "embedding",
+) -> Checkpoint:
     """Read a .gguf, or the one in a folder, with all of its adapters or the one of `task`.
 
     `packed`: blocks that MLX can hold exactly stay packed; otherwise all become plain arrays. `entry`: the model
     that it is; without it, the one that the file names.
     """
-    source = open_source(path, task, packed=packed, entry=entry)
+    source = open_source(path, task, packed=packed, entry=entry, kind=kind)
     config, tensors = source.config, {}
     packings: dict[str, Packing] = {}
     exact_dtype: mx.Dtype | None = None

@@ -293,7 +293,11 @@ def _template(file: GGUF, tokens: Sequence[str], model: str) -> processors.Templ
     if not used:
         return None
     single = " ".join(filter(None, (before, "$A", after)))
-    pair = " ".join(filter(None, (single, "$B:1", f"{after}:1" if after else None)))
+    # RoBERTa and XLM-RoBERTa put two between the texts of a pair, and have one type of tokens.
+    roberta = model == "t5" or pre.startswith(("jina-v1", "jina-v2"))
+    between, second = (after, "$B") if roberta else (None, "$B:1")
+    closing = after and (after if roberta else f"{after}:1")
+    pair = " ".join(filter(None, (single, between, second, closing)))
     ids = {token: i for i, token in enumerate(tokens)}
     return processors.TemplateProcessing(
         single=single, pair=pair, special_tokens=[(token, ids[token]) for token in dict.fromkeys(used)]

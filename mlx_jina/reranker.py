@@ -1,0 +1,262 @@
+"""The public `load_reranker` and `Reranker`: how well each document answers a query."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, TypedDict, overload
+
+import numpy as np
+import numpy.typing as npt
+
+from mlx_jina import device
+from mlx_jina.choices import ACTIVATIONS, Activation, Dtype
+from mlx_jina.engine import reranking
+from mlx_jina.engine.loaded_model import LoadedModel
+from mlx_jina.engine.pipeline import progress
+from mlx_jina.engine.plan import Plan
+from mlx_jina.engine.reranking import Scored
+from mlx_jina.engine.thread import ModelThread
+from mlx_jina.errors import CheckpointError, InputError, TruncationWarning
+from mlx_jina.models.rerankers import Qwen3Reranker, RerankerModel
+from mlx_jina.text.pairs import BertPairs, Pair, PairOptions, PairTexts, QwenPairs
+from mlx_jina.text.tokenizer import check, listed
+from mlx_jina.weights import hub, kinds, loading
+from mlx_jina.weights.loading import Loaded
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from mlx_jina.options import RerankOptions, Texts
+
+__all__ = ["Ranked", "Reranker", "Scored", "load_reranker"]
+
+Scores = npt.NDArray[np.float32]
+
+
+class Ranked(TypedDict, total=False):
+    """A document in the order of `Reranker.rank`, under the names of sentence-transformers."""
+
+    corpus_id: int
+    """The document's index in the list that was given."""
+    score: float
+    text: str
+    """With `return_documents`."""
+
+
+def load_reranker(
+    name: str | Path,
+    *,
+    revision: str | None = None,
+    local_files_only: bool = False,
+    dtype: Dtype | None = None,
+    cache_dir: str | Path | None = None,
+) -> Reranker:
+    """Load a reranker by name ("jina-reranker-v1-tiny-en"), Hugging Face id, folder or .gguf.
+
+    Runs jina-reranker-v1 and v2, BAAI/bge-reranker-v2-m3, Qwen3-Reranker, and models with their layouts. Options
+    are those of `mlx_jina.load`. Raises ModelNotFoundError for a name that leads nowhere, CheckpointError for
+    files that are no reranker, or none that runs here.
+    """
+    device.check_dtype(dtype)
+    kinds.check_name(str(name), "reranker")
+    path = hub.resolve(str(name), revision, local_files_only, cache_dir)
+    thread = ModelThread()
+    read = partial(loading.load, kind="reranker")
+    return Reranker(thread.run(read, path, str(name), None, dtype), thread)
+
+
+class Reranker(LoadedModel):
+    """A loaded cross-encoder: a query and documents in, scores out. Made by `load_reranker`.
+
+    Safe to share between threads. A document's score depends on nothing but the query and the document: alone,
+    among others and in any order it is the same.
+    """
+
+    def __init__(self, loaded: Loaded, thread: ModelThread) -> None:
+        super().__init__(loaded, thread)
+        model = loaded.model_for(None)
+        if not isinstance(model, RerankerModel):
+            raise CheckpointError(f"{self.path} is no reranker: mlx_jina.load opens it")
+        self._model = model
+        self._texts: PairTexts = (QwenPairs if isinstance(model, Qwen3Reranker) else BertPairs)(self._tokenizer)
+        self._head = thread.run(model.head)
+        self.takes_instruction: bool = isinstance(model, Qwen3Reranker)
+        """Whether the model reads an instruction besides the query."""
+
+    def __repr__(self) -> str:
+        return f"Reranker({str(self.path)!r}, dtype={self.dtype!r})"
+
+    def score(
+        self,
+        query: str,
+        documents: Texts,
+        *,
+        instruction: str | None = None,
+        activation: Activation = "default",
+        max_length: int | None = None,
+        truncate: bool = True,
+        batch_tokens: int | None = None,
+        show_progress_bar: bool | None = None,
+    ) -> Scores:
+        """How well each document answers the query, in the order of the documents: (N,); no documents give (0,).
+
+        - `instruction`: what a document should do for a query, for models that read one (`takes_instruction`); by
+          default the model's own, for questions to a web search.
+        - `activation`: "default" gives probabilities, "none" the logits before them, which separate documents
+          that are all near 0 or 1.
+        - `max_length`: tokens of one row that the model reads, at most `self.max_length`. JinaBERT and XLM-RoBERTa
+          read a longer document in several rows that overlap, and its best row counts. Qwen3 reads its first part
+          with one TruncationWarning, or with `truncate=False` it is a TooLongError that names the document.
+        - `batch_tokens`: tokens of a forward pass; a matter of speed and memory, not of results.
+
+        Raises InputError for an empty query and for documents that are no texts, TooLongError for a query that
+        leaves no room to a document, and NumericalError if a score is not finite.
+        """
+        options: RerankOptions = {
+            "instruction": instruction,
+            "activation": activation,
+            "max_length": max_length,
+            "truncate": truncate,
+            "batch_tokens": batch_tokens,
+            "show_progress_bar": show_progress_bar,
+        }
+        scored = self.details(query, documents, **options)
+        self._warn_of_cut(scored, max_length)
+        return activated(scored.logits, activation)
+
+    def details(
+        self,
+        query: str,
+        documents: Texts,
+        *,
+        advance: Callable[[int], object] = int,
+        **options: Unpack[RerankOptions],
+    ) -> Scored:
+        """What became of each document: its logit, tokens read, tokens cut off, and rows. Nothing is warned of.
+
+        After each forward pass `advance` is called with the number of rows that this pass finished. Options as in
+        `score`.
+        """
+        return self._scored(_pairs(query, documents), windows=True, advance=advance, **options)
+
+    def rank(
+        self,
+        query: str,
+        documents: Texts,
+        top_k: int | None = None,
+        return_documents: bool = False,
+        **options: Unpack[RerankOptions],
+    ) -> list[Ranked]:
+        """Documents by falling score: dicts with `corpus_id` and `score`, and with `return_documents` also `text`.
+
+        The names are those of sentence-transformers' `CrossEncoder.rank`; other options are those of `score`. Of
+        equal scores the document that came first comes first. `top_k=None` ranks all.
+        """
+        if top_k is not None and top_k < 1:
+            raise InputError(f"top_k={top_k} must be at least 1; None ranks all documents")
+        scores = self.score(query, documents, **options)
+        order = np.argsort(-scores, kind="stable")[:top_k]
+        ranked: list[Ranked] = [{"corpus_id": int(i), "score": float(scores[i])} for i in order]
+        if return_documents:
+            for item in ranked:
+                item["text"] = documents[item["corpus_id"]]
+        return ranked
+
+    @overload
+    def predict(self, inputs: Pair, **options: Unpack[RerankOptions]) -> np.float32: ...
+
+    @overload
+    def predict(self, inputs: Sequence[Pair], **options: Unpack[RerankOptions]) -> Scores: ...
+
+    def predict(self, inputs: Pair | Sequence[Pair], **options: Unpack[RerankOptions]) -> np.float32 | Scores:
+        """Scores of pairs (query, document), (N,); of one pair a number. Options are those of `score`.
+
+        As in sentence-transformers' `CrossEncoder.predict`, JinaBERT and XLM-RoBERTa read one row of a pair: of a
+        pair that is too long the longer text is cut, with one TruncationWarning.
+        """
+        single = len(inputs) == 2 and all(isinstance(side, str) for side in inputs)
+        pairs: list[Pair] = []
+        for index, pair in enumerate([inputs] if single else inputs):
+            if isinstance(pair, str) or not isinstance(pair, Sequence) or len(pair) != 2:
+                raise InputError("is no pair of a query and a document", position=index)
+            # Sentence-transformers takes lists as well.
+            pairs.append((pair[0], pair[1]))  # type: ignore[arg-type]
+        scored = self._scored(pairs, windows=False, **options)
+        self._warn_of_cut(scored, options.get("max_length"))
+        scores = activated(scored.logits, options.get("activation", "default"))
+        return scores[0] if single else scores
+
+    def _scored(
+        self,
+        pairs: Sequence[Pair],
+        *,
+        windows: bool,
+        advance: Callable[[int], object] = int,
+        instruction: str | None = None,
+        activation: Activation = "default",
+        max_length: int | None = None,
+        truncate: bool = True,
+        batch_tokens: int | None = None,
+        show_progress_bar: bool | None = None,
+    ) -> Scored:
+        if activation not in ACTIVATIONS:
+            raise InputError(f"activation={activation!r} is not one of {', '.join(ACTIVATIONS)}")
+        plan = self._plan(max_length, truncate, batch_tokens)
+        groups = self._texts.groups(pairs, PairOptions(plan.max_length, truncate, windows, instruction))
+        with progress(sum(len(group.rows) for group in groups), show_progress_bar) as bar:
+
+            def done(rows: int) -> None:
+                bar.update(rows)
+                advance(rows)
+
+            return reranking.score(self.pipeline, plan, self._head, groups, len(pairs), done)
+
+    def _warn_of_cut(self, scored: Scored, max_length: int | None) -> None:
+        if texts := int((scored.cut > 0).sum()):
+            warnings.warn(TruncationWarning(texts, max_length or self.max_length), stacklevel=3)
+
+    def _plan(self, max_length: int | None, truncate: bool, batch_tokens: int | None) -> Plan:
+        least = 2 * self._texts.special_tokens
+        limit = self.max_length if max_length is None else max_length
+        if not least < limit <= self.max_length:
+            raise InputError(
+                f"max_length={max_length} must lie between {least + 1} and this model's {self.max_length}"
+            )
+        if batch_tokens is not None and batch_tokens < 1:
+            raise InputError(f"batch_tokens={batch_tokens} must be at least 1")
+        return Plan(
+            model=self._model,
+            prefix="",
+            max_length=limit,
+            truncate=truncate,
+            dimension=self.dimension,
+            normalize=False,
+            precision="float32",
+            ranges=None,
+            batch_tokens=batch_tokens or self.loaded.budget.batch_tokens,
+        )
+
+
+def _pairs(query: str, documents: Texts) -> list[Pair]:
+    """The query with each document. Raises InputError for an empty query also where there are no documents."""
+    if not isinstance(query, str):
+        raise InputError(f"the query must be a str, not {type(query).__name__}")
+    if isinstance(documents, str):
+        raise InputError("documents must be a list of texts, not one str")
+    try:
+        check([query])
+    except InputError as error:
+        raise InputError(f"the query {error.words}") from None
+    if not query.strip():
+        raise InputError("the query is empty")
+    return [(query, document) for document in listed(documents)]
+
+
+def activated(logits: npt.NDArray[np.float64], activation: Activation) -> Scores:
+    """Logits as they are, or as probabilities by the logistic function."""
+    if activation == "none":
+        return logits.astype(np.float32)
+    return np.exp(-np.logaddexp(0, -logits)).astype(np.float32)

@@ -1,0 +1,131 @@
+"""Rerankers as they are published, turned into the names and settings of models/rerankers.py."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import mlx.core as mx
+
+from mlx_jina.errors import CheckpointError
+from mlx_jina.models.rerankers import SCORE_ROWS, JinaBertReranker, Qwen3Reranker
+from mlx_jina.weights import jina_v3, kinds, quantize
+from mlx_jina.weights.checkpoint import Checkpoint
+
+# Stock XLM-RoBERTa's names, as BAAI's rerankers have them, in those of models/xlm_roberta.py.
+_STOCK = (
+    (r"^roberta\.", ""),
+    (r"^encoder\.layer\.", "layers."),
+    (r"^(layers\.\d+)\.attention\.self\.query\.", r"\1.self_attn.q_proj."),
+    (r"^(layers\.\d+)\.attention\.self\.key\.", r"\1.self_attn.k_proj."),
+    (r"^(layers\.\d+)\.attention\.self\.value\.", r"\1.self_attn.v_proj."),
+    (r"^(layers\.\d+)\.attention\.output\.dense\.", r"\1.self_attn.o_proj."),
+    (r"^(layers\.\d+)\.attention\.output\.LayerNorm\.", r"\1.post_attention_layernorm."),
+    (r"^(layers\.\d+)\.intermediate\.dense\.", r"\1.mlp.fc1."),
+    (r"^(layers\.\d+)\.output\.dense\.", r"\1.mlp.fc2."),
+    (r"^(layers\.\d+)\.output\.LayerNorm\.", r"\1.post_mlp_layernorm."),
+)
+# The two answers of Qwen3-Reranker.
+NO, YES = "no", "yes"
+
+
+def translate(files: Checkpoint, name: str) -> Checkpoint:
+    """A reranker's checkpoint as models/rerankers.py takes it; `name` is what the user called it.
+
+    Raises CheckpointError for a checkpoint that is no reranker, or none that runs here.
+    """
+    kinds.check_refused(files.path, name)
+    readers: Mapping[str, Callable[[Checkpoint, str], Checkpoint]] = {
+        "bert": _jina_bert,
+        "xlm-roberta": _xlm_roberta,
+        "qwen3": _qwen3,
+    }
+    kind = str(files.config.get("model_type"))
+    if kind == Qwen3Reranker.architecture:
+        # A .gguf, whose reader knows where the rows are.
+        return files
+    if kind not in readers:
+        raise CheckpointError(
+            f"{files.path}: model_type {kind!r} is no reranker that mlx-jina runs (JinaBERT, XLM-RoBERTa, Qwen3)"
+        )
+    return readers[kind](files, name)
+
+
+def _with_kind(files: Checkpoint, kind: str, tensors: dict[str, mx.array], **settings: Any) -> Checkpoint:
+    return replace(files, config={**files.config, **settings, "model_type": kind}, tensors=tensors)
+
+
+def _no_head(files: Checkpoint, head: str) -> CheckpointError:
+    return CheckpointError(f"{files.path} has no {head} and is no reranker; mlx_jina.load opens embedding models")
+
+
+def _jina_bert(files: Checkpoint, name: str) -> Checkpoint:
+    for head in ("classifier.weight", "pooler.dense.weight"):
+        if head not in files.tensors:
+            raise _no_head(files, head)
+    return _with_kind(files, JinaBertReranker.architecture, files.tensors)
+
+
+def _xlm_roberta(files: Checkpoint, name: str) -> Checkpoint:
+    if "classifier.out_proj.weight" not in files.tensors:
+        raise _no_head(files, "classifier.out_proj.weight")
+    if any(".mixer.Wqkv." in tensor for tensor in files.tensors):
+        tensors, _ = jina_v3.translate(files.path, {}, files.tensors)
+    else:
+        tensors = {_renamed(tensor): x for tensor, x in files.tensors.items()}
+    return replace(files, tensors=tensors)
+
+
+def _renamed(name: str) -> str:
+    for pattern, replacement in _STOCK:
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+def _qwen3(files: Checkpoint, name: str) -> Checkpoint:
+    architectures = files.config.get("architectures") or []
+    tensors = {tensor: x for tensor, x in files.tensors.items() if not tensor.startswith("lm_head.")}
+    if "score.weight" in tensors:
+        # "yes" less "no", as sequence classification with one label has it.
+        rows = tensors["score.weight"].shape[0]
+        if rows != 1:
+            raise CheckpointError(f"{files.path}: score.weight has {rows} rows; a reranker's has one")
+        return _with_kind(files, Qwen3Reranker.architecture, tensors, **{SCORE_ROWS: 1})
+    if "Qwen3ForCausalLM" not in architectures or any(
+        "embed" in called.lower() for called in (name, files.path.name)
+    ):
+        raise _no_head(files, "language head (architectures " + ", ".join(map(str, architectures)) + ")")
+    tensors["score.weight"] = _answer_rows(files)
+    return _with_kind(files, Qwen3Reranker.architecture, tensors, **{SCORE_ROWS: 2})
+
+
+def answer_ids(files: Checkpoint) -> tuple[int, int]:
+    """The tokens of "no" and "yes". Raises CheckpointError unless each is one token."""
+    found = []
+    for answer in (NO, YES):
+        ids = files.tokenizer.fast.encode(answer, add_special_tokens=False).ids
+        if len(ids) != 1:
+            raise CheckpointError(f"{files.path}: its tokenizer has no token for {answer!r}, and is not Qwen3's")
+        found.append(ids[0])
+    return found[0], found[1]
+
+
+def _answer_rows(files: Checkpoint) -> mx.array:
+    """The rows of "no" and "yes" in the language head, which may share the embedding's weights: (2, D)."""
+    tied = files.config.get("tie_word_embeddings", "lm_head.weight" not in files.tensors)
+    head = "embed_tokens" if tied else "lm_head"
+    if f"{head}.weight" not in files.tensors:
+        raise CheckpointError(
+            f"{files.path}: config.json has tie_word_embeddings {files.config.get('tie_word_embeddings')!r}, but "
+            f"there is no {head}.weight"
+        )
+    rows = mx.array(answer_ids(files))
+    parts = {
+        f"{head}.{part}": files.tensors[f"{head}.{part}"][rows]
+        for part in ("weight", "scales", "biases")
+        if f"{head}.{part}" in files.tensors
+    }
+    packings = quantize.packings(files.config, parts, {head: (2, files.config["hidden_size"])})
+    return quantize.dequantize(parts, packings, mx.float32)[f"{head}.weight"]
