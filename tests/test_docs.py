@@ -23,7 +23,7 @@ from huggingface_hub import constants
 import mlx_jina
 from mlx_jina import catalog
 from mlx_jina.cli import app, launchd
-from tests.support import checkpoints, colbert_checkpoints, v3_checkpoints
+from tests.support import checkpoints, colbert_checkpoints, reranker_checkpoints, v3_checkpoints
 from tests.support.process import Server
 from tests.test_layers import LEVEL
 
@@ -82,6 +82,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "v3": v3_checkpoints.original,
         "colbert-v2": colbert_checkpoints.v2,
         "v5-small": checkpoints.v5_small,
+        "jina-reranker-v1-tiny-en": reranker_checkpoints.v1,
     }
     for name, make in makers.items():
         entry = catalog.find(name)

@@ -22,22 +22,27 @@ from mlx_jina.cli.search import duplicates, related, search
 from mlx_jina.cli.serve import serve
 from mlx_jina.cli.service import service
 from mlx_jina.errors import InputError, MlxJinaError
-from mlx_jina.options import ChunkingOptions, CutOptions, EncodeOptions, LoadOptions
+from mlx_jina.options import ChunkingOptions, CutOptions, EncodeOptions, LoadOptions, PlaceOptions, RerankOptions
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def _loading_options(command: F) -> F:
-    """The options of `mlx_jina.load`."""
+def _place_options(command: F) -> F:
+    """The options of `mlx_jina.load_reranker`."""
     for option in (
         click.option("--dtype", type=click.Choice(DTYPES), help="What to compute in. [default: by device]"),
         click.option("--local-files-only", is_flag=True, help="Never download."),
         click.option("--cache-dir", metavar="DIR", help="Hugging Face cache to use instead of the usual one."),
-        click.option("--as-model", metavar="NAME", help="Which published model the file or folder is."),
         click.option("--revision", metavar="REV", help="Branch, tag or commit on the Hugging Face hub."),
     ):
         command = option(command)
     return command
+
+
+def _loading_options(command: F) -> F:
+    """The options of `mlx_jina.load`."""
+    as_model = click.option("--as-model", metavar="NAME", help="Which published model the file or folder is.")
+    return _place_options(as_model(command))
 
 
 def _model_option(command: F) -> F:
@@ -179,6 +184,57 @@ def similarity(texts: tuple[str, ...], model: str | None, **options: Any) -> Non
     from mlx_jina.cli.similarity import run
 
     run(texts, model, *_split(options))
+
+
+@commands.command()
+@click.argument("model")
+@click.argument("query")
+@click.argument("documents", nargs=-1)
+@click.option(
+    "--input",
+    "-i",
+    "paths",
+    multiple=True,
+    metavar="PATH",
+    help="More documents: what `mlx-jina encode --input` reads. May be repeated.",
+)
+@click.option("--field", metavar="NAME", help="Where the text is in .jsonl and .csv. [default: text]")
+@click.option("--top-n", type=click.IntRange(min=1), metavar="N", help="The best N documents. [default: all]")
+@click.option("--instruction", metavar="TEXT", help="What a document should do for a query (Qwen3-Reranker).")
+@click.option("--raw", is_flag=True, help="Logits instead of probabilities.")
+@click.option("--max-length", type=int, metavar="N", help="Tokens that are read at a time. [default: the model's]")
+@click.option("--truncate/--no-truncate", default=True, help="Cut longer documents with a warning, or stop there.")
+@click.option("--batch-tokens", type=int, metavar="N", help="Tokens per forward pass: speed and memory only.")
+@_place_options
+def rerank(
+    model: str,
+    query: str,
+    documents: tuple[str, ...],
+    paths: tuple[str, ...],
+    field: str | None,
+    top_n: int | None,
+    raw: bool,
+    **options: Any,
+) -> None:
+    """Rank documents by how well they answer a query.
+
+    Prints DOCUMENTS as JSON lines with index, score and text, best first. MODEL is a reranker, such as
+    jina-reranker-v1-tiny-en, bge-reranker-v2-m3 or Qwen3-Reranker-0.6B.
+    """
+    from mlx_jina.cli.rerank import run
+
+    loading = {name: options.pop(name) for name in sorted(PlaceOptions.__optional_keys__)}
+    reranking = {**options, "activation": "none" if raw else "default"}
+    run(
+        model,
+        query,
+        documents,
+        paths,
+        field,
+        top_n,
+        cast(PlaceOptions, loading),
+        cast(RerankOptions, reranking),
+    )
 
 
 @commands.command()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlx_jina import __version__, catalog, device
+from mlx_jina.catalog import Entry
 from mlx_jina.cpu import blas
 from mlx_jina.errors import InputError, ModelNotFoundError
 from mlx_jina.weights import hub
@@ -16,7 +17,7 @@ from mlx_jina.weights import hub
 if TYPE_CHECKING:
     from mlx_jina import Encoder, MultiVectorEncoder
     from mlx_jina.engine.loaded_model import LoadedModel
-    from mlx_jina.options import LoadOptions
+    from mlx_jina.options import LoadOptions, PlaceOptions
 
 PACKAGES = ("mlx", "mlx-lm", "tokenizers", "numpy", "huggingface-hub", "gguf", "pyarrow", "icu4py")
 
@@ -43,6 +44,9 @@ def _model(name: str, loading: LoadOptions) -> None:
     from mlx_jina.weights import quantize
 
     entry = catalog.find(name)
+    if entry is not None and entry.kind == "reranker":
+        _reranker(entry, loading)
+        return
     rows = [("model", entry.repo if entry else name)]
     if entry:
         rows += [("licence", entry.license), ("languages", entry.languages)]
@@ -96,6 +100,29 @@ def _reading(model: Encoder | MultiVectorEncoder) -> Iterator[Row]:
     prompts = ", ".join(f"{key}={value!r}" for key, value in model.prompts.items())
     yield "tasks", ", ".join(model.tasks) or "none"
     yield "prompts", prompts or "none"
+
+
+def _reranker(entry: Entry, loading: LoadOptions) -> None:
+    from mlx_jina import load_reranker
+
+    rows: list[Row] = [("model", entry.repo), ("kind", "reranker: load_reranker, mlx-jina rerank")]
+    rows += [("licence", entry.license), ("languages", entry.languages)]
+    try:
+        places: PlaceOptions = {
+            "revision": loading.get("revision"),
+            "cache_dir": loading.get("cache_dir"),
+            "dtype": loading.get("dtype"),
+            "local_files_only": True,
+        }
+        reranker = load_reranker(entry.repo, **places)
+    except ModelNotFoundError:
+        rows += [("max length", f"{entry.max_length} tokens"), ("here", "no; reranking with it downloads it")]
+        _print(rows)
+        return
+    rows += [("max length", f"{reranker.max_length} tokens")]
+    rows += [("instruction", "yes" if reranker.takes_instruction else "none")]
+    rows += [("dtype here", reranker.dtype), *_memory(reranker), ("here", str(reranker.path))]
+    _print(rows)
 
 
 def _memory(encoder: LoadedModel) -> Iterator[Row]:
