@@ -26,7 +26,7 @@ from starlette.types import Receive, Scope, Send
 
 from mlx_jina.server import access, monitoring
 from mlx_jina.server.capacity import Capacity, Slot
-from mlx_jina.server.dialects import cohere, jina, lm_studio, ollama, openai, tei
+from mlx_jina.server.dialects import cohere, jina, lm_studio, ollama, openai, rerank, tei
 from mlx_jina.server.dialects.base import Body, Endpoint, Reply
 from mlx_jina.server.engine import Engine
 from mlx_jina.server.errors import ApiError
@@ -35,7 +35,7 @@ from mlx_jina.server.openapi import document
 
 logger = logging.getLogger(__name__)
 
-DIALECTS = (openai, jina, ollama, lm_studio, tei, cohere)
+DIALECTS = (openai, jina, ollama, lm_studio, tei, cohere, rerank)
 
 # Bodies and vectors of at least so many bytes are parsed and written in a thread, not on the event loop.
 LARGE = 1 << 17
@@ -117,7 +117,12 @@ def create_app(engine: Engine, metrics: Metrics, settings: Settings) -> Starlett
                 allow_methods=("GET", "POST"),
                 allow_headers=("*",),
                 allow_private_network=True,
-                expose_headers=("X-Embedding-Fingerprint", "X-Embedding-Truncated", "Retry-After"),
+                expose_headers=(
+                    "X-Embedding-Fingerprint",
+                    "X-Embedding-Truncated",
+                    "X-Rerank-Truncated",
+                    "Retry-After",
+                ),
             ),
         ],
         exception_handlers={HTTPException: _unrouted},
@@ -303,7 +308,7 @@ def _whole(escape: re.Match[bytes]) -> bytes:
 
 
 def _written(reply: Reply) -> Response:
-    headers = {}
+    headers = dict(reply.headers or {})
     if (embedded := reply.embedded) is not None:
         headers["X-Embedding-Fingerprint"] = embedded.fingerprint
         headers["X-Embedding-Truncated"] = str(embedded.truncated)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TypedDict
+from typing import NamedTuple, TypedDict
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from mlx_jina.encoder import Encoder
 from mlx_jina.engine import late_chunking
 from mlx_jina.engine.multi_vectors import MultiVectors
 from mlx_jina.engine.pipeline import Item
+from mlx_jina.engine.reranking import Scored
 from mlx_jina.errors import InputError, MlxJinaError, TooLongError
 from mlx_jina.models.base import EncoderModel
 from mlx_jina.server.errors import ApiError
@@ -48,6 +50,13 @@ class Embedded:
     """Seconds of loading the model; 0 if it was loaded already."""
     seconds: float
     """Seconds of the whole call, loading included."""
+
+
+class Reranked(NamedTuple):
+    """The answer to one request to rerank."""
+
+    model: Model
+    scored: Scored
 
 
 class EmbedOptions(TypedDict, total=False):
@@ -137,6 +146,47 @@ class Engine:
             seconds=time.perf_counter() - started,
         )
 
+    async def rerank(
+        self, query: str, documents: Sequence[str], model: str = "", *, instruction: str | None, truncate: bool
+    ) -> Reranked:
+        """How well each of N documents answers a query.
+
+        `model`: as in `embed`; "" is the default model, or else the first reranker. `truncate`: as in
+        `Reranker.score`. Raises ApiError as `embed` does. The job of a call that is cancelled ends with its batch.
+        """
+        chosen, suffix = await self.store.find(model, "reranker")
+        if suffix is not None:
+            raise ApiError(400, f"a reranker has no tasks or sides, and {suffix!r} is none", None, "model")
+        gone = threading.Event()
+
+        def advance(_: int) -> None:
+            if gone.is_set():
+                raise _GoneError
+
+        async with self.store.using(chosen) as loaded:
+            job = partial(
+                loaded.reranker.details,
+                query,
+                list(documents),
+                advance=advance,
+                instruction=instruction,
+                truncate=truncate,
+                show_progress_bar=False,
+            )
+            started = time.perf_counter()
+            try:
+                scored = await self.store.rerank(job)
+            except TooLongError as error:
+                raise ApiError(400, str(error), "INPUT_TOKEN_LIMIT_EXCEEDED", "documents") from None
+            except InputError as error:
+                raise ApiError(400, str(error), "invalid_input") from None
+            except MlxJinaError as error:
+                raise ApiError(500, str(error), "computation_failed") from None
+            finally:
+                gone.set()
+            self.store.observe(chosen, len(documents), scored.computed_tokens, time.perf_counter() - started)
+        return Reranked(chosen, scored)
+
     async def embed_tokens(
         self,
         texts: Sequence[str],
@@ -214,6 +264,10 @@ def _parts(texts: Sequence[str]) -> Iterator[list[Item]]:
         characters += 1 + len(item[1])
     if part:
         yield part
+
+
+class _GoneError(Exception):
+    """The client has hung up."""
 
 
 def _task_and_prompt(

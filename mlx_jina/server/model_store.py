@@ -21,7 +21,8 @@ from mlx_jina.catalog import Entry, Kind
 from mlx_jina.encoder import Encoder, load
 from mlx_jina.errors import CheckpointError, InputError, MlxJinaError, ModelNotFoundError
 from mlx_jina.multi_vector import MultiVectorEncoder, load_multi_vector
-from mlx_jina.options import LoadOptions
+from mlx_jina.options import LoadOptions, PlaceOptions
+from mlx_jina.reranker import Reranker, load_reranker
 from mlx_jina.server.errors import ApiError
 from mlx_jina.server.scheduler import Scheduler
 from mlx_jina.weights import hub, kinds
@@ -33,6 +34,8 @@ logger = logging.getLogger(__name__)
 
 # A request waits for a download so long; the download goes on for later ones.
 DOWNLOAD_SECONDS = 60
+# Requests to rerank that take turns; others wait.
+RERANKING = 4
 
 T = TypeVar("T")
 
@@ -48,9 +51,9 @@ class StoreOptions(LoadOptions, total=False):
 class Loaded:
     """A model in memory, and the scheduler that all requests for embeddings share."""
 
-    def __init__(self, model: Encoder | MultiVectorEncoder, scheduler: Scheduler) -> None:
+    def __init__(self, model: Encoder | MultiVectorEncoder | Reranker, scheduler: Scheduler) -> None:
         self.model = model
-        """The model of either kind, for its facts."""
+        """The model of any kind, for its facts."""
         self.scheduler = scheduler
         self.plan = lru_cache(maxsize=256)(lambda **options: self.encoder.plan(**options))
         """`Encoder.plan` with a cache, because most requests have the same options."""
@@ -60,16 +63,27 @@ class Loaded:
 
     @property
     def encoder(self) -> Encoder:
-        """The model. Raises ApiError 400 for one that has a vector for each token."""
+        """The model. Raises ApiError 400 for one that has a vector for each token, and for a reranker."""
         if isinstance(self.model, MultiVectorEncoder):
             raise _other_kind("has a vector for every token, and no embedding: POST /v1/multi-vector")
+        if isinstance(self.model, Reranker):
+            raise _other_kind("is a reranker, which gives no vectors: POST /v1/rerank")
         return self.model
 
     @property
     def multi_vector(self) -> MultiVectorEncoder:
-        """The model. Raises ApiError 400 for one with a vector for each text."""
+        """The model. Raises ApiError 400 for one with a vector for each text, and for a reranker."""
         if isinstance(self.model, Encoder):
             raise _other_kind("has one vector for each text: POST /v1/embeddings")
+        if isinstance(self.model, Reranker):
+            raise _other_kind("is a reranker, which gives no vectors: POST /v1/rerank")
+        return self.model
+
+    @property
+    def reranker(self) -> Reranker:
+        """The model. Raises ApiError 400 if it is no reranker."""
+        if not isinstance(self.model, Reranker):
+            raise _other_kind("gives vectors, and scores no documents: POST /v1/embeddings, or name a reranker")
         return self.model
 
     async def fingerprint(self, task: str | None) -> str:
@@ -83,6 +97,8 @@ class Loaded:
         task = next(iter(self.model.tasks), None)
         if isinstance(self.model, Encoder):
             await asyncio.to_thread(self.model.encode, "warm up", task=task)
+        elif isinstance(self.model, Reranker):
+            await asyncio.to_thread(self.model.score, "warm", ["up"])
         else:
             await asyncio.to_thread(self.model.encode_query, "warm up")
         await self.fingerprint(task)
@@ -151,6 +167,7 @@ class ModelStore:
             ThreadPoolExecutor(1, thread_name_prefix="mlx-jina-tokens"),
             ThreadPoolExecutor(1, thread_name_prefix="mlx-jina-tokens-large"),
         )
+        self._reranking = ThreadPoolExecutor(RERANKING, thread_name_prefix="mlx-jina-rerank")
         self._models: dict[str, Model] = {}
         for argument in names:
             alias, source = hub.split_alias(argument)
@@ -163,8 +180,12 @@ class ModelStore:
 
     # ---- by name
 
-    async def find(self, name: str) -> tuple[Model, str | None]:
+    async def find(self, name: str, kind: Kind = "embedding") -> tuple[Model, str | None]:
         """The model that a client names, loaded or not, and the name's suffix. Raises ApiError 404."""
+        if not name and kind == "reranker":
+            # Of several models, a request that names none can mean only a reranker.
+            own = [model for model in self._models.values() if model.kind == "reranker"]
+            return next(iter(own), self.default), None
         if not name:
             return self.default, None
         if (found := await self._find(name)) is not None:
@@ -236,7 +257,15 @@ class ModelStore:
             (model.loaded.scheduler.seconds_ahead() for model in self.in_memory() if model.loaded), default=0
         )
 
+    def observe(self, model: Model, texts: int, tokens: int, seconds: float) -> None:
+        """Count what a model has computed."""
+        self._observe(model.name, texts, tokens, seconds)
+
     # ---- in memory
+
+    async def rerank(self, function: Callable[[], T]) -> T:
+        """Run a reranker's job in a thread; a few jobs take turns on the reranker's own, batch by batch."""
+        return await asyncio.get_running_loop().run_in_executor(self._reranking, function)
 
     async def in_turn(self, function: Callable[..., T], *arguments: Any) -> T:
         """Run memory-hungry work in a thread, one call after the other."""
@@ -266,14 +295,13 @@ class ModelStore:
             async with self._making_room:
                 await self._make_room(_size(path), wanted=model)
                 options: LoadOptions = {**self._loading, "local_files_only": True}
-                encoder = await asyncio.to_thread(_open, model.source, kinds.of(path), options)
-                await self._make_room(encoder.nbytes, wanted=model)
+                opened = await asyncio.to_thread(_open, model.source, kinds.of(path, model.source), options)
+                await self._make_room(opened.nbytes, wanted=model)
                 model.loaded = loaded = Loaded(
-                    encoder,
-                    Scheduler(
-                        encoder.pipeline, self._tokenizing, lambda *batch: self._observe(model.name, *batch)
-                    ),
+                    opened,
+                    Scheduler(opened.pipeline, self._tokenizing, lambda *batch: self._observe(model.name, *batch)),
                 )
+                model.kind = opened.kind
                 model.used = time.monotonic()
         except MlxJinaError as error:
             words = f"model {model.name!r} cannot be loaded: {error}"
@@ -401,8 +429,14 @@ def _free() -> None:
     mx.clear_cache()
 
 
-def _open(source: str, kind: Kind, options: LoadOptions) -> Encoder | MultiVectorEncoder:
-    return load(source, **options) if kind == "embedding" else load_multi_vector(source, **options)
+def _open(source: str, kind: Kind, options: LoadOptions) -> Encoder | MultiVectorEncoder | Reranker:
+    if kind == "multi-vector":
+        return load_multi_vector(source, **options)
+    try:
+        return load(source, **options)
+    except kinds.RerankerError:
+        places = {name: value for name, value in options.items() if name in PlaceOptions.__optional_keys__}
+        return load_reranker(source, **cast(PlaceOptions, places))
 
 
 def _kind(path: Path) -> Kind:

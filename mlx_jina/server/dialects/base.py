@@ -181,12 +181,13 @@ class FloatsBody(EmbedBody):
 class Reply:
     """An answer: `content` becomes JSON (NumPy arrays included), `embedded` the X-Embedding-* headers.
 
-    Content that is bytes is sent as it is, as `media_type`.
+    Content that is bytes is sent as it is, as `media_type`. `headers` come on top.
     """
 
     content: Any
     embedded: Embedded | None = None
     media_type: str = "application/json"
+    headers: Mapping[str, str] | None = None
 
 
 Handler = Callable[[Engine, Any], Coroutine[Any, Any, Reply]]

@@ -29,7 +29,7 @@ def _described(model: Model) -> dict[str, Any]:
     described: dict[str, Any] = {
         "id": model.name,
         "object": "model",
-        "type": "embeddings",
+        "type": "embeddings" if model.kind == "embedding" else "rerank",
         "publisher": entry.repo.rpartition("/")[0] or "mlx-jina" if entry else "local",
         "arch": encoder.architecture if encoder else "jina",
         "compatibility_type": "mlx",

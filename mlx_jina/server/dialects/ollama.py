@@ -14,7 +14,7 @@ from pydantic import AliasChoices, Field
 
 from mlx_jina import __version__
 from mlx_jina.catalog import Entry
-from mlx_jina.encoder import Encoder
+from mlx_jina.engine.loaded_model import LoadedModel
 from mlx_jina.server.dialects.base import Body, Cut, Endpoint, FloatsBody, Name, Reply, Texts
 from mlx_jina.server.engine import Engine
 from mlx_jina.server.errors import ApiError
@@ -85,12 +85,12 @@ async def running(engine: Engine, body: None) -> Reply:
 async def show(engine: Engine, body: OllamaShowRequest) -> Reply:
     """A model's abilities. Smart Connections reads them for every model, and sizes its chunks accordingly."""
     model, _ = await engine.store.find(body.model)
-    known: Encoder | Entry
+    known: LoadedModel | Entry
     if model.loaded is None and model.entry is not None:
         known, family = model.entry, "jina"
     else:
         async with engine.store.using(model) as loaded:
-            known, family = loaded.encoder, loaded.encoder.architecture
+            known, family = loaded.model, loaded.model.architecture
     listed = await asyncio.to_thread(_listed, engine.store, model)
     content = {
         "modelfile": "",
@@ -104,7 +104,7 @@ async def show(engine: Engine, body: OllamaShowRequest) -> Reply:
             f"{family}.context_length": known.max_length,
             f"{family}.embedding_length": known.dimension,
         },
-        "capabilities": ["embedding"],
+        "capabilities": ["embedding" if model.kind == "embedding" else "rerank"],
     }
     return Reply(content)
 

@@ -125,7 +125,7 @@ def _described(model: Model) -> dict[str, Any]:
         "object": "model",
         "created": 0,
         "owned_by": model.entry.repo.partition("/")[0] if model.entry and "/" in model.entry.repo else "mlx-jina",
-        "type": model.kind,
+        "type": "rerank" if model.kind == "reranker" else model.kind,
         "state": "loaded" if encoder else "not-loaded",
         "dimension": known.dimension if known else None,
         "dimensions": list(known.truncate_dims) if known else None,
