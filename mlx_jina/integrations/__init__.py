@@ -9,7 +9,7 @@ import mlx_jina
 from mlx_jina import catalog
 
 if TYPE_CHECKING:
-    from mlx_jina import Encoder
+    from mlx_jina import Encoder, Reranker
 
 
 @lru_cache(maxsize=4)
@@ -23,3 +23,9 @@ def open_encoder(model_name: str, task: str | None = None) -> Encoder:
     if task is None and entry is not None and "retrieval" in entry.tasks:
         task = "retrieval"
     return mlx_jina.load(model_name, task=task)
+
+
+@lru_cache(maxsize=4)
+def open_reranker(model_name: str) -> Reranker:
+    """`mlx_jina.load_reranker` with a cache."""
+    return mlx_jina.load_reranker(model_name)

@@ -1,4 +1,4 @@
-"""LlamaIndex: `MLXJinaEmbedding(model_name="v5-small")` wherever a `BaseEmbedding` is wanted."""
+"""LlamaIndex: `MLXJinaEmbedding(model_name="v5-small")` is a `BaseEmbedding`, `MLXJinaRerank` a postprocessor."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ import asyncio
 
 from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.bridge.pydantic import Field
+from llama_index.core.postprocessor.types import BaseNodePostprocessor
+from llama_index.core.schema import MetadataMode, NodeWithScore, QueryBundle
 
-from mlx_jina.integrations import open_encoder
+from mlx_jina.errors import InputError
+from mlx_jina.integrations import open_encoder, open_reranker
 from mlx_jina.text.tokenizer import many
 
 
@@ -39,3 +42,28 @@ class MLXJinaEmbedding(BaseEmbedding):
 
     async def _aget_text_embeddings(self, texts: list[str]) -> list[list[float]]:
         return await asyncio.to_thread(self._get_text_embeddings, texts)
+
+
+class MLXJinaRerank(BaseNodePostprocessor):
+    """Keeps the `top_n` nodes that answer a query best, in this order; None keeps all.
+
+    Their scores are the reranker's. Fields as in `load_reranker` and `rank`.
+    """
+
+    model_name: str
+    top_n: int | None = 3
+    instruction: str | None = None
+
+    @classmethod
+    def class_name(cls) -> str:
+        return "MLXJinaRerank"
+
+    def _postprocess_nodes(
+        self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
+    ) -> list[NodeWithScore]:
+        if query_bundle is None:
+            raise InputError("a reranker needs the query: pass query_bundle or query_str")
+        texts = [node.node.get_content(metadata_mode=MetadataMode.EMBED) for node in nodes]
+        query = query_bundle.query_str
+        ranked = open_reranker(self.model_name).rank(query, texts, self.top_n, instruction=self.instruction)
+        return [NodeWithScore(node=nodes[hit["corpus_id"]].node, score=hit["score"]) for hit in ranked]
