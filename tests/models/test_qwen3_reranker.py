@@ -16,6 +16,7 @@ from mlx_jina.errors import CheckpointError, InputError, TooLongError, Truncatio
 from mlx_jina.text import pairs
 from mlx_jina.text.pairs import PairOptions, QwenPairs
 from mlx_jina.text.tokenizer import Tokenizer
+from mlx_jina.weights import convert
 from tests.support import bare, checkpoints, reference, rerank_reference, reranker_checkpoints
 from tests.support.tolerance import bound
 
@@ -183,6 +184,17 @@ def test_a_query_that_leaves_no_room(model: mlx_jina.Reranker) -> None:
 def test_an_instruction_that_is_no_text(model: mlx_jina.Reranker) -> None:
     with pytest.raises(InputError, match="the instruction"):
         model.score(QUERY, ["a"], instruction=3)  # type: ignore[arg-type]
+
+
+def test_a_quantised_mlx_folder(tmp_path: Path) -> None:
+    """The rows of the answers come from packed weights."""
+    folder = reranker_checkpoints.qwen(tmp_path / "model")
+    convert.to_mlx(str(folder), tmp_path / "packed", bits=8)
+    exact, packed = (
+        mlx_jina.load_reranker(path).score(QUERY, DOCUMENTS, activation="none")
+        for path in (folder, tmp_path / "packed")
+    )
+    assert 0 < abs(exact - packed).max() < 0.2
 
 
 def test_bfloat16_keeps_the_order(tmp_path: Path) -> None:
