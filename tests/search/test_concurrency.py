@@ -54,7 +54,7 @@ print("done")
 """
 
 
-@pytest.mark.parametrize("rounds", [2, pytest.param(25, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("rounds", [1, pytest.param(25, marks=pytest.mark.slow)])
 def test_two_syncs_and_four_searchers(
     rounds: int, folder: Path, tmp_path: Path, tiny: Encoder, tiny_folder: Path
 ) -> None:
