@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 import mlx_jina
 from mlx_jina.errors import InputError
+from mlx_jina.text.tokenizer import listed
 from mlx_jina.vectors import Floats
 
 TEXTS = (
@@ -47,9 +49,9 @@ class Comparison:
         return float(self.cosines.mean())
 
 
-def compare(a: str, b: str, texts: Sequence[str] = TEXTS, task: str | None = None) -> Comparison:
+def compare(a: str | Path, b: str | Path, texts: Sequence[str] = TEXTS, task: str | None = None) -> Comparison:
     """Encode `texts` with both checkpoints, of which one at a time is in memory."""
-    if not texts:
+    if not (texts := listed(texts)):
         raise InputError("there are no texts to compare by")
     rows = []
     for name in (a, b):

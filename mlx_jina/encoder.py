@@ -19,6 +19,7 @@ from mlx_jina.engine.plan import Plan
 from mlx_jina.engine.thread import ModelThread
 from mlx_jina.engine.token_vectors import TokenVectors, token_vectors
 from mlx_jina.errors import InputError
+from mlx_jina.options import check as check_options
 from mlx_jina.text.chunking import Chunk, Chunking
 from mlx_jina.text.prompts import Side
 from mlx_jina.text.tokenizer import Token, listed, many
@@ -65,6 +66,15 @@ def load(
 
     Raises ModelNotFoundError for a name that leads nowhere, CheckpointError for files that do not fit.
     """
+    check_options(
+        name=name,
+        task=task,
+        revision=revision,
+        local_files_only=local_files_only,
+        dtype=dtype,
+        cache_dir=cache_dir,
+        as_model=as_model,
+    )
     device.check_dtype(dtype)
     kinds.check_name(str(name), "embedding")
     path = hub.resolve(str(name), revision, local_files_only, cache_dir, task)
@@ -153,6 +163,7 @@ class Encoder(LoadedModel):
             "ranges": ranges,
             "batch_tokens": batch_tokens,
         }
+        check_options(output=output, late_chunking=late_chunking, show_progress_bar=show_progress_bar)
         if output not in OUTPUTS:
             raise InputError(f"output={output!r} is not one of {', '.join(OUTPUTS)}")
         if output == "tokens":
@@ -222,6 +233,7 @@ class Encoder(LoadedModel):
         return self.encode(texts, precision=precision, **self._for_side("document", options))
 
     def _for_side(self, side: Side, options: VectorOptions) -> VectorOptions:
+        check_options(**options)
         prompts, name = self.loaded.prompts, options.get("prompt_name")
         task = prompts.task_of(side, options.get("task"))
         if name is None and options.get("prompt") is None:
@@ -236,6 +248,7 @@ class Encoder(LoadedModel):
         Yields blocks (n, D), whose rows follow the order of the texts. After each forward pass `advance` is called
         with the number of texts that this pass finished, long before their block is full. Options as in `encode`.
         """
+        check_options(advance=advance)
         plan = self.plan(**options)
         for _, rows in self.pipeline.windows(enumerate(many(texts)), plan, advance):
             yield rows
@@ -256,6 +269,7 @@ class Encoder(LoadedModel):
         Late interaction needs these vectors, as does pooling of your own (with `normalize_embeddings=False`).
         Options as in `encode`, which also says how texts are cut to `max_length`.
         """
+        check_options(show_progress_bar=show_progress_bar)
         items = listed(texts)
         plan = self.plan(**options)
         found: dict[int, TokenVectors] = {}
@@ -309,6 +323,7 @@ class Encoder(LoadedModel):
         The other options are those of `encode`. Joining `chunk.text` of all chunks gives the document back,
         character by character, unless they overlap.
         """
+        check_options(show_progress_bar=show_progress_bar)
         items = listed(texts)
         with progress(len(items), show_progress_bar) as bar:
             blocks = self.encode_chunks_stream(items, chunk, advance=bar.update, **options)
@@ -328,6 +343,9 @@ class Encoder(LoadedModel):
         **options: Unpack[EncodeOptions],
     ) -> Iterator[list[ChunkedDocument]]:
         """`encode_chunks` of documents from any iterable, in order, holding no more than two windows of them."""
+        check_options(
+            chunk=chunk, chunk_tokens=chunk_tokens, overlap=overlap, late=late, language=language, advance=advance
+        )
         how = Chunking(chunk, chunk_tokens, overlap, language)
         plan = self.plan(**options)
         if late:
@@ -336,6 +354,7 @@ class Encoder(LoadedModel):
 
     def plan(self, **options: Unpack[EncodeOptions]) -> Plan:
         """Check the options of `encode`, and keep them for the texts to come. Raises InputError."""
+        check_options(**options)
         return plans.make(self.loaded, **options)
 
     def similarity(

@@ -1,4 +1,4 @@
-"""Options of `load` and of `Encoder`'s methods, for type checkers and for code that passes options on.
+"""Options of `load` and of `Encoder`'s methods: for type checkers, for code that passes options on, and checked.
 
     def encode_notes(notes: list[str], **options: Unpack[EncodeOptions]) -> Vectors:
         return model.encode(notes, **options)
@@ -8,14 +8,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator, Mapping
+from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, TypedDict
 
 from mlx_jina.choices import Activation, ChunkKind, Dtype, Precision
+from mlx_jina.errors import InputError
 
 if TYPE_CHECKING:
     import numpy.typing as npt
+
+# Characters of a value that an error shows.
+_SHOWN = 60
 
 
 class Texts(Protocol):
@@ -119,3 +125,90 @@ class RerankOptions(TypedDict, total=False):
     truncate: bool
     batch_tokens: int | None
     show_progress_bar: bool | None
+
+
+def _is_flag(value: object) -> bool:
+    if isinstance(value, bool):
+        return True
+    import numpy as np
+
+    return isinstance(value, np.bool_)
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, Integral) and not _is_flag(value)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not _is_flag(value)
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _is_path(value: object) -> bool:
+    return isinstance(value, (str, os.PathLike))
+
+
+def _are_texts(value: object) -> bool:
+    return isinstance(value, (list, tuple)) and all(isinstance(each, str) for each in value)
+
+
+def _are_texts_or_one(value: object) -> bool:
+    return isinstance(value, str) or _are_texts(value)
+
+
+def _is_flag_or_function(value: object) -> bool:
+    return _is_flag(value) or callable(value)
+
+
+_FLAG, _WHOLE, _NUMBER, _TEXT, _PATH, _FUNCTION = (
+    ("True or False", _is_flag),
+    ("a whole number", _is_whole),
+    ("a number", _is_number),
+    ("a str", _is_text),
+    ("a str or a Path", _is_path),
+    ("a function", callable),
+)
+
+# What the values of options are, by the option's name. A name means the same in every method.
+_KINDS: Mapping[str, tuple[str, Callable[[object], bool]]] = {
+    **dict.fromkeys(("name", "source", "target", "cache_dir", "file", "folder", "path"), _PATH),
+    **dict.fromkeys(("revision", "as_model", "task", "prompt_name", "prompt", "language", "column"), _TEXT),
+    **dict.fromkeys(("dtype", "precision", "output", "chunk", "kind", "mode", "recipe", "text"), _TEXT),
+    **dict.fromkeys(("truncate_dim", "max_length", "batch_tokens", "chunk_tokens", "overlap", "limit"), _WHOLE),
+    **dict.fromkeys(("bits", "group_size", "max_size", "line"), _WHOLE),
+    **dict.fromkeys(("min_score", "min_cosine", "threshold", "weight", "seconds"), _NUMBER),
+    **dict.fromkeys(("local_files_only", "allow_untrained_dim", "truncate", "normalize_embeddings"), _FLAG),
+    **dict.fromkeys(("late_chunking", "show_progress_bar", "late", "special_tokens", "create", "force"), _FLAG),
+    **dict.fromkeys(("show_progress", "verify", "allow_mass_delete", "dry_run", "vectors", "chunks"), _FLAG),
+    **dict.fromkeys(("recent", "linked", "repair"), _FLAG),
+    **dict.fromkeys(("include", "exclude"), ("a list of str", _are_texts)),
+    **dict.fromkeys(("glob", "tags"), ("a str or a list of str", _are_texts_or_one)),
+    "title": _TEXT,
+    "wait": ("True, False or a function", _is_flag_or_function),
+    **dict.fromkeys(("advance", "progress", "cancelled"), _FUNCTION),
+}
+# Those that may be None, which is their default.
+_OPTIONAL = frozenset(
+    "cache_dir folder revision as_model task prompt_name prompt dtype recipe mode truncate_dim max_length "
+    "batch_tokens chunk_tokens bits group_size max_size line min_score min_cosine seconds show_progress_bar "
+    "show_progress progress cancelled include exclude".split()
+)
+
+
+def check(**options: object) -> None:
+    """Raise InputError for an option whose value is not of the type that its name stands for.
+
+    NumPy's numbers will do, arrays of one will not. An option without a type here is its method's to check.
+    """
+    for name, value in options.items():
+        if name not in _KINDS or (value is None and name in _OPTIONAL):
+            continue
+        words, fits = _KINDS[name]
+        if not fits(value):
+            also = " or None" if name in _OPTIONAL else ""
+            shown = repr(value)
+            shown = shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}..."
+            raise InputError(f"{name}={shown} must be {words}{also}, not {type(value).__name__}")

@@ -31,8 +31,8 @@ def limit_cache(limit: int | None = None) -> None:
 
     Raises InputError for a negative limit.
     """
-    if limit is not None and limit < 0:
-        raise InputError(f"limit={limit} must be a number of bytes")
+    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 0):
+        raise InputError(f"limit={limit!r} must be a number of bytes")
     import mlx.core as mx
 
     if limit is None:

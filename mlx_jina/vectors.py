@@ -35,7 +35,7 @@ _DTYPES: dict[Precision, Any] = {
 
 def check_precision(precision: str) -> Precision:
     """Raise for a precision that does not exist."""
-    if precision not in PRECISIONS:
+    if not isinstance(precision, str) or precision not in PRECISIONS:
         raise InputError(f"precision={precision!r} is not one of {', '.join(PRECISIONS)}")
     return precision
 
@@ -53,6 +53,27 @@ def check_dimension(wanted: int | None, full: int, trained: Sequence[int], allow
             "allow_untrained_dim=True cuts anyway"
         )
     return wanted
+
+
+def check_ranges(ranges: npt.ArrayLike, dimension: int) -> Floats:
+    """Bounds (2, D) of 8-bit quantisation as an array. Raises InputError for what is none."""
+    bounds = _numbers(ranges, "ranges")
+    if bounds.shape != (2, dimension):
+        raise InputError(f"ranges must have shape (2, {dimension}), got {bounds.shape}")
+    return bounds.astype(np.float32)
+
+
+def _numbers(values: npt.ArrayLike, name: str) -> npt.NDArray[Any]:
+    """Anything that NumPy takes for an array of real numbers, as one. Raises InputError."""
+    try:
+        array = np.asarray(values)
+        # Lists of numbers of other libraries arrive as objects.
+        array = array.astype(np.float32) if array.dtype == object else array
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{name} must be an array of numbers ({error})") from None
+    if array.dtype.kind not in "biuf":
+        raise InputError(f"{name} must be an array of numbers, not of {array.dtype}")
+    return array
 
 
 def layout(dimension: int, precision: Precision) -> tuple[int, Any]:
@@ -79,7 +100,7 @@ def fixed_ranges(dimension: int) -> Floats:
 
 def ranges_of(calibration: npt.ArrayLike) -> Floats:
     """Bounds (2, D) for 8-bit quantisation: each dimension's minimum and maximum over sample vectors (N, D)."""
-    sample = np.asarray(calibration, dtype=np.float32)
+    sample = _numbers(calibration, "calibration").astype(np.float32)
     if sample.ndim != 2 or len(sample) < 2:
         raise InputError(f"calibration needs at least 2 vectors as an (N, D) array, got shape {sample.shape}")
     return np.stack([sample.min(axis=0), sample.max(axis=0)])
@@ -91,15 +112,14 @@ def quantize(vectors: Floats, precision: Precision, ranges: npt.ArrayLike | None
     int8 and uint8 cut `ranges` (2, D) into 256 buckets per dimension; without `ranges`, `fixed_ranges`.
     binary and ubinary keep each sign, most significant bit first; binary is ubinary minus 128.
     """
+    check_precision(precision)
     if precision in ("float32", "float16"):
         return vectors.astype(_DTYPES[precision])
     if precision.endswith("binary"):
         packed = np.packbits(vectors > 0, axis=-1)
         return packed if precision == "ubinary" else (packed.astype(np.int16) - 128).astype(np.int8)
     dimension = vectors.shape[-1]
-    bounds = fixed_ranges(dimension) if ranges is None else np.asarray(ranges, dtype=np.float32)
-    if bounds.shape != (2, dimension):
-        raise InputError(f"ranges must have shape (2, {dimension}), got {bounds.shape}")
+    bounds = fixed_ranges(dimension) if ranges is None else check_ranges(ranges, dimension)
     steps = (bounds[1] - bounds[0]) / 255
     buckets = np.clip(np.floor((vectors - bounds[0]) / np.where(steps == 0, 1, steps)), 0, 255)
     return buckets.astype(np.uint8) if precision == "uint8" else (buckets - 128).astype(np.int8)
@@ -110,8 +130,8 @@ def dequantize(vectors: npt.ArrayLike, precision: Precision, ranges: npt.ArrayLi
 
     Packed bits fill whole bytes, so their D is a multiple of eight.
     """
-    stored = np.asarray(vectors)
-    expected = np.dtype(_DTYPES[precision])
+    expected = np.dtype(_DTYPES[check_precision(precision)])
+    stored = _numbers(vectors, "vectors")
     if precision in ("float32", "float16"):
         return stored.astype(np.float32)
     if stored.dtype != expected:
@@ -120,9 +140,7 @@ def dequantize(vectors: npt.ArrayLike, precision: Precision, ranges: npt.ArrayLi
     unsigned = stored if expected == np.uint8 else (stored.astype(np.int16) + 128).astype(np.uint8)
     if precision.endswith("binary"):
         return np.unpackbits(unsigned, axis=-1).astype(np.float32) * 2 - 1
-    bounds = fixed_ranges(stored.shape[-1]) if ranges is None else np.asarray(ranges, dtype=np.float32)
-    if bounds.shape != (2, stored.shape[-1]):
-        raise InputError(f"ranges must have shape (2, {stored.shape[-1]}), got {bounds.shape}")
+    bounds = fixed_ranges(stored.shape[-1]) if ranges is None else check_ranges(ranges, stored.shape[-1])
     middles: Floats = bounds[0] + (unsigned + np.float32(0.5)) * (bounds[1] - bounds[0]) / 255
     return middles
 
@@ -138,7 +156,9 @@ def similarity(
     ("binary", "ubinary"); beside a float array, the width of the other array says so. `ranges` are the bounds that
     `quantize` cut into buckets.
     """
-    sides = [np.atleast_2d(np.asarray(x)) for x in (a, b)]
+    if precision is not None:
+        check_precision(precision)
+    sides = [_rows(a, "a"), _rows(b, "b")]
     kinds = [_stored_as(own, other, precision) for own, other in (sides, sides[::-1])]
     dimension = _common_dimension(sides, kinds)
     rows = dequantize(sides[0], kinds[0], ranges)[:, :dimension]
@@ -228,6 +248,14 @@ def _spans(lengths: npt.NDArray[np.intp], rows: int) -> Iterator[tuple[slice, sl
             first = index
 
 
+def _rows(vectors: npt.ArrayLike, name: str) -> Vectors:
+    """Vectors (N, D); one vector (D,) is a row."""
+    rows = _numbers(vectors, name)
+    if rows.ndim not in (1, 2):
+        raise InputError(f"{name} must be a vector (D,) or vectors (N, D), not of shape {rows.shape}")
+    return np.atleast_2d(rows)
+
+
 def _common_dimension(sides: Sequence[Vectors], kinds: Sequence[Precision]) -> int:
     """The dimension that both sides have; the last byte of packed bits may hold more bits than dimensions."""
     packed = [kind.endswith("binary") for kind in kinds]
@@ -242,12 +270,12 @@ def _common_dimension(sides: Sequence[Vectors], kinds: Sequence[Precision]) -> i
     return min(widths)
 
 
-def _stored_as(own: Vectors, other: Vectors, precision: str | None) -> Precision:
+def _stored_as(own: Vectors, other: Vectors, precision: Precision | None) -> Precision:
     """The precision of one side of a comparison."""
     if own.dtype not in (np.int8, np.uint8):
         return "float32"
     if precision is not None:
-        return check_precision(precision)
+        return precision
     buckets: Precision = "int8" if own.dtype == np.int8 else "uint8"
     bits: Precision = "binary" if own.dtype == np.int8 else "ubinary"
     if other.dtype not in (np.int8, np.uint8):

@@ -114,7 +114,7 @@ class TestOptions:
             ({"max_length": 2}, "between 3 and this model's 8192"),
             ({"max_length": 8193}, "between 3 and this model's 8192"),
             ({"precision": "int4"}, "precision='int4' is not one of"),
-            ({"precision": "int8", "normalize_embeddings": False}, "needs `ranges`"),
+            ({"precision": "int8", "normalize_embeddings": False}, "or `ranges` of such"),
             ({"precision": "int8", "ranges": np.zeros((2, 3))}, r"shape \(2, 64\)"),
             ({"batch_tokens": 0}, "at least 1"),
         ],

@@ -12,6 +12,7 @@ from mlx.utils import tree_flatten
 from mlx_jina.catalog import Entry, Kind
 from mlx_jina.engine.pipeline import Pipeline
 from mlx_jina.engine.thread import ModelThread
+from mlx_jina.options import check as check_options
 from mlx_jina.text.tokenizer import Token, listed
 from mlx_jina.weights import checkpoint
 from mlx_jina.weights.loading import Loaded
@@ -69,6 +70,7 @@ class LoadedModel:
 
     def tokens(self, texts: str | Texts, special_tokens: bool = True) -> list[list[Token]]:
         """Each text's tokens with their places in the text, in characters, for chunkers. Raises InputError."""
+        check_options(special_tokens=special_tokens)
         return self._tokenizer.tokens(listed(texts), special_tokens)
 
     def count_tokens(self, texts: str | Texts) -> list[int]:
@@ -82,6 +84,7 @@ class LoadedModel:
         normalisation. A model that keeps several tasks has a fingerprint for each. Raises InputError for an
         unknown task.
         """
+        check_options(task=task)
         name, _ = self.loaded.prompts.choose_task(task)
         # Tasks that differ by a prompt alone share the weights, so their vectors share a space.
         name = name if name in self.loaded.models else None

@@ -27,7 +27,7 @@ class Plan:
     dimension: int
     normalize: bool
     precision: Precision
-    ranges: npt.ArrayLike | None
+    ranges: vectors.Floats | None
     batch_tokens: int
 
 
@@ -51,7 +51,10 @@ def make(
     model = loaded.model_for(name)
     vectors.check_precision(precision)
     if precision.endswith("int8") and ranges is None and not normalize_embeddings:
-        raise InputError(f"precision={precision!r} without normalisation needs `ranges` (vectors.ranges_of)")
+        raise InputError(
+            f"precision={precision!r} needs normalize_embeddings=True, or `ranges` of such vectors "
+            "(vectors.ranges_of)"
+        )
     special = loaded.files.tokenizer.special_tokens
     limit = model.max_length if max_length is None else max_length
     if not special < limit <= model.max_length:
@@ -60,16 +63,15 @@ def make(
         )
     if batch_tokens is not None and batch_tokens < 1:
         raise InputError(f"batch_tokens={batch_tokens} must be at least 1")
+    dimension = vectors.check_dimension(truncate_dim, model.dimension, loaded.truncate_dims, allow_untrained_dim)
     return Plan(
         model=model,
         prefix=loaded.prompts.prefix(name, prompt_name, prompt),
         max_length=limit,
         truncate=truncate,
-        dimension=vectors.check_dimension(
-            truncate_dim, model.dimension, loaded.truncate_dims, allow_untrained_dim
-        ),
+        dimension=dimension,
         normalize=normalize_embeddings,
         precision=precision,
-        ranges=ranges,
+        ranges=None if ranges is None else vectors.check_ranges(ranges, dimension),
         batch_tokens=batch_tokens or loaded.budget.batch_tokens,
     )

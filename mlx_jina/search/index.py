@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from mlx_jina.errors import IndexFileError, InputError
+from mlx_jina.options import check as check_options
 from mlx_jina.search import location, roots, spaces
 from mlx_jina.search.changes import Options as SyncOptions
 from mlx_jina.search.changes import Report
@@ -21,6 +22,7 @@ from mlx_jina.search.find import Options, find
 from mlx_jina.search.hits import MODES, Found, Hit, Mode
 from mlx_jina.search.lock import Busy, Wait, writer
 from mlx_jina.search.model import DEFAULT, Model, Progress, Space
+from mlx_jina.search.model import check as check_model
 from mlx_jina.search.query import Where, parse
 from mlx_jina.search.ranking import WEIGHT
 from mlx_jina.search.snippets import Highlighter
@@ -55,11 +57,14 @@ class Index:
     def __init__(
         self,
         file: str | Path,
-        model: str | Encoder | None = None,
+        model: str | Path | Encoder | None = None,
         *,
         create: bool = True,
         local_files_only: bool = False,
     ) -> None:
+        check_options(file=file, create=create, local_files_only=local_files_only)
+        if model is not None:
+            check_model(model)
         self.file = Path(file).expanduser().absolute()
         if create and not self.file.exists():
             location.check(self.file)
@@ -70,7 +75,7 @@ class Index:
         self._database = Database(self.file, create=create)
         with self._database.reading() as connection:
             space = spaces.current(connection)
-        name = model or (space.model if space else DEFAULT)
+        name = (space.model if space else DEFAULT) if model is None else model
         self._model = Model(name, local_files_only=local_files_only)
         self._highlighter = Highlighter()
         self._vectors: tuple[int, Vectors] | None = None
@@ -125,6 +130,19 @@ class Index:
         Raises InputError for a folder that is not there, for settings that make no sense, and if the index has
         vectors of another model; IndexFileError if it cannot be written.
         """
+        check_options(
+            folder=folder,
+            include=include,
+            exclude=exclude,
+            wait=wait,
+            max_size=max_size,
+            verify=verify,
+            allow_mass_delete=allow_mass_delete,
+            dry_run=dry_run,
+            vectors=vectors,
+            seconds=seconds,
+            progress=progress,
+        )
         report = Report()
         deadline = float("inf") if seconds is None else time.monotonic() + seconds
         options = SyncOptions(verify, allow_mass_delete, dry_run, deadline)
@@ -187,6 +205,7 @@ class Index:
         The old ones are searched until the last is there. Whatever stops it, the next call goes on. `wait` and
         `progress` as in `sync`; raises IndexFileError where another process is writing and `wait` is False.
         """
+        check_options(wait=wait, progress=progress)
         with self._writing(wait, "vectors"):
             spaces.rebuild(self._database, self._model, progress or _nobody)
 
@@ -228,6 +247,16 @@ class Index:
         cancelled: Callable[[], bool] | None = None,
     ) -> Found:
         """`search`, and how the hits were found."""
+        check_options(
+            text=text,
+            limit=limit,
+            mode=mode,
+            chunks=chunks,
+            recent=recent,
+            min_score=min_score,
+            min_cosine=min_cosine,
+            cancelled=cancelled,
+        )
         if mode not in MODES:
             raise InputError(f"mode={mode!r} is not one of {', '.join(MODES)}")
         if limit < 1:
@@ -266,6 +295,7 @@ class Index:
 
     def preload(self, text: str) -> None:
         """Begin, in a thread, to load the model and to encode a query that will be searched for."""
+        check_options(text=text)
         if typed := parse(text).text.strip():
             with self._database.reading() as connection:
                 known = spaces.current(connection)
@@ -294,6 +324,7 @@ class Index:
         """
         from mlx_jina.search import neighbours
 
+        check_options(path=path, limit=limit, line=line, linked=linked)
         with self._database.reading() as connection:
             vectors = self._all_vectors(connection)
             return neighbours.related(connection, self._highlighter, vectors, path, line, limit, linked)
@@ -302,6 +333,7 @@ class Index:
         """Pairs of notes with the same content, or of about one length and a cosine of at least `threshold`."""
         from mlx_jina.search import neighbours
 
+        check_options(threshold=threshold)
         if not 0 < threshold <= 1:
             raise InputError(f"threshold={threshold} must lie between 0 and 1")
         with self._database.reading() as connection:
@@ -334,6 +366,7 @@ class Index:
         """
         from mlx_jina.search import check
 
+        check_options(repair=repair, wait=wait)
         with self._writing(wait, "words", "vectors"):
             return check.check(self._database, repair)
 
@@ -342,6 +375,7 @@ class Index:
 
         `wait` as in `rebuild`.
         """
+        check_options(wait=wait)
         with self._writing(wait, "words", "vectors"):
             with self._database.writing() as connection:
                 connection.execute("insert into fts(fts) values ('optimize')")
@@ -353,6 +387,7 @@ class Index:
 
     def set_weight(self, weight: float) -> None:
         """How much the meaning half counts in this index's scores, 0 to 1; 0.5 where nobody said so."""
+        check_options(weight=weight)
         if not 0 <= weight <= 1:
             raise InputError(f"weight={weight} must lie between 0 and 1")
         with self._database.writing() as connection:

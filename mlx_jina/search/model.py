@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlx_jina import __version__, catalog
-from mlx_jina.errors import MlxJinaError
+from mlx_jina.errors import InputError, MlxJinaError
 
 if TYPE_CHECKING:
     from mlx_jina.encoder import Encoder
@@ -35,12 +35,18 @@ class Space:
     suffix: str = ""
 
 
+def check(model: object) -> None:
+    """Raise InputError for what is neither a name nor a loaded model."""
+    if not isinstance(model, (str, Path)) and not hasattr(model, "encode_query"):
+        raise InputError(f"model={model!r} must be a name or a loaded model, not {type(model).__name__}")
+
+
 class Model:
     """A model by name, or one that is loaded already. Safe to share between threads."""
 
-    def __init__(self, model: str | Encoder, *, local_files_only: bool = False) -> None:
-        self.name: str = model if isinstance(model, str) else str(model.path)
-        self._encoder: Encoder | None = None if isinstance(model, str) else model
+    def __init__(self, model: str | Path | Encoder, *, local_files_only: bool = False) -> None:
+        self.name = str(model if isinstance(model, (str, Path)) else model.path)
+        self._encoder: Encoder | None = None if isinstance(model, (str, Path)) else model
         self._local_files_only = local_files_only
         self._loading = threading.Lock()
         self._fingerprint: tuple[str, str] | None = None

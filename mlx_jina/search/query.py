@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from mlx_jina.errors import InputError
+from mlx_jina.options import check as check_options
 from mlx_jina.search import schema
 
 Date = str | datetime.date | datetime.datetime
@@ -86,7 +87,7 @@ def parse(typed: str, where: Where | None = None) -> Query:
     A key counts only with something right behind it. Raises InputError for dates in `where` that are none; a date
     that somebody typed and that is none is text.
     """
-    parts = _Parts(where or Where())
+    parts = _Parts(Where() if where is None else where)
     for match in _PART.finditer(_SURROGATES.sub(" ", typed)[:_MAX_CHARACTERS]):
         if match["key"]:
             parts.add(match["key"], match["quoted"] or match["value"], match[0])
@@ -106,6 +107,9 @@ class _Parts:
         self.free: list[str] = []
         self.phrases: list[str] = []
         self.excluded: list[str] = []
+        if not isinstance(where, Where):
+            raise InputError(f"where={where!r} must be a mlx_jina.Where, not {type(where).__name__}")
+        check_options(glob=where.glob, tags=where.tags, title=where.title)
         self.titles = _expressions(where.title)
         self.globs = list(_listed(where.glob))
         self.tags = list(_listed(where.tags))
@@ -217,6 +221,6 @@ def _midnight(day: datetime.date) -> float:
 def _checked(value: Date | None) -> tuple[float | None, float | None]:
     if value is None:
         return None, None
-    if (period := _period(value)) is None:
+    if not isinstance(value, (str, datetime.date)) or (period := _period(value)) is None:
         raise InputError(f"{value!r} is no date; write one as 2026-11-26")
     return period

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from mlx_jina import device, durable
 from mlx_jina.choices import MODES, RECIPES, Bits, Dtype, GGUFType, GroupSize, Mode, Recipe
 from mlx_jina.errors import InputError
+from mlx_jina.options import check as check_options
 from mlx_jina.weights import checkpoint, folder, lora, quantize, replace, safetensors_file
 from mlx_jina.weights.gguf import architectures, writer
 from mlx_jina.weights.gguf import blocks as gguf_blocks
@@ -43,8 +44,8 @@ def _progress(total: int, show: bool | None) -> Iterator[Callable[[int], object]
 
 
 def to_gguf(
-    source: str,
-    target: Path,
+    source: str | Path,
+    target: str | Path,
     *,
     task: str | None = None,
     as_model: str | None = None,
@@ -58,9 +59,18 @@ def to_gguf(
     it the adapters, if there are any, are written beside `target` as lora-TASK-TARGET, which llama.cpp loads with
     `--lora`.
     """
-    file_type = gguf_types.check(kind)
+    check_options(
+        source=source,
+        target=target,
+        task=task,
+        as_model=as_model,
+        kind=kind,
+        force=force,
+        show_progress=show_progress,
+    )
+    file_type, target = gguf_types.check(kind), Path(target)
     replace.check_file(target, force)
-    opened = open_source(source, task, as_model)
+    opened = open_source(str(source), task, as_model)
     replace.refuse_source(target, opened.path)
     architecture = architectures.of_config(opened.config)
     adapters = gguf_lora.files(opened, architecture, target)
@@ -78,8 +88,8 @@ def to_gguf(
 
 
 def to_mlx(
-    source: str,
-    target: Path,
+    source: str | Path,
+    target: str | Path,
     *,
     task: str | None = None,
     as_model: str | None = None,
@@ -100,10 +110,23 @@ def to_mlx(
     else; a folder's packed matrices are expanded first. `task` fuses its adapter; without it the adapters, if
     there are any, go beside the weights as they are: into adapters/TASK, of v3 into TASK as transformers names it.
     """
+    check_options(
+        source=source,
+        target=target,
+        task=task,
+        as_model=as_model,
+        dtype=dtype,
+        bits=bits,
+        group_size=group_size,
+        mode=mode,
+        recipe=recipe,
+        force=force,
+        show_progress=show_progress,
+    )
     device.check_dtype(dtype)
     packing = _packing(bits, group_size, mode, recipe)
-    target = replace.check_folder(target, force)
-    opened = open_source(source, task, as_model)
+    target = replace.check_folder(Path(target), force)
+    opened = open_source(str(source), task, as_model)
     replace.refuse_source(target, opened.path)
     architecture = architectures.of_config(opened.config)
     packing_of = _packing_of(opened, packing, recipe)
