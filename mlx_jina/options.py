@@ -159,6 +159,10 @@ def _are_texts_or_one(value: object) -> bool:
     return isinstance(value, str) or _are_texts(value)
 
 
+def _is_mapping(value: object) -> bool:
+    return isinstance(value, Mapping)
+
+
 def _is_flag_or_function(value: object) -> bool:
     return _is_flag(value) or callable(value)
 
@@ -186,7 +190,10 @@ _KINDS: Mapping[str, tuple[str, Callable[[object], bool]]] = {
     **dict.fromkeys(("recent", "linked", "repair"), _FLAG),
     **dict.fromkeys(("include", "exclude"), ("a list of str", _are_texts)),
     **dict.fromkeys(("glob", "tags"), ("a str or a list of str", _are_texts_or_one)),
-    "title": _TEXT,
+    **dict.fromkeys(("title", "default_prompt_name", "output_value", "similarity_fn_name"), _TEXT),
+    **dict.fromkeys(("prompts", "model_kwargs", "processor_kwargs", "config_kwargs"), ("a dict", _is_mapping)),
+    **dict.fromkeys(("convert_to_numpy", "convert_to_tensor", "trust_remote_code"), _FLAG),
+    "cache_folder": _PATH,
     "wait": ("True, False or a function", _is_flag_or_function),
     **dict.fromkeys(("advance", "progress", "cancelled"), _FUNCTION),
 }
@@ -194,7 +201,8 @@ _KINDS: Mapping[str, tuple[str, Callable[[object], bool]]] = {
 _OPTIONAL = frozenset(
     "cache_dir folder revision as_model task prompt_name prompt dtype recipe mode truncate_dim max_length "
     "batch_tokens chunk_tokens bits group_size max_size line min_score min_cosine seconds show_progress_bar "
-    "show_progress progress cancelled include exclude".split()
+    "show_progress progress cancelled include exclude default_prompt_name output_value similarity_fn_name prompts "
+    "model_kwargs processor_kwargs config_kwargs cache_folder".split()
 )
 
 

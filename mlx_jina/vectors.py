@@ -158,7 +158,7 @@ def similarity(
     """
     if precision is not None:
         check_precision(precision)
-    sides = [_rows(a, "a"), _rows(b, "b")]
+    sides = [rows_of(a, "a"), rows_of(b, "b")]
     kinds = [_stored_as(own, other, precision) for own, other in (sides, sides[::-1])]
     dimension = _common_dimension(sides, kinds)
     rows = dequantize(sides[0], kinds[0], ranges)[:, :dimension]
@@ -188,6 +188,8 @@ def max_sim(
     queries against quantised documents lose least. `precision` and `ranges` are those of `similarity`. Raises
     InputError for texts without rows, or of different dimensions.
     """
+    if precision is not None:
+        check_precision(precision)
     sides = [_multi_vectors(queries, "queries"), _multi_vectors(documents, "documents")]
     if not sides[0] or not sides[1]:
         return np.empty((len(sides[0]), len(sides[1])), dtype=np.float32)
@@ -217,7 +219,7 @@ def _multi_vectors(texts: npt.ArrayLike | Sequence[npt.ArrayLike], side: str) ->
     arrays = [texts] if isinstance(texts, np.ndarray) and texts.ndim == 2 else texts
     if not isinstance(arrays, Iterable):
         raise InputError(f"{side} must be an array (n, D) or a list of such arrays, not {type(texts).__name__}")
-    found = [np.asarray(text) for text in arrays]
+    found = [_numbers(text, side) for text in arrays]
     for position, text in enumerate(found):
         if text.ndim != 2 or not text.size:
             raise InputError(
@@ -248,8 +250,8 @@ def _spans(lengths: npt.NDArray[np.intp], rows: int) -> Iterator[tuple[slice, sl
             first = index
 
 
-def _rows(vectors: npt.ArrayLike, name: str) -> Vectors:
-    """Vectors (N, D); one vector (D,) is a row."""
+def rows_of(vectors: npt.ArrayLike, name: str) -> Vectors:
+    """Vectors (N, D); one vector (D,) is a row. Raises InputError, which calls them `name`, for anything else."""
     rows = _numbers(vectors, name)
     if rows.ndim not in (1, 2):
         raise InputError(f"{name} must be a vector (D,) or vectors (N, D), not of shape {rows.shape}")

@@ -25,6 +25,16 @@ def required(config: Mapping[str, Any], key: str, kind: type[T]) -> T:
     return kind(value)
 
 
+def names(config: Mapping[str, Any], key: str) -> tuple[str, ...] | None:
+    """A list of names, or None where config.json has none; a str is no list, though it can be iterated over."""
+    value = config.get(key)
+    if value is None:
+        return None
+    if not isinstance(value, list | tuple) or not all(isinstance(name, str) for name in value):
+        raise CheckpointError(f"config.json: {key!r} should be a list of names, found {value!r}")
+    return tuple(value)
+
+
 def expect(config: Mapping[str, Any], key: str, allowed: tuple[Any, ...]) -> None:
     """Refuse a setting that this implementation would compute differently."""
     if config.get(key) not in allowed:

@@ -11,6 +11,7 @@ import mlx.core as mx
 
 from mlx_jina import models
 from mlx_jina.errors import CheckpointError
+from mlx_jina.models.config import names as config_names
 from mlx_jina.text import prompts
 from mlx_jina.text.tokenizer import Tokenizer
 from mlx_jina.weights import (
@@ -74,7 +75,11 @@ def adapter_folders(folder: Path, merged: bool = False) -> dict[str, str]:
     if merged:
         return {}
     config = read_config(folder)
-    kind, tasks = config.get("model_type"), config.get("task_names")
+    kind = config.get("model_type")
+    try:
+        tasks: Sequence[str] | None = config_names(config, "task_names")
+    except CheckpointError as error:
+        raise CheckpointError(f"{folder}: {error}") from None
     if kind == jina_v3.MODEL_TYPE and tasks is None:
         tasks = jina_v3.TASKS
     elif kind != "jina_embeddings_v5" or not tasks:

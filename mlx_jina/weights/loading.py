@@ -17,6 +17,7 @@ from mlx_jina.catalog import Entry, Kind
 from mlx_jina.cpu import layers as cpu_layers
 from mlx_jina.errors import CheckpointError, InputError, MlxJinaError
 from mlx_jina.models.base import EncoderModel
+from mlx_jina.models.config import names as config_names
 from mlx_jina.nn import lora as nn_lora
 from mlx_jina.text import prompts
 from mlx_jina.text.prompts import Prompts
@@ -158,14 +159,15 @@ def _all_tasks(files: Checkpoint, entry: Entry | None, task: str | None) -> tupl
         return tuple(files.adapters)
     if entry is not None:
         # One task may be merged, and where base weights answer too, none need be.
-        merged = files.config.get("task_names", () if entry.untasked else entry.tasks)
+        merged = config_names(files.config, "task_names")
+        merged = (() if entry.untasked else entry.tasks) if merged is None else merged
         return tuple(name for name in entry.tasks if name in merged)
     names = prompts.tasks_with_prompts(files.prompts)
     if task is None or names:
         return names
     # A folder with one task merged: only its user knows which of them.
     name, _ = prompts.split_task(task)
-    return (name,) if name in (files.config.get("task_names") or ()) else ()
+    return (name,) if name in (config_names(files.config, "task_names") or ()) else ()
 
 
 def _default_prompt_name(

@@ -168,6 +168,8 @@ def _packing(
     if scales.ndim != 2:
         raise CheckpointError(f"{layer}.scales has shape {scales.shape}, which is no matrix")
     special = common.get(layer)
+    if not isinstance(special, (Mapping, bool, type(None))):
+        raise CheckpointError(f"config.json: 'quantization' should say how {layer} is packed, found {special!r}")
     wanted = _read(special if isinstance(special, Mapping) else common, layer)
     if special is False:
         raise CheckpointError(f"config.json: 'quantization' says that {layer} is not packed, but it has scales")
@@ -191,12 +193,15 @@ def _read(settings: Mapping[str, Any], layer: str) -> Packing:
     for setting in _OTHER_LAYERS:
         if settings.get(setting):
             raise _not_implemented(setting)
-    mode = settings.get("mode", AFFINE)
-    # Of the other modes, bits and group size follow.
-    names = [name for name in ("bits", "group_size") if mode == AFFINE or name in settings]
-    sizes = {name: required(settings, name, int) for name in names}
     try:
-        return packing_of(required({"mode": mode}, "mode", str), **sizes)
+        mode = required({"mode": AFFINE, **settings}, "mode", str)
+        # Of the other modes, bits and group size follow.
+        names = [name for name in ("bits", "group_size") if mode == AFFINE or name in settings]
+        sizes = {name: required(settings, name, int) for name in names}
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}, where 'quantization' says how {layer} is packed") from None
+    try:
+        return packing_of(mode, **sizes)
     except ValueError as error:
         raise CheckpointError(
             f"config.json: how 'quantization' packs {layer} is not implemented in MLX {version('mlx')}: {error}"

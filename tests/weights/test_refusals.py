@@ -59,6 +59,8 @@ def test_a_token_without_weights(bert: Path, tmp_path: Path, beyond: int) -> Non
         ({"text_config": None, "num_hidden_layers": None}, "'num_hidden_layers' should be int"),
         ({"quantization": None}, ""),
         ({"quantization": {"bits": 3.5}}, ""),
+        ({"task_names": "retrieval"}, "'task_names' should be a list of names, found 'retrieval'"),
+        ({"task_names": ["retrieval", 5]}, "'task_names' should be a list of names"),
         ({"matryoshka_dims": 5}, "'matryoshka_dims' should be sizes, found 5"),
     ],
 )

@@ -15,6 +15,7 @@ from mlx_jina import vectors
 from mlx_jina.errors import InputError
 from mlx_jina.integrations.sentence_transformers import checks, tensors
 from mlx_jina.integrations.sentence_transformers.tensors import Embeddings, Precision, SimilarityName, as_tensor
+from mlx_jina.options import check as check_options
 from mlx_jina.text.prompts import Side
 from mlx_jina.text.tokenizer import listed
 from mlx_jina.vectors import Floats
@@ -121,6 +122,16 @@ class SentenceTransformer:
         """
         if not isinstance(model_name_or_path, str):
             raise InputError("SentenceTransformer needs the name of a model, or a folder")
+        check_options(
+            prompts=prompts,
+            default_prompt_name=default_prompt_name,
+            cache_folder=cache_folder,
+            trust_remote_code=trust_remote_code,
+            model_kwargs=model_kwargs,
+            processor_kwargs=processor_kwargs,
+            config_kwargs=config_kwargs,
+            truncate_dim=truncate_dim,
+        )
         checks.refuse("holds modules of torch, and is no model for MLX", modules=modules)
         checks.refuse("is for training and saving, which this class does not do", model_card_data=model_card_data)
         if backend != "torch":
@@ -147,7 +158,7 @@ class SentenceTransformer:
         self.truncate_dim = truncate_dim
         """Dimensions that `encode` keeps when the caller names no number."""
         self._width(None)
-        self.similarity_fn_name = similarity_fn_name or "cosine"
+        self.similarity_fn_name = "cosine" if similarity_fn_name is None else similarity_fn_name
         self.max_seq_length = max_length or self.encoder.max_length
         self._normalizes = checks.normalizes(self.encoder)
 
@@ -196,6 +207,17 @@ class SentenceTransformer:
         Raises InputError for unusable texts and options, NumericalError if a vector is not finite. Texts longer
         than `self.max_seq_length` are cut with one TruncationWarning.
         """
+        check_options(
+            prompt_name=prompt_name,
+            prompt=prompt,
+            show_progress_bar=show_progress_bar,
+            output_value=output_value,
+            precision=precision,
+            convert_to_numpy=convert_to_numpy,
+            convert_to_tensor=convert_to_tensor,
+            normalize_embeddings=normalize_embeddings,
+            truncate_dim=truncate_dim,
+        )
         checks.call(batch_size, output_value, precision, device, pool, chunk_size)
         task = kwargs.pop("task", None)
         checks.nothing_else("encode", kwargs)
@@ -250,7 +272,7 @@ class SentenceTransformer:
     def similarity_fn_name(self, value: SimilarityName) -> None:
         # sentence-transformers also takes a member of an enumeration.
         name = getattr(value, "value", value)
-        if name not in tensors.MATRICES:
+        if not isinstance(name, str) or name not in tensors.MATRICES:
             raise InputError(f"similarity_fn_name={name!r} is not one of {', '.join(tensors.MATRICES)}")
         self._similarity: SimilarityName = name
 
@@ -316,6 +338,7 @@ class SentenceTransformer:
         self, side: Side, task: str | None, prompt_name: str | None, prompt: str | None
     ) -> tuple[str | None, str | None]:
         """The task and the prompt's name for a side of retrieval."""
+        check_options(task=task, prompt_name=prompt_name, prompt=prompt)
         own = self.encoder.loaded.prompts
         task = own.task_of(side, task)
         if task is None and own.task_required and "retrieval" in own.tasks:

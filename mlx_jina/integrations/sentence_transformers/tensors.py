@@ -39,7 +39,7 @@ def rows_of(embeddings: Embeddings) -> Floats:
         return x.detach().cpu() if hasattr(x, "detach") else x
 
     given = [plain(x) for x in embeddings] if isinstance(embeddings, list | tuple) else plain(embeddings)
-    return np.atleast_2d(np.asarray(given, dtype=np.float32))
+    return vectors.rows_of(given, "embeddings").astype(np.float32)
 
 
 def quantized(parts: Sequence[Floats], precision: Precision) -> list[vectors.Vectors]:
