@@ -16,6 +16,30 @@ The message says what was wrong, where, and what to do. Programs read attributes
 `error.position` is the index of the text at fault, `warning.count` the number of texts that were cut.
 """
 
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+# Names that a message lists, and characters of a value or a name that it shows.
+NAMED = 10
+SHOWN = 80
+
+
+def some(names: Iterable[object], limit: int = NAMED) -> str:
+    """The first names of a list as a message shows them, and how many more there are; empty for none."""
+    listed = [_cut(str(name)) for name in names]
+    more = f" and {len(listed) - limit:,} more" if len(listed) > limit else ""
+    return ", ".join(listed[:limit]) + more
+
+
+def shown(value: object) -> str:
+    """The repr of a value that a file or a caller gave, as a message shows it."""
+    return _cut(repr(value))
+
+
+def _cut(words: str) -> str:
+    return words if len(words) <= SHOWN else f"{words[:SHOWN]}..."
+
 
 class MlxJinaError(Exception):
     """Base of all errors below.

@@ -15,13 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, TypedDict
 
 from mlx_jina.choices import Activation, ChunkKind, Dtype, Precision
-from mlx_jina.errors import InputError
+from mlx_jina.errors import InputError, shown
 
 if TYPE_CHECKING:
     import numpy.typing as npt
-
-# Characters of a value that an error shows.
-_SHOWN = 60
 
 
 class Texts(Protocol):
@@ -217,6 +214,4 @@ def check(**options: object) -> None:
         words, fits = _KINDS[name]
         if not fits(value):
             also = " or None" if name in _OPTIONAL else ""
-            shown = repr(value)
-            shown = shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}..."
-            raise InputError(f"{name}={shown} must be {words}{also}, not {type(value).__name__}")
+            raise InputError(f"{name}={shown(value)} must be {words}{also}, not {type(value).__name__}")

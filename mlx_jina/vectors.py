@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mlx_jina.choices import PRECISIONS, Precision
-from mlx_jina.errors import InputError
+from mlx_jina.errors import InputError, shown
 
 # How many quantised vectors are expanded to float32 at a time, so that a large index fits into memory.
 SIMILARITY_ROWS = 16_384
@@ -36,7 +36,7 @@ _DTYPES: dict[Precision, Any] = {
 def check_precision(precision: str) -> Precision:
     """Raise for a precision that does not exist."""
     if not isinstance(precision, str) or precision not in PRECISIONS:
-        raise InputError(f"precision={precision!r} is not one of {', '.join(PRECISIONS)}")
+        raise InputError(f"precision={shown(precision)} is not one of {', '.join(PRECISIONS)}")
     return precision
 
 

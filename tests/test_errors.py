@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import pickle
 import threading
 from collections.abc import Iterator
@@ -14,8 +15,9 @@ from typing import Any
 import pytest
 
 import mlx_jina
-from mlx_jina import Encoder, InputError, NumericalError, TooLongError, TruncationWarning
+from mlx_jina import Encoder, InputError, MlxJinaError, NumericalError, TooLongError, TruncationWarning, errors
 from mlx_jina.engine import distributed, pipeline
+from mlx_jina.files import inputs
 from mlx_jina.options import EncodeOptions
 from tests.support import checkpoints
 
@@ -154,3 +156,42 @@ def test_counts_come_over_the_wire(
         with pytest.warns(TruncationWarning, match="3 texts were longer than 10 tokens") as caught:
             list(distributed.Team(model, helpers).encode_stream([LONG, "fox", LONG, LONG], max_length=10))
     assert [w.message.count for w in caught if isinstance(w.message, TruncationWarning)] == [3]
+
+
+# ---- words
+
+
+def test_a_list_is_shown_in_part() -> None:
+    assert (errors.some([]), errors.some("ab"), errors.some("abcd", 3)) == ("", "a, b", "a, b, c and 1 more")
+    assert errors.some(map(str, range(50_000))) == "0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 49,990 more"
+    assert len(errors.some(["x" * 10_000] * 50_000)) < 1_000
+    assert errors.shown("a") == "'a'"
+    assert len(errors.shown(list(range(50_000)))) < 100
+
+
+def test_files_with_very_many_names(tmp_path: Path) -> None:
+    """Each message that lists what is in a file, a folder or a header stays a line."""
+    names = [f"a_rather_long_name_{number}" for number in range(5_000)]
+    model = checkpoints.tiny_jina_bert(tmp_path / "model")
+    (model / "model.safetensors").rename(tmp_path / "weights")
+    for name in names:
+        (model / name).touch()
+    (tmp_path / "t.jsonl").write_text(json.dumps(dict.fromkeys(names)) + "\n")
+    (tmp_path / "t.csv").write_text(",".join(names) + "\n1\n")
+    words = []
+    for use in (
+        lambda: mlx_jina.load(model),
+        lambda: list(inputs.from_paths([str(tmp_path / "t.jsonl")], None)),
+        lambda: list(inputs.from_paths([str(tmp_path / "t.csv")], None)),
+    ):
+        with pytest.raises(MlxJinaError) as caught:
+            use()
+        words.append(str(caught.value))
+    assert all("more" in each and len(each) < 1_000 for each in words)
+    for key in ("matryoshka_dims", "hidden_size"):
+        config = {**checkpoints.read_config(model), key: names}
+        folder = checkpoints.tiny_jina_bert(tmp_path / key)
+        (folder / "config.json").write_text(json.dumps(config))
+        with pytest.raises(MlxJinaError) as caught:
+            mlx_jina.load(folder)
+        assert len(str(caught.value)) < 500

@@ -21,6 +21,7 @@ from mlx_jina.cli.index import index
 from mlx_jina.cli.search import duplicates, related, search
 from mlx_jina.cli.serve import serve
 from mlx_jina.cli.service import service
+from mlx_jina.cli.spelling import spelled
 from mlx_jina.errors import InputError, MlxJinaError
 from mlx_jina.options import ChunkingOptions, CutOptions, EncodeOptions, LoadOptions, PlaceOptions, RerankOptions
 
@@ -269,12 +270,21 @@ def _warn(message: Warning | str, *_: object, **__: object) -> None:
     from tqdm import tqdm
 
     # tqdm writes the line above a progress bar instead of through it.
-    tqdm.write(f"warning: {' '.join(str(message).split())}", file=sys.stderr)
+    tqdm.write(f"warning: {' '.join(spelled(str(message), commands).split())}", file=sys.stderr)
 
 
 def _fail(words: str) -> int:
     print(f"error: {' '.join(words.split())}", file=sys.stderr)
     return 1
+
+
+def _dashes(error: click.UsageError) -> str:
+    """What to do if words that start with a dash were meant as a text or a query."""
+    parameters = error.ctx.command.params if error.ctx else []
+    takes_texts = any(isinstance(each, click.Argument) and each.nargs == -1 for each in parameters)
+    if not isinstance(error, click.NoSuchOption) or not takes_texts:
+        return ""
+    return "; if it is a text, put -- before it"
 
 
 def _status(command: click.Command, name: str, arguments: list[str]) -> int:
@@ -287,7 +297,7 @@ def _status(command: click.Command, name: str, arguments: list[str]) -> int:
         return done.exit_code
     except click.UsageError as error:
         place = error.ctx.command_path if error.ctx else name
-        return _fail(f"{error.format_message().rstrip('.')}; see {place} --help")
+        return _fail(f"{error.format_message().rstrip('.')}{_dashes(error)}; see {place} --help")
     except click.ClickException as error:
         return _fail(error.format_message())
     except KeyboardInterrupt as interrupt:
@@ -302,7 +312,7 @@ def _status(command: click.Command, name: str, arguments: list[str]) -> int:
         _drop_stdout()
         return 0
     except MlxJinaError as error:
-        return _fail(str(error))
+        return _fail(spelled(str(error), command))
     except OSError as error:
         _drop_stdout()
         # An error of a file has the file's name; an error without a name comes from standard output.

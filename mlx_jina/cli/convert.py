@@ -16,7 +16,7 @@ _HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 @click.group(context_settings=_HELP)
 def convert() -> None:
-    """Turn checkpoints into MLX folders and GGUF files, and check them."""
+    """Convert checkpoints to MLX folders and GGUF files."""
 
 
 @convert.command("to-mlx")
@@ -50,7 +50,9 @@ def to_mlx(
     recipe: Recipe | None,
     force: bool,
 ) -> None:
-    """Write SOURCE (a model's name, a folder or a .gguf) as the MLX folder TARGET.
+    """Write an MLX folder, also a quantised one.
+
+    SOURCE is a model's name, a folder or a .gguf, and TARGET the new folder.
 
     mxfp4, mxfp8 and nvfp4 have one number of bits and one group size, so that --mode alone says all.
     """
@@ -87,7 +89,9 @@ def to_mlx(
 )
 @click.option("--force", is_flag=True, help="Replace TARGET.")
 def to_gguf(source: str, target: Path, task: str | None, as_model: str | None, kind: str, force: bool) -> None:
-    """Write SOURCE (a model's name, a folder or a .gguf) as the file TARGET for llama.cpp and mlx-jina.
+    """Write a .gguf for llama.cpp and mlx-jina.
+
+    SOURCE is a model's name, a folder or a .gguf, and TARGET the new file.
 
     Of a model with adapters, without --task, the base is written, and each adapter beside it as lora-TASK-TARGET.
     """
@@ -104,7 +108,10 @@ def to_gguf(source: str, target: Path, task: str | None, as_model: str | None, k
 @click.option("--task", metavar="NAME", help="A task of both models.")
 @click.option("--threshold", type=float, default=THRESHOLD, show_default=True, help="Lowest cosine that is well.")
 def compare(a: str, b: str, texts: Path | None, task: str | None, threshold: float) -> None:
-    """Encode the same texts with A and B; exit status 1 if a cosine lies under --threshold."""
+    """Compare two models on the same texts.
+
+    Encodes them with A and B; exit status 1 if a cosine lies under --threshold.
+    """
     from mlx_jina import process
     from mlx_jina.cpu import blas
 

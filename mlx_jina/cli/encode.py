@@ -97,6 +97,8 @@ def _run(
     force: bool,
 ) -> None:
     source = _checked(source)
+    if options["precision"] in ("int8", "uint8") and not options["normalize_embeddings"]:
+        raise InputError(f"--precision {options['precision']} needs --normalize: it stores vectors of unit length")
     if output is None:
         if resume or force:
             raise InputError(f"--{'resume' if resume else 'force'} needs a file to write: --output")

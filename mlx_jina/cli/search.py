@@ -59,8 +59,8 @@ def search(query: tuple[str, ...], **options: Any) -> None:
     """Search your notes.
 
     QUERY may have "a phrase", -word, tag:NAME, in:FOLDER, title:WORD, after:DATE and before:DATE in it; put it
-    between quotes. What changed in the notes since the last time is taken into the index first, for a second or
-    so.
+    between quotes, and -- before it if it starts with a dash. What changed in the notes since the last time is
+    taken into the index first, for a second or so.
     """
     from mlx_jina.cli import searching
 
@@ -75,7 +75,10 @@ def search(query: tuple[str, ...], **options: Any) -> None:
 @_uri
 @_formats
 def related(note: str, **options: Any) -> None:
-    """Show the notes nearest to a note, or to the passage at a line of it."""
+    """Show the notes nearest to a note.
+
+    With :LINE, those nearest to the passage at this line of it.
+    """
     from mlx_jina.cli import searching
 
     searching.related(note, **options)

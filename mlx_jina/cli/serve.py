@@ -77,7 +77,9 @@ def serve(
     dtype: Dtype | None,
     cache_dir: str | None,
 ) -> None:
-    """Answer embedding requests over HTTP, as OpenAI, Jina and others do.
+    """Answer embedding requests over HTTP.
+
+    Paths and answers are those of OpenAI, Jina and others.
 
     MODELS are names, Hugging Face ids, folders or .gguf files, also as ALIAS=NAME; the first is the default one.
     Requests may also ask for every other known model in the Hugging Face cache. [default: pocket]

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from mlx_jina.errors import InputError
+from mlx_jina.errors import InputError, some
 
 STDIN = "-"
 DEFAULT_FIELD = "text"
@@ -228,4 +228,4 @@ def _kind(value: Any) -> str:
 
 
 def _found(names: Iterable[str]) -> str:
-    return "it has: " + (", ".join(names) or "none")
+    return f"it has: {some(names) or 'none'}"

@@ -147,9 +147,10 @@ class Partial:
         for key in {**self._made_with, **state["made_with"]}:
             before, now = state["made_with"].get(key), self._made_with.get(key)
             if before != now:
-                raise InputError(
-                    f"{path} was made with {key}={before}, and this run has {key}={now}; --force starts over"
-                )
+                # Of a model the fingerprint is kept, which says nothing to a person.
+                found = "another model than" if key == "model" else f"{key}={before!r}, and"
+                this = "this run's" if key == "model" else f"this run has {key}={now!r}"
+                raise InputError(f"{path} was made with {found} {this}; --force starts over")
         self.rows, self.texts = state["rows"], state["texts"]
         self._bytes, self._expected = state["bytes"], state["digest"]
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 
-from mlx_jina.errors import CheckpointError
+from mlx_jina.errors import CheckpointError, shown
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -19,9 +19,9 @@ def required(config: Mapping[str, Any], key: str, kind: type[T]) -> T:
     """`config[key]`, or an error that names the key."""
     value = config.get(key)
     if isinstance(value, bool) or not isinstance(value, (int, float) if kind is float else kind):
-        raise CheckpointError(f"config.json: {key!r} should be {kind.__name__}, found {value!r}")
+        raise CheckpointError(f"config.json: {key!r} should be {kind.__name__}, found {shown(value)}")
     if not isinstance(value, str) and value <= 0:
-        raise CheckpointError(f"config.json: {key!r} should be positive, found {value!r}")
+        raise CheckpointError(f"config.json: {key!r} should be positive, found {shown(value)}")
     return kind(value)
 
 
@@ -31,7 +31,7 @@ def names(config: Mapping[str, Any], key: str) -> tuple[str, ...] | None:
     if value is None:
         return None
     if not isinstance(value, list | tuple) or not all(isinstance(name, str) for name in value):
-        raise CheckpointError(f"config.json: {key!r} should be a list of names, found {value!r}")
+        raise CheckpointError(f"config.json: {key!r} should be a list of names, found {shown(value)}")
     return tuple(value)
 
 
@@ -39,7 +39,7 @@ def expect(config: Mapping[str, Any], key: str, allowed: tuple[Any, ...]) -> Non
     """Refuse a setting that this implementation would compute differently."""
     if config.get(key) not in allowed:
         wanted = " or ".join(map(repr, allowed))
-        raise CheckpointError(f"config.json: {key!r} is {config.get(key)!r}; only {wanted} is implemented")
+        raise CheckpointError(f"config.json: {key!r} is {shown(config.get(key))}; only {wanted} is implemented")
 
 
 def rope_theta(config: Mapping[str, Any]) -> float:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_jina.errors import CheckpointError
+from mlx_jina.errors import CheckpointError, some
 from mlx_jina.models.base import EncoderModel
 from mlx_jina.models.bert import Embeddings, GatedMLP, Intermediate, ResidualOutput, UpGatedMLP
 from mlx_jina.models.config import expect, read
@@ -194,7 +194,7 @@ class JinaBert(EncoderModel):
         tensors = sorted(re.sub(r"\.\d+\.", ".N.", name) for name in names if ".layer.0." in name)
         raise CheckpointError(
             f"a `bert` checkpoint (architectures {config.get('architectures')}) in none of JinaBERT's four "
-            f"layouts; its first layer has {', '.join(tensors) or 'no tensors'}"
+            f"layouts; its first layer has {some(tensors) or 'no tensors'}"
         )
 
     def hidden(self, ids: mx.array, batch: Ragged) -> mx.array:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_jina.errors import CheckpointError
+from mlx_jina.errors import CheckpointError, some
 from mlx_jina.models.base import EncoderModel
 from mlx_jina.models.config import expect, read, rope_theta
 from mlx_jina.nn import attention
@@ -64,7 +64,7 @@ class Config:
         expect(config, "use_sliding_window", (False, None))
         expect(config, "rope_scaling", (None,))
         if other := set(config.get("layer_types") or ()) - {"full_attention"}:
-            raise CheckpointError(f"config.json: 'layer_types' names {', '.join(sorted(other))}, not implemented")
+            raise CheckpointError(f"config.json: 'layer_types' names {some(sorted(other))}, not implemented")
         theta = rope_theta(config)
         return read(cls, config, rope_theta=theta, qk_norm=qk_norm, qkv_bias=qkv_bias, causal=causal)
 

@@ -61,11 +61,14 @@ class Chunking:
         if self.tokens is None:
             if self.kind == "fixed" or self.overlap:
                 what = "chunk='fixed'" if self.kind == "fixed" else f"overlap={self.overlap}"
-                raise InputError(f"{what} needs chunk_tokens")
+                raise InputError(f"{what} needs chunk_tokens=, a number")
         elif self.tokens < 1:
             raise InputError(f"chunk_tokens={self.tokens} must be at least 1")
         elif not 0 <= self.overlap < self.tokens:
-            raise InputError(f"overlap={self.overlap} must lie between 0 and chunk_tokens - 1 = {self.tokens - 1}")
+            raise InputError(
+                f"overlap={self.overlap} must lie between 0 and {self.tokens - 1}, less than "
+                f"chunk_tokens={self.tokens}"
+            )
 
 
 def breaks(level: Level, text: str, language: str) -> list[int]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from mlx_jina.errors import InputError
+from mlx_jina.errors import InputError, some
 
 Side = Literal["query", "document"]
 QUERY: Side = "query"
@@ -33,10 +33,10 @@ def choose_task(
     task: str | None, prompt_name: str | None, tasks: Sequence[str], required: bool = False
 ) -> tuple[str | None, str | None]:
     """The task, one of `tasks`, and the name of the prompt, which the task's name may imply. Raises InputError."""
-    known = ", ".join(tasks) or "none: this model has one vector space for every task"
+    known = some(tasks) or "none: this model has one vector space for every task"
     if task is None:
         if required:
-            raise InputError(f"this model needs a task, here or in load(..., task=): {known}")
+            raise InputError(f"this model needs a task, here or when it is loaded; task= is one of {known}")
         return None, prompt_name
     name, side = (task, None) if task in tasks else split_task(task)
     if name not in tasks or (side is not None and name in _SYMMETRIC):
@@ -90,7 +90,7 @@ class Prompts:
             return ""
         key = self._key(name, task or next(iter(self.tasks), None))
         if key is None:
-            known = ", ".join(self.by_name) or "none: this model was trained without prompts"
+            known = some(self.by_name) or "none: this model was trained without prompts"
             raise InputError(f"prompt_name={name!r} is unknown to this model (known: {known})")
         another = key != sole and (sole in self.by_name or key in self.tasks)
         if another or (f"{task}_{QUERY}" in self.by_name and not key.startswith(f"{task}_")):

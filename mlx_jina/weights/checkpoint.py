@@ -15,7 +15,7 @@ from mlx.utils import tree_flatten
 
 from mlx_jina import catalog, models
 from mlx_jina.catalog import Entry
-from mlx_jina.errors import CheckpointError, InputError
+from mlx_jina.errors import CheckpointError, InputError, some
 from mlx_jina.models.base import EncoderModel
 from mlx_jina.models.config import required
 from mlx_jina.nn import lora as nn_lora
@@ -153,19 +153,15 @@ def stored_dtype(tensors: Iterable[mx.array]) -> mx.Dtype:
     return max(sizes, key=lambda dtype: sizes[dtype], default=mx.float32)
 
 
-def _few(names: Iterable[str]) -> str:
-    """The first three names, and how many more there are."""
-    first, rest = sorted(names)[:3], sorted(names)[3:]
-    return ", ".join(first) + (f" and {len(rest)} more" if rest else "")
-
-
 def assign(model: nn.Module, tensors: Mapping[str, mx.array], path: Path) -> None:
     """Give every parameter its tensor. A missing tensor, an unused one and a wrong shape are errors."""
     expected = dict(tree_flatten(model.parameters()))
     if missing := expected.keys() - tensors.keys():
-        raise CheckpointError(f"{path} lacks {_few(missing)}: it is incomplete or of another architecture")
+        raise CheckpointError(
+            f"{path} lacks {some(sorted(missing), 3)}: it is incomplete or of another architecture"
+        )
     if unused := tensors.keys() - expected.keys():
-        raise CheckpointError(f"{path} holds {_few(unused)}, which this architecture has no use for")
+        raise CheckpointError(f"{path} holds {some(sorted(unused), 3)}, which this architecture has no use for")
     for name, tensor in tensors.items():
         if tensor.shape != expected[name].shape:
             raise CheckpointError(

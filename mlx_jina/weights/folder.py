@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import mlx.core as mx
 
 from mlx_jina import models
-from mlx_jina.errors import CheckpointError
+from mlx_jina.errors import CheckpointError, some
 from mlx_jina.models.config import names as config_names
 from mlx_jina.text import prompts
 from mlx_jina.text.tokenizer import Tokenizer
@@ -29,8 +29,6 @@ from mlx_jina.weights.checkpoint import Checkpoint
 
 T = TypeVar("T")
 
-# Files that an error names, at most.
-_NAMED = 10
 _TORCH = (".bin", ".pt", ".pth", ".ckpt")
 _VOCABULARIES = ("vocab.txt", "vocab.json", "sentencepiece.bpe.model", "tokenizer.model")
 
@@ -110,8 +108,7 @@ def missing_files(folder: Path, task: str | None = None, merged: bool = False) -
 def _incomplete(folder: Path, missing: Sequence[str]) -> CheckpointError:
     """What a folder lacks, and what to do where something else stands in its place."""
     names = sorted(path.name for path in folder.iterdir())
-    present = ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
-    words = [f"{folder} lacks {', '.join(missing[:_NAMED])} (it has: {present or 'nothing'})"]
+    words = [f"{folder} lacks {some(missing)} (it has: {some(names) or 'nothing'})"]
     for name in missing:
         if (folder / name).is_symlink():
             words.append(f"{name} is a link to {(folder / name).readlink()}, which is gone: download it again")

@@ -15,7 +15,7 @@ import mlx.core as mx
 from mlx_jina import catalog, device, models
 from mlx_jina.catalog import Entry, Kind
 from mlx_jina.cpu import layers as cpu_layers
-from mlx_jina.errors import CheckpointError, InputError, MlxJinaError
+from mlx_jina.errors import CheckpointError, InputError, MlxJinaError, shown
 from mlx_jina.models.base import EncoderModel
 from mlx_jina.models.config import names as config_names
 from mlx_jina.nn import lora as nn_lora
@@ -248,11 +248,11 @@ def _attach(
 
 def _sizes(value: Any) -> tuple[int, ...]:
     if not isinstance(value, list | tuple) or not all(type(size) is int and size > 0 for size in value):
-        raise CheckpointError(f"config.json: 'matryoshka_dims' should be sizes, found {value!r}")
+        raise CheckpointError(f"config.json: 'matryoshka_dims' should be sizes, found {shown(value)}")
     return tuple(value)
 
 
 def _texts(value: Any) -> dict[str, str]:
     if not isinstance(value, Mapping) or not all(isinstance(text, str) for text in value.values()):
-        raise CheckpointError(f"prompts should be texts by name, found {value!r}")
+        raise CheckpointError(f"prompts should be texts by name, found {shown(value)}")
     return dict(value)

@@ -17,7 +17,7 @@ from typing import Any
 import mlx.core as mx
 
 from mlx_jina import durable
-from mlx_jina.errors import CheckpointError
+from mlx_jina.errors import CheckpointError, some
 from mlx_jina.nn.lora import Pair
 from mlx_jina.weights import json_file, safetensors_file
 
@@ -107,9 +107,9 @@ def read(folder: Path) -> Adapter:
         pairs[module] = Pair(a, b, alpha / rank)
     adapted, targets = {_leaf(module) for module in pairs}, set(config["target_modules"])
     if strange := adapted - targets:
-        raise _refuse(weights_path, f"it adapts {', '.join(sorted(strange))}, not in 'target_modules'")
+        raise _refuse(weights_path, f"it adapts {some(sorted(strange))}, not in 'target_modules'")
     if idle := targets - adapted:
-        raise _refuse(weights_path, f"it has nothing for {', '.join(sorted(idle))} of 'target_modules'")
+        raise _refuse(weights_path, f"it has nothing for {some(sorted(idle))} of 'target_modules'")
     return Adapter(folder, str(config.get("base_model_name_or_path") or ""), pairs)
 
 

@@ -16,7 +16,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_jina.choices import MODES
-from mlx_jina.errors import CheckpointError
+from mlx_jina.errors import CheckpointError, shown
 from mlx_jina.models.config import required
 from mlx_jina.nn.quantized import QuantizedEmbedding
 
@@ -163,13 +163,17 @@ def _packing(
 ) -> Packing:
     common = config.get(BLOCKS[0])
     if not isinstance(common, Mapping):
-        raise CheckpointError(f"config.json: 'quantization' should say how {layer} is packed, found {common!r}")
+        raise CheckpointError(
+            f"config.json: 'quantization' should say how {layer} is packed, found {shown(common)}"
+        )
     scales = tensors[f"{layer}.scales"]
     if scales.ndim != 2:
         raise CheckpointError(f"{layer}.scales has shape {scales.shape}, which is no matrix")
     special = common.get(layer)
     if not isinstance(special, (Mapping, bool, type(None))):
-        raise CheckpointError(f"config.json: 'quantization' should say how {layer} is packed, found {special!r}")
+        raise CheckpointError(
+            f"config.json: 'quantization' should say how {layer} is packed, found {shown(special)}"
+        )
     wanted = _read(special if isinstance(special, Mapping) else common, layer)
     if special is False:
         raise CheckpointError(f"config.json: 'quantization' says that {layer} is not packed, but it has scales")

@@ -12,12 +12,15 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 import mlx_jina
 from mlx_jina import device
-from mlx_jina.cli import similarity
+from mlx_jina.cli import app, similarity
+from mlx_jina.cli.spelling import spelled
 from tests.support import colbert_checkpoints
 from tests.support.checkpoints import tiny_jina_bert
 from tests.support.command import PROGRAM, SMALL, run
@@ -82,7 +85,7 @@ def test_warnings_are_one_plain_line(model: Path) -> None:
         "encode", "-m", model, "--max-length", "4", "how do i bake bread", program=PROGRAM[:1] + PROGRAM[3:]
     )
     assert done.returncode == 0
-    assert done.stderr == "warning: 1 text was longer than 4 tokens and cut; truncate=False makes it an error\n"
+    assert done.stderr == "warning: 1 text was longer than 4 tokens and cut; --no-truncate makes it an error\n"
 
 
 def test_default_model_and_file_hint_are_said_once(tmp_path: Path) -> None:
@@ -101,6 +104,7 @@ def test_default_model_and_file_hint_are_said_once(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (["encode", "--colour"], "No such option"),
+        (["search", "-draft", "soup"], "if it is a text, put -- before it"),
         (["encode", "--precision", "int4", "x"], "'int4' is not one of"),
         (["encode", "-i", "missing.txt"], "missing.txt does not exist"),
         (["encode", "x", "-i", "missing.txt"], "not both"),
@@ -115,6 +119,14 @@ def test_default_model_and_file_hint_are_said_once(tmp_path: Path) -> None:
             ["encode", "-m", "pocket", "--no-truncate", "--max-length", "4", "x", "a b c d e"],
             "text 1 has 7 tokens",
         ),
+        (["encode", "-m", "pocket", "--truncate-dim", "65", "x"], "--truncate-dim 65 is not a size"),
+        (["encode", "-m", "pocket", "--truncate-dim", "65", "x"], "; --allow-untrained-dim cuts anyway"),
+        (["encode", "-m", "pocket", "--task", "a b", "x"], "--task 'a b' is unknown to this model"),
+        (["encode", "-m", "pocket", "--prompt-name", "query", "x"], "--prompt-name query is unknown"),
+        (["encode", "-m", "pocket", "--as-model", "foo", "x"], "--as-model foo is no published model"),
+        (["encode", "-m", "pocket", "--max-length", "1", "x"], "--max-length 1 must lie between 3 and"),
+        (["encode", "-m", "pocket", "--precision", "int8", "--no-normalize", "x"], "needs --normalize"),
+        (["encode", "-m", "pocket", "--no-truncate", "--max-length", "3", "a b"], "--truncate cuts it"),
         (["similarity", "-m", "pocket", "x"], "at least two texts"),
         (["info", "no-such-model"], "'no-such-model' is neither a folder"),
         (["train"], "No such command 'train'"),
@@ -131,6 +143,21 @@ def test_a_mistake_is_one_line_and_exit_code_1(
     assert message in done.stderr
     assert not done.stdout
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("group", [app.commands, *app.commands.commands.values()], ids=lambda each: each.name)
+def test_help_cuts_no_line(group: click.Command) -> None:
+    """Commands of a group in a terminal of 80 columns."""
+    if isinstance(group, click.Group):
+        shown = CliRunner(env={"COLUMNS": "80"}).invoke(group, ["--help"]).stdout.partition("Commands:")[2]
+        assert shown
+        assert "..." not in shown
+
+
+def test_what_looks_like_an_option_within_a_name_stays() -> None:
+    words = "/data/task=a/x?mode=ro: truncate=False, task='a b', ranges=None, late=False and mode="
+    expected = "/data/task=a/x?mode=ro: --no-truncate, --task 'a b', ranges=None, --no-late and --mode"
+    assert spelled(words, app.commands) == expected
 
 
 def test_without_a_command_it_helps() -> None:

@@ -194,10 +194,10 @@ def test_abbreviations_are_a_language_s_own() -> None:
     ("kind", "tokens", "overlap", "message"),
     [
         ("word", 8, 0, "chunk='word' is not one of paragraph, sentence, fixed"),
-        ("fixed", None, 0, "chunk='fixed' needs chunk_tokens"),
+        ("fixed", None, 0, "chunk='fixed' needs chunk_tokens="),
         ("sentence", None, 2, "overlap=2 needs chunk_tokens"),
         ("sentence", 0, 0, "chunk_tokens=0 must be at least 1"),
-        ("sentence", 8, 8, "overlap=8 must lie between 0 and chunk_tokens - 1 = 7"),
+        ("sentence", 8, 8, "overlap=8 must lie between 0 and 7, less than chunk_tokens=8"),
         ("sentence", 8, -1, "overlap=-1 must lie between"),
     ],
 )

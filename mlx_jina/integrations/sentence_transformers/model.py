@@ -12,7 +12,7 @@ import numpy as np
 
 import mlx_jina
 from mlx_jina import vectors
-from mlx_jina.errors import InputError
+from mlx_jina.errors import InputError, some
 from mlx_jina.integrations.sentence_transformers import checks, tensors
 from mlx_jina.integrations.sentence_transformers.tensors import Embeddings, Precision, SimilarityName, as_tensor
 from mlx_jina.options import check as check_options
@@ -331,7 +331,7 @@ class SentenceTransformer:
             return prompt
         name = self.default_prompt_name if name is None else name
         if name is not None and name not in self.prompts:
-            raise InputError(f"prompt_name={name!r} is unknown to this model (known: {', '.join(self.prompts)})")
+            raise InputError(f"prompt_name={name!r} is unknown to this model (known: {some(self.prompts)})")
         return "" if name is None else self.prompts[name]
 
     def _for_side(

@@ -21,7 +21,7 @@ from typing import Any
 import mlx.core as mx
 from gguf import GGMLQuantizationType as Type
 
-from mlx_jina.errors import CheckpointError
+from mlx_jina.errors import CheckpointError, some
 from mlx_jina.nn.lora import Pair
 from mlx_jina.text import prompts
 from mlx_jina.weights import folder, hub
@@ -63,7 +63,7 @@ def base_of(path: Path) -> Path:
         return path
     models = [file for file in hub.gguf_files(path) if not _is_adapter(GGUF(file))]
     if len(models) != 1:
-        present = ", ".join(file.name for file in models) or "only adapters"
+        present = some(file.name for file in models) or "only adapters"
         raise CheckpointError(f"{path} should hold the .gguf of one model, but holds {present}; name one file")
     return models[0]
 
@@ -98,7 +98,7 @@ def read(file: GGUF, task: str | None, *, alone: bool = False) -> dict[str, Adap
         tasks = [name] if name is not None else []
     # Without its adapter a model would answer all the same, from the base weights.
     if missing := [name_of(str(name), base).name for name in tasks if name not in files]:
-        raise CheckpointError(f"{base} is a base model that lacks its adapters beside it: {', '.join(missing)}")
+        raise CheckpointError(f"{base} is a base model that lacks its adapters beside it: {some(missing)}")
     width = file.get(f"{architecture.name}.embedding_length", int)
     return {name: _adapter(files[name], architecture, width) for name in tasks}
 

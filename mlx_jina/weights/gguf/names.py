@@ -9,7 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from mlx_jina.errors import CheckpointError
+from mlx_jina.errors import CheckpointError, some
 from mlx_jina.weights.gguf.architectures import Architecture
 
 
@@ -80,7 +80,7 @@ def from_gguf(
             counts[target] = piece.of
     for target, present in parts.items():
         if len(present) != counts[target]:
-            only = ", ".join(rows.name for rows in present.values())
+            only = some(rows.name for rows in present.values())
             raise CheckpointError(f"{path}: of the tensors that make up {target} there is only {only}")
     return {target: [present[i] for i in sorted(present)] for target, present in parts.items()}, config
 

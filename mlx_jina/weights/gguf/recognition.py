@@ -55,7 +55,7 @@ def warn(file: GGUF, architecture: Architecture) -> None:
     if names := [name for name in names if not name.endswith("-mlx")]:
         warnings.warn(
             f"{file.path} does not say which model it is, so that it has no prompts: queries and documents get "
-            f"the same vectors. If it is one of {', '.join(names)}, say so by as_model= (--as-model); else put "
+            f"the same vectors. If it is one of {', '.join(names)}, say so by as_model=; else put "
             "the prompts that it was trained with before the texts (prompt=)",
             stacklevel=2,
         )

@@ -13,7 +13,7 @@ from typing import Any
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, processors
 from tokenizers import Tokenizer as FastTokenizer
 
-from mlx_jina.errors import CheckpointError
+from mlx_jina.errors import CheckpointError, some
 from mlx_jina.text.tokenizer import Tokenizer, failures
 from mlx_jina.weights.gguf import unigram as gguf_unigram
 from mlx_jina.weights.gguf.file import GGUF
@@ -85,7 +85,7 @@ def _kind(content: Mapping[str, Any], v2: str) -> tuple[str, str]:
     if model == "BPE" and types and types <= {"Whitespace", "Sequence"}:
         return "whitespace", "whitespace"
     raise CheckpointError(
-        f"a {model} tokenizer that splits by {', '.join(sorted(types)) or 'nothing'} has no form in GGUF that is "
+        f"a {model} tokenizer that splits by {some(sorted(types)) or 'nothing'} has no form in GGUF that is "
         "written here"
     )
 

@@ -13,7 +13,7 @@ from typing import Any
 from tokenizers import Tokenizer as FastTokenizer
 from tokenizers import decoders, models, normalizers, pre_tokenizers
 
-from mlx_jina.errors import CheckpointError
+from mlx_jina.errors import CheckpointError, some
 
 SPACE = "\u2581"
 # What llama.cpp's converter gives to rows without a token.
@@ -53,7 +53,7 @@ def _metaspace(
     metaspaces = [node for node in splitters if node["type"] == "Metaspace" and node["replacement"] == SPACE]
     if others or len(metaspaces) != 1 or content["model"].get("byte_fallback"):
         raise CheckpointError(
-            f"a Unigram tokenizer with {', '.join(sorted(others)) or 'byte fallback or without Metaspace'} has no "
+            f"a Unigram tokenizer with {some(sorted(others)) or 'byte fallback or without Metaspace'} has no "
             "form in GGUF that is written here"
         )
     return metaspaces[0]
