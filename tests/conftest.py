@@ -1,12 +1,27 @@
 """Shared set-up: the process is tuned as the command line's, and nothing reaches the network."""
 
 import os
+import signal
 
 import pytest
 
 from mlx_jina import process
 
 process.tune()
+
+# Seconds of a test with the mark `slow`, such as a soak; of the others pyproject.toml says it.
+SLOW = 3600
+
+
+def restore_signals() -> None:
+    """Heed signals that `nohup ... &` ignores: tests send them to children, which inherit what is ignored."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) == signal.SIG_IGN:
+            handler = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+            signal.signal(number, handler)
+
+
+restore_signals()
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -16,7 +31,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Skip what was not asked for, and say how to ask."""
+    """Skip what was not asked for, and say how to ask; give what takes long its time."""
+    for item in items:
+        if "slow" in item.keywords and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(SLOW))
     for mark in ("network", "slow"):
         if mark in (config.option.markexpr or ""):
             continue
