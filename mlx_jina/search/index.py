@@ -81,6 +81,10 @@ class Index:
         self._vectors: tuple[int, Vectors] | None = None
         self._reading_vectors = threading.Lock()
 
+    def __reduce__(self) -> tuple[Callable[..., Index], tuple[object, ...]]:
+        """Pickled, an index is its file and the name of its model, by which another process opens it."""
+        return _opened, (str(self.file), self._model.given, self._model.local_files_only)
+
     def __enter__(self) -> Index:
         return self
 
@@ -403,6 +407,10 @@ class Index:
             except Busy as busy:
                 raise IndexFileError(f"{self.file}: {busy} is updating it; try again later") from None
             yield
+
+
+def _opened(file: str, model: str | Encoder, local_files_only: bool) -> Index:
+    return Index(file, model, create=False, local_files_only=local_files_only)
 
 
 def _nobody(what: str, done: int, total: int) -> None:

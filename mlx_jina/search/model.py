@@ -47,7 +47,9 @@ class Model:
     def __init__(self, model: str | Path | Encoder, *, local_files_only: bool = False) -> None:
         self.name = str(model if isinstance(model, (str, Path)) else model.path)
         self._encoder: Encoder | None = None if isinstance(model, (str, Path)) else model
-        self._local_files_only = local_files_only
+        self.given = str(model) if isinstance(model, Path) else model
+        """The name, or the loaded model."""
+        self.local_files_only = local_files_only
         self._loading = threading.Lock()
         self._fingerprint: tuple[str, str] | None = None
         self._encoding = threading.Lock()
@@ -68,7 +70,7 @@ class Model:
                 entry = catalog.find(self.name)
                 fused = entry is not None and len(entry.tasks) > 1 and _RETRIEVAL in entry.tasks
                 task = _RETRIEVAL if fused else None
-                self._encoder = encoder.load(self.name, task=task, local_files_only=self._local_files_only)
+                self._encoder = encoder.load(self.name, task=task, local_files_only=self.local_files_only)
             return self._encoder
 
     def preload(self, text: str) -> None:
