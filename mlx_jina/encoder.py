@@ -264,16 +264,22 @@ class Encoder(LoadedModel):
         return {**options, "task": task, "prompt_name": name}
 
     def encode_stream(
-        self, texts: Iterable[str], *, advance: Callable[[int], object] = int, **options: Unpack[EncodeOptions]
+        self,
+        texts: Iterable[str],
+        *,
+        advance: Callable[[int], object] = int,
+        shortened: Callable[[int], object] = int,
+        **options: Unpack[EncodeOptions],
     ) -> Iterator[Vectors]:
         """Encode texts from any iterable, in order, holding no more than two windows of them.
 
         Yields blocks (n, D), whose rows follow the order of the texts. After each forward pass `advance` is called
-        with the number of texts that this pass finished, long before their block is full. Options as in `encode`.
+        with the number of texts that this pass finished, long before their block is full; `shortened` is called
+        with the position of each text that is cut. Options as in `encode`.
         """
-        check_options(advance=advance)
+        check_options(advance=advance, shortened=shortened)
         plan = self.plan(**options)
-        for _, rows in self.pipeline.windows(enumerate(many(texts)), plan, advance):
+        for _, rows in self.pipeline.windows(enumerate(many(texts)), plan, advance, shortened):
             yield rows
 
     # ---- vectors of tokens and of chunks

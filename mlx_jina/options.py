@@ -192,7 +192,7 @@ _KINDS: Mapping[str, tuple[str, Callable[[object], bool]]] = {
     **dict.fromkeys(("convert_to_numpy", "convert_to_tensor", "trust_remote_code"), _FLAG),
     "cache_folder": _PATH,
     "wait": ("True, False or a function", _is_flag_or_function),
-    **dict.fromkeys(("advance", "progress", "cancelled"), _FUNCTION),
+    **dict.fromkeys(("advance", "shortened", "progress", "cancelled"), _FUNCTION),
 }
 # Those that may be None, which is their default.
 _OPTIONAL = frozenset(

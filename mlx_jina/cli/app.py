@@ -100,15 +100,22 @@ def commands(context: click.Context) -> None:
     "paths",
     multiple=True,
     metavar="PATH",
-    help="A .txt file (every line is a text, blank ones too), .jsonl, .csv, .md (one text), or a folder (every "
-    ".md and .txt file in it is one text). - is standard input. May be repeated.",
+    help="A .txt file (every line is a text, blank ones too), .jsonl, .json (an array), .csv, .tsv, .md (one "
+    "text), or a folder (every .md and .txt file in it is one text). - is standard input. May be repeated.",
 )
-@click.option("--field", metavar="NAME", help="Where the text is in .jsonl and .csv. [default: text]")
+@click.option("--field", metavar="NAME", help="Where the text is in .jsonl, .json, .csv and .tsv. [default: text]")
+@click.option(
+    "--on-error",
+    type=click.Choice(("skip", "stop")),
+    default="skip",
+    show_default=True,
+    help="A note in a folder that cannot be read: name it at the end, or stop there.",
+)
 @click.option(
     "--output",
     "-o",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="A .npy, .jsonl or .parquet file instead of JSON lines on standard output.",
+    help="A .npy, .jsonl or .parquet file instead of JSON lines on standard output (-).",
 )
 @click.option("--resume", is_flag=True, help="Continue an interrupted --output where it stopped.")
 @click.option("--force", is_flag=True, help="Replace --output, or start it over.")
@@ -139,6 +146,7 @@ def encode(
     texts: tuple[str, ...],
     paths: tuple[str, ...],
     field: str | None,
+    on_error: str,
     output: Path | None,
     resume: bool,
     force: bool,
@@ -161,7 +169,7 @@ def encode(
     chunking = _chunking(chunk, {name: options.pop(name) for name in sorted(CutOptions.__optional_keys__)})
     loading, encoding = _split(options)
     run(
-        Source(texts, paths, field),
+        Source(texts, paths, field, on_error == "skip"),
         output,
         model,
         loading,
@@ -282,7 +290,7 @@ def _dashes(error: click.UsageError) -> str:
     """What to do if words that start with a dash were meant as a text or a query."""
     parameters = error.ctx.command.params if error.ctx else []
     takes_texts = any(isinstance(each, click.Argument) and each.nargs == -1 for each in parameters)
-    if not isinstance(error, click.NoSuchOption) or not takes_texts:
+    if not isinstance(error, click.NoSuchOption) or error.option_name.startswith("--") or not takes_texts:
         return ""
     return "; if it is a text, put -- before it"
 

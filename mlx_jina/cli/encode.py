@@ -13,7 +13,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from mlx_jina.errors import InputError, MlxJinaError
+from mlx_jina.errors import NAMED, InputError, MlxJinaError
 from mlx_jina.files import inputs
 
 if TYPE_CHECKING:
@@ -34,6 +34,30 @@ DEFAULT_MODEL = "pocket"
 CHANGES_NOTHING = ("batch_tokens", "truncate", "allow_untrained_dim")
 
 
+class Named:
+    """Names to list at the end of a run: the first ones, and how many there are."""
+
+    def __init__(self) -> None:
+        self._first: list[str] = []
+        self._count = 0
+
+    def add(self, name: str) -> None:
+        """One more."""
+        self._count += 1
+        if self._count <= NAMED:
+            self._first.append(name)
+
+    def add_because(self, name: str, reason: str) -> None:
+        """One more, and what is wrong with it."""
+        self.add(f"{name}: {reason}")
+
+    def tell(self, what: str) -> None:
+        """A line for each, if there are any."""
+        if self._count:
+            more = [f"and {self._count - NAMED:,} more"] if self._count > NAMED else []
+            tell("\n  ".join([f"{what} ({self._count:,}):", *self._first, *more]))
+
+
 @dataclass(frozen=True)
 class Source:
     """Texts themselves, or `paths` that hold texts ("-" is standard input), under `field` in .jsonl and .csv."""
@@ -41,10 +65,14 @@ class Source:
     texts: Sequence[str]
     paths: Sequence[str]
     field: str | None
+    skips: bool = False
+    """Whether notes of a folder that cannot be read are left out."""
 
-    def records(self) -> Iterator[Record]:
-        """The texts in order."""
-        return inputs.from_paths(self.paths, self.field) if self.paths else inputs.from_arguments(self.texts)
+    def records(self, skipped: Named) -> Iterator[Record]:
+        """The texts in order; what is left out is named."""
+        if not self.paths:
+            return inputs.from_arguments(self.texts)
+        return inputs.from_paths(self.paths, self.field, skipped.add_because if self.skips else None)
 
     def count(self) -> int | None:
         """How many texts there are, or None where that is unknown. Reads the files once."""
@@ -97,6 +125,9 @@ def _run(
     force: bool,
 ) -> None:
     source = _checked(source)
+    if output is not None and str(output) == inputs.STDIN:
+        # As with --input: the standard stream.
+        output = None
     if options["precision"] in ("int8", "uint8") and not options["normalize_embeddings"]:
         raise InputError(f"--precision {options['precision']} needs --normalize: it stores vectors of unit length")
     if output is None:
@@ -150,7 +181,7 @@ def _checked(source: Source) -> Source:
     if inputs.STDIN in paths and sys.stdin.isatty():
         tell("reading texts from the terminal, one a line; end with Ctrl-D")
     if paths:
-        return Source((), paths, source.field)
+        return Source((), paths, source.field, source.skips)
     if (path := next((text for text in source.texts if os.path.exists(text)), None)) is not None:
         tell(f"hint: {path!r} is encoded as a text; to read the file, use --input {path}")
     return source
@@ -193,7 +224,8 @@ def _to_stdout(job: _Job) -> None:
     lines = JsonLines(empty.shape[1], empty.dtype, job.labels())
     stdout = sys.stdout.buffer
     written = 0
-    stream = _Stream(job, job.source.records())
+    skipped = Named()
+    stream = _Stream(job, job.source.records(skipped), skipped)
     for _, labels, rows in stream.blocks(0):
         for chunk in lines.block(written, labels, rows):
             with _uninterrupted():
@@ -230,11 +262,12 @@ def _to_file(job: _Job, output: Path, resume: bool) -> None:
         output, empty.shape[1], empty.dtype, job.shaping(), resume=resume, labels=job.labels()
     ) as partial:
         try:
-            records = partial.skip_done(job.source.records())
+            skipped = Named()
+            records = partial.skip_done(job.source.records(skipped))
             if finished := partial.finished:
                 tell(f"{output} is finished: nothing to resume")
                 return
-            stream = _Stream(job, records)
+            stream = _Stream(job, records, skipped)
             for done, labels, rows in stream.blocks(partial.texts):
                 # A mistake in the input ends its window early. --resume has to make that window again as a whole,
                 # or the bytes would not be those of a run without the mistake.
@@ -250,9 +283,12 @@ def _to_file(job: _Job, output: Path, resume: bool) -> None:
 class _Stream:
     """Feed records to the encoder, and pair them with their vectors."""
 
-    def __init__(self, job: _Job, records: Iterator[Record]) -> None:
+    def __init__(self, job: _Job, records: Iterator[Record], skipped: Named) -> None:
         self._job = job
         self._records = records
+        self._skipped = skipped
+        self._cut = Named()
+        self._taken = 0
         self._waiting: deque[Record] = deque()
         self.failure: InputError | OSError | None = None
 
@@ -264,20 +300,23 @@ class _Stream:
         from tqdm import tqdm
 
         total = self._job.source.count() if sys.stderr.isatty() else None
-        taken = 0
         # disable=None shows the bar on a terminal only.
         with tqdm(initial=start, total=total, desc="Encoding", unit=" texts", disable=None) as bar:
             try:
                 make = self._chunks(start, bar.update) if self._job.chunking else self._whole(bar.update)
                 for block in make:
-                    taken += len(block[0])
+                    self._taken += len(block[0])
                     yield block
             except MlxJinaError as error:
-                raise self._located(error, taken, start) from error
+                raise self._located(error, start) from error
+            finally:
+                self._skipped.tell("skipped")
+                self._cut.tell("cut")
 
     def _whole(self, advance: Callable[[int], object]) -> Iterator[Block]:
         """Blocks with a row for every text."""
-        for rows in self._job.encoder.encode_stream(self._texts(), advance=advance, **self._job.options):
+        encode = self._job.encoder.encode_stream
+        for rows in encode(self._texts(), advance=advance, shortened=self._shortened, **self._job.options):
             records = [self._waiting.popleft() for _ in range(len(rows))]
             yield records, [_label(record) for record in records], rows
 
@@ -310,11 +349,15 @@ class _Stream:
         except (InputError, OSError) as error:
             self.failure = error
 
-    def _located(self, error: MlxJinaError, taken: int, start: int) -> MlxJinaError:
+    def _shortened(self, position: int) -> None:
+        if origin := self._waiting[position - self._taken].origin:
+            self._cut.add(origin)
+
+    def _located(self, error: MlxJinaError, start: int) -> MlxJinaError:
         """The error with file and line in place of the encoder's count of texts."""
         if error.position is None:
             return error
-        record = self._waiting[error.position - taken]
+        record = self._waiting[error.position - self._taken]
         counted = type(error)(error.words, position=error.position + start)
         return type(error)(f"{record.origin}: {counted}") if record.origin else counted
 

@@ -124,9 +124,14 @@ class Team:
         return getattr(self._encoder, name)
 
     def encode_stream(
-        self, texts: Iterable[str], *, advance: Callable[[int], object] = int, **options: Unpack[EncodeOptions]
+        self,
+        texts: Iterable[str],
+        *,
+        advance: Callable[[int], object] = int,
+        shortened: Callable[[int], object] = int,
+        **options: Unpack[EncodeOptions],
     ) -> Iterator[Vectors]:
-        """`Encoder.encode_stream`; `advance` is called once for each window."""
+        """`Encoder.encode_stream`; `advance` is called once for each window, and `shortened` never."""
         from mlx_jina.engine import pipeline
 
         free, size = self._helpers.free, self._helpers.count + 1

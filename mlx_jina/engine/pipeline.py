@@ -62,14 +62,22 @@ class Pipeline:
         self._compiled: dict[int, CompiledByShape[Ragged]] = {}
 
     def windows(
-        self, items: Iterable[Item], plan: Plan, advance: Callable[[int], object]
+        self,
+        items: Iterable[Item],
+        plan: Plan,
+        advance: Callable[[int], object],
+        shortened: Callable[[int], object] = int,
     ) -> Iterator[tuple[list[int], Vectors]]:
         """Positions and vectors of each window, in order; the next is tokenised while one computes.
 
-        `items` are positions and texts, `advance` is told how many texts are done. Errors name positions.
+        `items` are positions and texts, `advance` is told how many texts are done, `shortened` which were cut.
+        Errors name positions.
         """
         cut = 0
         for positions, ids in ahead(items, partial(self.tokenize, plan=plan)):
+            for position, text in zip(positions, ids, strict=True):
+                if len(text) > plan.max_length:
+                    shortened(position)
             ids, too_long = self.cut(ids, plan)
             cut += too_long
             pooled = self.forward(ids, positions, plan, lambda texts: advance(len(texts)))

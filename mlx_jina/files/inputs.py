@@ -1,4 +1,4 @@
-"""Where the texts of `mlx-jina encode` come from: arguments, lines, .txt, .jsonl, .csv, documents, folders.
+"""Where the texts of `mlx-jina encode` come from: arguments, lines, JSON, tables, documents, folders.
 
 Everything is read as a stream. A mistake in an input is an InputError that names the file and the line.
 """
@@ -9,18 +9,28 @@ import csv
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from mlx_jina.errors import InputError, some
+from mlx_jina.files.decode import decode
+from mlx_jina.files.decode import lines as decoded_lines
 
 STDIN = "-"
 DEFAULT_FIELD = "text"
-LINES, JSON_LINES, TABLES, DOCUMENTS = (".txt",), (".jsonl", ".ndjson"), (".csv",), (".md",)
-FOLDER_DOCUMENTS = (".md", ".txt")
+LINES, JSON_LINES, ARRAYS, TABLES = (".txt",), (".jsonl", ".ndjson"), (".json",), (".csv", ".tsv")
+DOCUMENTS = (".md", ".markdown")
+FIELDS = (*JSON_LINES, *ARRAYS, *TABLES)
+FOLDER_DOCUMENTS = (*DOCUMENTS, ".txt")
+# Bytes of a .json file, at most.
+LARGEST_ARRAY = 256 << 20
+# What may stand between the columns of a .csv file: some countries' programs write the second.
+_DELIMITERS = (",", ";", "\t")
 
-_BOM = b"\xef\xbb\xbf"
+# Is told of a note that is left out: its path, and why.
+Skipped = Callable[[str, str], object]
 
 
 class Record(NamedTuple):
@@ -44,13 +54,13 @@ def check(paths: Sequence[str], field: str | None) -> None:
             continue
         if not os.path.exists(path):
             raise InputError(f"{path} does not exist")
-        if _suffix(path) not in (*LINES, *JSON_LINES, *TABLES, *DOCUMENTS):
+        if _suffix(path) not in (*LINES, *FIELDS, *DOCUMENTS):
             raise InputError(
-                f"{path} is none of the inputs that can be read: .txt (a text a line), .jsonl, .csv, .md (one "
-                "text), or a folder of .md and .txt files"
+                f"{path} is none of the inputs that can be read: .txt (a text a line), .jsonl, .json, .csv, .tsv, "
+                ".md (one text), or a folder of .md and .txt files"
             )
-    if field is not None and not any(_suffix(path) in (*JSON_LINES, *TABLES) for path in paths):
-        raise InputError(f"--field {field} needs a .jsonl or .csv file as --input")
+    if field is not None and not any(_suffix(path) in FIELDS for path in paths):
+        raise InputError(f"--field {field} needs a .jsonl, .json, .csv or .tsv file as --input")
 
 
 def from_arguments(texts: Iterable[str]) -> Iterator[Record]:
@@ -58,13 +68,16 @@ def from_arguments(texts: Iterable[str]) -> Iterator[Record]:
     return map(Record, texts)
 
 
-def from_paths(paths: Iterable[str], field: str | None) -> Iterator[Record]:
-    """The texts of files and folders one after another; `-` is standard input."""
+def from_paths(paths: Iterable[str], field: str | None, skipped: Skipped | None = None) -> Iterator[Record]:
+    """The texts of files and folders one after another; `-` is standard input.
+
+    With `skipped`, notes of a folder that cannot be read are left out.
+    """
     for path in paths:
         if path == STDIN:
             yield from _lines(sys.stdin.buffer, "standard input")
         elif os.path.isdir(path):
-            yield from map(_document, _checked_folder(path))
+            yield from _notes(path, skipped)
         elif _suffix(path) in DOCUMENTS:
             yield _document(path)
         else:
@@ -73,6 +86,8 @@ def from_paths(paths: Iterable[str], field: str | None) -> Iterator[Record]:
                     yield from _lines(file, path)
                 elif _suffix(path) in JSON_LINES:
                     yield from _json_lines(file, path, field or DEFAULT_FIELD)
+                elif _suffix(path) in ARRAYS:
+                    yield from _array(file, path, field or DEFAULT_FIELD)
                 else:
                     yield from _table(file, path, field or DEFAULT_FIELD)
 
@@ -81,7 +96,7 @@ def count(paths: Iterable[str]) -> int | None:
     """How many texts the inputs have, or None where only parsing would tell."""
     total = 0
     for path in paths:
-        if path == STDIN or _suffix(path) in TABLES:
+        if path == STDIN or _suffix(path) in (*ARRAYS, *TABLES):
             return None
         if os.path.isdir(path):
             total += sum(1 for _ in _folder(path))
@@ -105,32 +120,15 @@ def _count_lines(path: str) -> int:
     return lines + (last != b"\n")
 
 
-def _decode(raw: bytes, source: str, line: int) -> str:
-    try:
-        return raw.decode("utf-8")
-    except UnicodeDecodeError as error:
-        line += raw.count(b"\n", 0, error.start)
-        raise InputError(
-            f"{source}, line {line}: byte 0x{raw[error.start]:02x} is not valid UTF-8; convert the file first, "
-            "for example with iconv -f latin1 -t utf-8"
-        ) from None
-
-
-def _decoded_lines(file: BinaryIO, source: str) -> Iterator[str]:
-    """Lines with their ends. Only newlines count, so that numbers agree with those of other tools."""
-    for number, raw in enumerate(file, 1):
-        yield _decode(raw.removeprefix(_BOM) if number == 1 else raw, source, number)
-
-
 def _lines(file: BinaryIO, source: str) -> Iterator[Record]:
     """Every line is a text, blank ones too: the index of a vector is its line number less one."""
-    for number, line in enumerate(_decoded_lines(file, source), 1):
+    for number, line in enumerate(decoded_lines(file, source), 1):
         yield Record(line.removesuffix("\n").removesuffix("\r"), None, source, number)
 
 
 def _json_lines(file: BinaryIO, source: str, field: str) -> Iterator[Record]:
     """One JSON object for each line; blank lines are skipped."""
-    for number, line in enumerate(_decoded_lines(file, source), 1):
+    for number, line in enumerate(decoded_lines(file, source), 1):
         if not line.strip():
             continue
         where = f"{source}, line {number}"
@@ -140,18 +138,44 @@ def _json_lines(file: BinaryIO, source: str, field: str) -> Iterator[Record]:
             raise InputError(f"{where}: not valid JSON ({error.msg} at column {error.colno})") from None
         except (ValueError, RecursionError) as error:
             raise InputError(f"{where}: JSON that cannot be read ({error})") from None
-        if not isinstance(content, dict):
-            raise InputError(f"{where}: a JSON object is needed, this is {_kind(content)}")
-        if field not in content:
-            raise InputError(f"{where}: no field {field!r} ({_found(content)}); choose one with --field")
-        if not isinstance(content[field], str):
-            raise InputError(f"{where}: field {field!r} must be a string, this is {_kind(content[field])}")
-        name = content.get("id")
-        if name is not None and (isinstance(name, bool) or not isinstance(name, str | int)):
-            raise InputError(f'{where}: "id" must be a string or a whole number, this is {_kind(name)}')
-        if isinstance(name, str) and not name.isascii():
-            _check_unicode(name, where)
-        yield Record(content[field], None if name is None else ("id", name), source, number)
+        yield _record(content, field, where, Record("", None, source, number))
+
+
+def _record(content: Any, field: str, where: str, empty: Record) -> Record:
+    """The text and the id of a JSON object. Raises InputError, which begins with `where`."""
+    if not isinstance(content, dict):
+        raise InputError(f"{where}: a JSON object is needed, this is {_kind(content)}")
+    if field not in content:
+        raise InputError(f"{where}: no field {field!r} ({_found(content)}); choose one with --field")
+    if not isinstance(content[field], str):
+        raise InputError(f"{where}: field {field!r} must be a string, this is {_kind(content[field])}")
+    name = content.get("id")
+    if name is not None and (isinstance(name, bool) or not isinstance(name, str | int)):
+        raise InputError(f'{where}: "id" must be a string or a whole number, this is {_kind(name)}')
+    if isinstance(name, str) and not name.isascii():
+        _check_unicode(name, where)
+    return empty._replace(text=content[field], label=None if name is None else ("id", name))
+
+
+def _array(file: BinaryIO, source: str, field: str) -> Iterator[Record]:
+    """One JSON array, of strings or of objects. It is read as a whole, and so may not be of any size."""
+    raw = file.read(LARGEST_ARRAY + 1)
+    if len(raw) > LARGEST_ARRAY:
+        raise InputError(
+            f"{source} has more than {LARGEST_ARRAY >> 20} MB; write it as .jsonl, one object a line, which is "
+            "read as a stream"
+        )
+    try:
+        content = json.loads(decode(raw, source, 1))
+    except json.JSONDecodeError as error:
+        raise InputError(f"{source}, line {error.lineno}: not valid JSON ({error.msg})") from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{source}: JSON that cannot be read ({error})") from None
+    if not isinstance(content, list):
+        raise InputError(f"{source}: an array of texts or of objects is needed, this is {_kind(content)}")
+    for number, item in enumerate(content, 1):
+        record = Record("", None, f"{source}, item {number}")
+        yield record._replace(text=item) if isinstance(item, str) else _record(item, field, record.origin, record)
 
 
 def _check_unicode(name: str, where: str) -> None:
@@ -162,10 +186,13 @@ def _check_unicode(name: str, where: str) -> None:
 
 
 def _table(file: BinaryIO, source: str, field: str) -> Iterator[Record]:
-    """CSV with a header row. Quoted fields may hold newlines; blank lines are skipped."""
+    """CSV or TSV with a header row. Quoted fields may hold newlines; blank lines are skipped."""
     csv.field_size_limit(sys.maxsize)
+    lines = decoded_lines(file, source)
+    first = next(lines, "")
+    delimiter = "\t" if _suffix(source) == ".tsv" else _delimiter(first, field)
     # Strict, or an unclosed quote would swallow the rest of the file as one text.
-    reader = csv.reader(_decoded_lines(file, source), strict=True)
+    reader = csv.reader(chain([first], lines), strict=True, delimiter=delimiter)
     header: list[str] | None = None
     line = 1
     while True:
@@ -191,35 +218,70 @@ def _table(file: BinaryIO, source: str, field: str) -> Iterator[Record]:
             yield Record(row[column], None if named is None else ("id", row[named]), source, line)
         line = reader.line_num + 1
     if header is None:
-        raise InputError(f"{source} is empty; a .csv file needs a header row that names its columns")
+        raise InputError(f"{source} is empty; a {_suffix(source)} file needs a header row that names its columns")
 
 
-def _folder(path: str) -> Iterator[str]:
-    """Every .md and .txt file below, in the order of the names; hidden files and folders are skipped."""
+def _delimiter(header: str, field: str) -> str:
+    """What parts the columns of a .csv file: what makes a column of `field`, else a comma."""
+    for delimiter in _DELIMITERS:
+        # Not strictly: whatever is wrong with the line is said when it is read.
+        if field in next(csv.reader([header], delimiter=delimiter), []):
+            return delimiter
+    return _DELIMITERS[0]
+
+
+def _folder(path: str, skipped: Skipped | None = None) -> Iterator[str]:
+    """Every .md and .txt file below, in the order of the names; hidden files and folders are skipped.
+
+    A folder inside that cannot be read is an OSError, or left out as `skipped` is told.
+    """
     with os.scandir(path) as listing:
         entries = sorted((entry for entry in listing if not entry.name.startswith(".")), key=lambda e: e.name)
     for entry in entries:
         if entry.is_dir(follow_symlinks=False):
-            yield from _folder(entry.path)
+            try:
+                yield from _folder(entry.path, skipped)
+            except OSError as error:
+                _skip(entry.path, error, skipped)
         elif entry.is_file() and _suffix(entry.name) in FOLDER_DOCUMENTS:
             yield entry.path
 
 
-def _checked_folder(path: str) -> Iterator[str]:
-    documents = _folder(path)
-    first = next(documents, None)
-    if first is None:
+def _skip(path: str, error: InputError | OSError, skipped: Skipped | None) -> None:
+    """Leave out what cannot be read. Raises the error where nothing may be left out."""
+    if skipped is None:
+        raise error
+    words = error.words if isinstance(error, InputError) else error.strerror or str(error)
+    skipped(_name(path), words.removeprefix(_name(path)).lstrip(", "))
+
+
+def _notes(path: str, skipped: Skipped | None) -> Iterator[Record]:
+    """The notes of a folder. Raises InputError if there is none, or none that can be read."""
+    documents = read = 0
+    for document in _folder(path, skipped):
+        documents += 1
+        try:
+            record = _document(document)
+        except (InputError, OSError) as error:
+            _skip(document, error, skipped)
+            continue
+        read += 1
+        yield record
+    if not documents:
         raise InputError(f"{path} holds no .md or .txt file")
-    yield first
-    yield from documents
+    if not read:
+        raise InputError(f"none of the {documents} notes in {path} can be read")
+
+
+def _name(path: str) -> str:
+    """A path as JSON and Parquet can have it: names that are not UTF-8 are legal on Linux."""
+    return os.fsencode(path).decode("utf-8", "replace")
 
 
 def _document(path: str) -> Record:
     """A whole file as one text, with newlines as the only line ends."""
-    # Names that are not UTF-8 are legal on Linux, but not in JSON or Parquet.
-    name = os.fsencode(path).decode("utf-8", "replace")
-    raw = Path(path).read_bytes().removeprefix(_BOM)
-    return Record(_decode(raw, name, 1).replace("\r\n", "\n"), ("file", name), name)
+    name = _name(path)
+    return Record(decode(Path(path).read_bytes(), name, 1).replace("\r\n", "\n"), ("file", name), name)
 
 
 def _kind(value: Any) -> str:

@@ -230,6 +230,31 @@ def test_what_the_encoder_refuses_is_named_by_file_and_line(model: Path, tmp_pat
     assert done.stderr.startswith(f"error: {path}, line 4: text 1 holds a lone surrogate")
 
 
+def test_what_is_skipped_and_cut_is_named_at_the_end(model: Path, tmp_path: Path) -> None:
+    notes, vectors = tmp_path / "notes", tmp_path / "v.npy"
+    notes.mkdir()
+    for number in range(14):
+        (notes / f"{number:02}.md").write_bytes(b"caf\xe9" if number < 12 else b"the quick brown fox " * number)
+    options = ["-m", model, "-i", notes, "--max-length", "9", "-o", vectors]
+    done = run("encode", *options, program=PROGRAM[:1] + PROGRAM[3:])
+    lines = done.stderr.splitlines()
+    assert done.returncode == 0
+    assert lines[0] == "warning: 2 texts were longer than 9 tokens and cut; --no-truncate makes it an error"
+    assert lines[1] == "skipped (12):"
+    assert lines[2].startswith(f"  {notes}/00.md: line 1: byte 0xe9 is not valid UTF-8; convert the file first")
+    assert lines[12:] == ["  and 2 more", "cut (2):", f"  {notes}/12.md", f"  {notes}/13.md"]
+    assert np.load(vectors).shape[0] == 2
+    stopped = run("encode", "-m", model, "-i", notes, "--on-error", "stop")
+    assert (stopped.returncode, stopped.stdout) == (1, "")
+    assert stopped.stderr.startswith(f"error: {notes}/00.md, line 1: byte 0xe9")
+
+
+def test_a_dash_is_standard_output(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run("encode", "-m", model, "a fox", "-o", "-").stdout == run("encode", "-m", model, "a fox").stdout
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_reader_that_stops_early(model: Path) -> None:
     with subprocess.Popen(
         [*SMALL, "encode", "-m", str(model)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE

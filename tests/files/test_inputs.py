@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 
 import pytest
@@ -75,6 +76,84 @@ def test_folder_in_order_of_names(tmp_path: Path) -> None:
     assert [record.label for record in records] == [("file", str(tmp_path / name)) for name in names]
     assert texts(records) == [f"{name}\nline\n" for name in names]
     assert inputs.count([str(tmp_path)]) == 5
+
+
+def test_other_tables(tmp_path: Path) -> None:
+    """A semicolon, as programs write it where the comma is decimal; tabs."""
+    assert texts(read(tmp_path / "a.csv", "id;text\n1;a, b\n2;c\n")) == ["a, b", "c"]
+    assert texts(read(tmp_path / "b.csv", "id\ttext\n1\ta, b\n")) == ["a, b"]
+    assert texts(read(tmp_path / "c.csv", "id,text\n1,a; b\n")) == ["a; b"]
+    assert texts(read(tmp_path / "d.tsv", 'id\ttext\n1\ta, b; c\n2\t"x\ty"\n')) == ["a, b; c", "x\ty"]
+    assert texts(read(tmp_path / "e.csv", "a;b,text\nx;y,z\n")) == ["z"]
+    with pytest.raises(InputError, match=r"is empty; a \.tsv file needs a header row"):
+        read(tmp_path / "f.tsv", "")
+    with pytest.raises(InputError, match=r"line 1: no column 'body' \(it has: id, text\)"):
+        read(tmp_path / "g.tsv", "id\ttext\n", "body")
+
+
+def test_arrays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.json"
+    assert texts(read(path, '\ufeff["a", "b\\nc"]')) == ["a", "b\nc"]
+    records = read(path, '[{"text": "a", "id": 7},\n {"text": "b"}]')
+    assert [(record.text, record.label) for record in records] == [("a", ("id", 7)), ("b", None)]
+    assert [record.origin for record in records] == [f"{path}, item 1", f"{path}, item 2"]
+    assert texts(read(path, '[{"body": "x"}]', "body")) == ["x"]
+    assert (read(path, "[]"), inputs.count([str(path)])) == ([], None)
+    for content, words in (
+        ('{"text": "a"}', "an array of texts or of objects is needed, this is an object"),
+        ('["a", 5]', "item 2: a JSON object is needed, this is a number"),
+        ('["a",\n"b"', "line 2: not valid JSON"),
+        ("[" * 200_000, "JSON that cannot be read"),
+    ):
+        with pytest.raises(InputError, match=words):
+            read(path, content)
+    monkeypatch.setattr(inputs, "LARGEST_ARRAY", 1 << 20)
+    with pytest.raises(InputError, match=r"more than 1 MB; write it as \.jsonl"):
+        read(path, '["' + "a" * (1 << 20) + '"]')
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.md", "a.jsonl", "a.json", "a.csv"])
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("text\ncafé\n".encode("utf-16"), "is UTF-16; convert it first: iconv -f utf-16 -t utf-8"),
+        ("text\ncafé\n".encode("utf-16-be"), "is UTF-16; convert it first: iconv -f utf-16be -t utf-8"),
+        ("text\ncafé\n".encode("utf-16-le"), "is UTF-16; convert it first: iconv -f utf-16le -t utf-8"),
+        (gzip.compress(b"text\n"), "is compressed by gzip; unpack it first: gunzip"),
+        (b"PK\x03\x04rest", "is a ZIP archive, or a document of an office program"),
+        (b"%PDF-1.7\n", "is a PDF"),
+        ("{ö".encode("cp1252"), "is not valid UTF-8; convert the file first, as by iconv -f windows-1252"),
+    ],
+)
+def test_what_is_not_utf8_gets_its_own_advice(tmp_path: Path, name: str, content: bytes, words: str) -> None:
+    with pytest.raises(InputError) as error:
+        read(tmp_path / name, content)
+    assert words in str(error.value)
+    assert str(tmp_path / name) in str(error.value)
+
+
+def test_notes_that_cannot_be_read(tmp_path: Path) -> None:
+    """They are left out by name, unless somebody wants to stop there."""
+    for name, content in {"a.md": b"a", "b.md": b"caf\xe9", "c/d.markdown": b"d", "e.txt": b"\xff\xfex\0"}.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    (tmp_path / "f.md").symlink_to(tmp_path / "nowhere")
+    skipped: list[tuple[str, str]] = []
+    records = inputs.from_paths([str(tmp_path)], None, lambda *each: skipped.append(each))
+    assert texts(list(records)) == ["a", "d"]
+    assert [(Path(path).name, why.partition(";")[0]) for path, why in skipped] == [
+        ("b.md", "line 1: byte 0xe9 is not valid UTF-8"),
+        ("e.txt", "is UTF-16"),
+    ]
+    with pytest.raises(InputError, match=r"b\.md, line 1: byte 0xe9"):
+        list(inputs.from_paths([str(tmp_path)], None))
+    # A file that is named is meant.
+    with pytest.raises(InputError, match=r"b\.md, line 1: byte 0xe9"):
+        list(inputs.from_paths([str(tmp_path / "b.md")], None, lambda *each: skipped.append(each)))
+    for name in ("a.md", "c/d.markdown"):
+        (tmp_path / name).unlink()
+    with pytest.raises(InputError, match=r"none of the 2 notes in .* can be read"):
+        list(inputs.from_paths([str(tmp_path)], None, lambda *each: skipped.append(each)))
 
 
 def test_one_document(tmp_path: Path) -> None:

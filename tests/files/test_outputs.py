@@ -427,7 +427,7 @@ def test_stopped_between_the_last_row_and_the_new_name(suffix: str, tmp_path: Pa
 
 
 def test_no_more_texts_are_held_than_two_windows(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from mlx_jina.cli.encode import Source, _Job, _Stream
+    from mlx_jina.cli.encode import Named, Source, _Job, _Stream
     from mlx_jina.engine import pipeline
 
     monkeypatch.setattr(pipeline, "WINDOW_TEXTS", 64)
@@ -441,7 +441,7 @@ def test_no_more_texts_are_held_than_two_windows(model: Path, monkeypatch: pytes
 
     given = 0
     job = _Job(Source((), (), None), mlx_jina.load(model), {}, None)
-    for done, _, rows in _Stream(job, records()).blocks(0):
+    for done, _, rows in _Stream(job, records(), Named()).blocks(0):
         assert taken - given <= 2 * 64
         assert len(done) == len(rows)
         given += len(done)
