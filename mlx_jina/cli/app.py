@@ -248,15 +248,16 @@ def rerank(
 
 @commands.command()
 @click.argument("model", required=False)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object, for programs and reports.")
 @_loading_options
-def info(model: str | None, **options: Any) -> None:
+def info(model: str | None, as_json: bool, **options: Any) -> None:
     """Show what is installed, and models.
 
     Versions, backend and the models on this machine; or what MODEL can do.
     """
     from mlx_jina.cli.info import run
 
-    run(model, cast(LoadOptions, options))
+    run(model, cast(LoadOptions, options), as_json=as_json)
 
 
 for command in (index, search, related, duplicates):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import platform
 from collections.abc import Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mlx_jina import __version__, catalog, device
 from mlx_jina.catalog import Entry
@@ -15,68 +16,122 @@ from mlx_jina.errors import InputError, ModelNotFoundError
 from mlx_jina.weights import hub
 
 if TYPE_CHECKING:
-    from mlx_jina import Encoder, MultiVectorEncoder
+    from mlx_jina import Encoder, MultiVectorEncoder, Reranker
     from mlx_jina.engine.loaded_model import LoadedModel
     from mlx_jina.options import LoadOptions, PlaceOptions
 
 PACKAGES = ("mlx", "mlx-lm", "tokenizers", "numpy", "huggingface-hub", "gguf", "pyarrow", "icu4py")
 
 Row = tuple[str, ...]
+MODEL_COLUMNS: Row = ("model", "dimensions", "max length", "licence", "size", "where")
 
 
-def run(model: str | None, loading: LoadOptions) -> None:
-    """Print facts of `model`, or for None of this machine."""
-    if model is None:
-        _machine(loading["cache_dir"])
+def run(model: str | None, loading: LoadOptions, *, as_json: bool = False) -> None:
+    """Print facts of `model`, or for None of this machine: as a table, or as one JSON object."""
+    if as_json:
+        facts = _machine(loading["cache_dir"]) if model is None else _facts(model, loading)
+        print(json.dumps(facts, indent=1, ensure_ascii=False))
+    elif model is None:
+        _print([*_versions(), ("", ""), *_backend()])
+        print()
+        _print([MODEL_COLUMNS, *_models(loading["cache_dir"])])
     else:
-        _model(model, loading)
+        _print(_model(model, loading))
 
 
-def _machine(cache_dir: str | Path | None) -> None:
-    _print([*_versions(), ("", ""), *_backend()])
-    print()
-    _print([("model", "dimensions", "max length", "licence", "size", "where"), *_models(cache_dir)])
+def _machine(cache_dir: str | Path | None) -> dict[str, Any]:
+    """What `info` says of a machine, for programs."""
+    # The backend first: a fast BLAS is opened before anything imports MLX.
+    facts = {"versions": dict(map(_pair, _versions())), "backend": dict(map(_pair, _backend()))}
+    models = [dict(zip(MODEL_COLUMNS, map(_number, row), strict=True)) for row in _models(cache_dir)]
+    return {**facts, "models": models}
 
 
-def _model(name: str, loading: LoadOptions) -> None:
-    # Before MLX is imported.
-    blas.open_fast()
+def _pair(row: Row) -> tuple[str, str]:
+    name, value = row
+    return name, value
+
+
+def _number(cell: str) -> str | int:
+    return int(cell) if cell.isdecimal() else cell
+
+
+def _facts(name: str, loading: LoadOptions) -> dict[str, Any]:
+    """What `info` says of a model, for programs."""
+    if (known := _known_reranker(name)) is not None:
+        return _reranker_facts(known, loading)
+    entry, model = _described_by(name, loading)
+    facts: dict[str, Any] = {"model": entry.repo if entry else name, "here": model is not None}
+    if entry:
+        facts |= {"licence": entry.license, "languages": entry.languages, "type": entry.kind}
+        facts |= {"dimension": entry.dimension, "max_length": entry.max_length}
+    if model is None:
+        return facts
+    recognised = model.loaded.files.recognised
+    return {
+        **facts,
+        "path": str(model.path),
+        "type": model.kind,
+        "dimension": model.dimension,
+        "truncate_dims": model.truncate_dims,
+        "max_length": model.max_length,
+        "tasks": model.tasks,
+        "prompts": model.prompts,
+        "dtype": model.dtype,
+        "bytes": model.nbytes,
+        "batch_tokens": model.loaded.budget.batch_tokens,
+        "recognised": recognised and recognised.entry.repo,
+        "quantised": _quantised(model),
+        "fingerprints": _by_task(model),
+    }
+
+
+def _quantised(model: LoadedModel) -> list[str]:
+    """How layers are packed in the files, in words."""
     from mlx_jina.weights import quantize
 
+    return quantize.describe(model.loaded.packings)
+
+
+def _described_by(name: str, loading: LoadOptions) -> tuple[Entry | None, Encoder | MultiVectorEncoder | None]:
+    """A model's row in the catalog, and the model itself, if it is here: nothing is downloaded to be described."""
+    # Before MLX is imported.
+    blas.open_fast()
     entry = catalog.find(name)
-    if entry is not None and entry.kind == "reranker":
-        _reranker(entry, loading)
-        return
-    rows = [("model", entry.repo if entry else name)]
-    if entry:
-        rows += [("licence", entry.license), ("languages", entry.languages)]
     try:
-        # Nothing is downloaded only to be described.
-        model = _open(name, {**loading, "local_files_only": True})
+        return entry, _open(name, {**loading, "local_files_only": True})
     except ModelNotFoundError:
         if entry is None:
             raise
+        return entry, None
+
+
+def _model(name: str, loading: LoadOptions) -> list[Row]:
+    if (reranker := _known_reranker(name)) is not None:
+        return _reranker(reranker, loading)
+    entry, model = _described_by(name, loading)
+    rows: list[Row] = [("model", entry.repo if entry else name)]
+    if entry:
+        rows += [("licence", entry.license), ("languages", entry.languages)]
+    if entry and model is None:
         rows += [("type", entry.kind)]
         rows += [("dimensions", str(entry.dimension)), ("max length", f"{entry.max_length} tokens")]
-        rows += [("here", "no; using it downloads it")]
-        _print(rows)
-        return
-    _print(
-        [
-            *rows,
-            ("type", model.kind),
-            ("dimensions", str(model.dimension)),
-            ("trained to be cut to", ", ".join(map(str, model.truncate_dims)) or "none"),
-            ("max length", f"{model.max_length} tokens"),
-            *_reading(model),
-            ("dtype here", model.dtype),
-            *_memory(model),
-            *_recognised(model),
-            *(("quantised", line) for line in quantize.describe(model.loaded.packings)),
-            *_fingerprints(model),
-            ("here", str(model.path)),
-        ]
-    )
+    if model is None:
+        return [*rows, ("here", "no; using it downloads it")]
+    return [
+        *rows,
+        ("type", model.kind),
+        ("dimensions", str(model.dimension)),
+        ("trained to be cut to", ", ".join(map(str, model.truncate_dims)) or "none"),
+        ("max length", f"{model.max_length} tokens"),
+        *_reading(model),
+        ("dtype here", model.dtype),
+        *_memory(model),
+        *_recognised(model),
+        *(("quantised", line) for line in _quantised(model)),
+        *_fingerprints(model),
+        ("here", str(model.path)),
+    ]
 
 
 def _open(name: str, options: LoadOptions) -> Encoder | MultiVectorEncoder:
@@ -102,27 +157,64 @@ def _reading(model: Encoder | MultiVectorEncoder) -> Iterator[Row]:
     yield "prompts", prompts or "none"
 
 
-def _reranker(entry: Entry, loading: LoadOptions) -> None:
+def _known_reranker(name: str) -> Entry | None:
+    """A reranker's row in the catalog."""
+    # Before MLX is imported.
+    blas.open_fast()
+    entry = catalog.find(name)
+    return entry if entry is not None and entry.kind == "reranker" else None
+
+
+def _open_reranker(entry: Entry, loading: LoadOptions) -> Reranker | None:
+    """The reranker, if it is here."""
     from mlx_jina import load_reranker
 
+    places: PlaceOptions = {
+        "revision": loading.get("revision"),
+        "cache_dir": loading.get("cache_dir"),
+        "dtype": loading.get("dtype"),
+        "local_files_only": True,
+    }
+    try:
+        return load_reranker(entry.repo, **places)
+    except ModelNotFoundError:
+        return None
+
+
+def _reranker(entry: Entry, loading: LoadOptions) -> list[Row]:
     rows: list[Row] = [("model", entry.repo), ("kind", "reranker: load_reranker, mlx-jina rerank")]
     rows += [("licence", entry.license), ("languages", entry.languages)]
-    try:
-        places: PlaceOptions = {
-            "revision": loading.get("revision"),
-            "cache_dir": loading.get("cache_dir"),
-            "dtype": loading.get("dtype"),
-            "local_files_only": True,
-        }
-        reranker = load_reranker(entry.repo, **places)
-    except ModelNotFoundError:
-        rows += [("max length", f"{entry.max_length} tokens"), ("here", "no; reranking with it downloads it")]
-        _print(rows)
-        return
-    rows += [("max length", f"{reranker.max_length} tokens")]
-    rows += [("instruction", "yes" if reranker.takes_instruction else "none")]
-    rows += [("dtype here", reranker.dtype), *_memory(reranker), ("here", str(reranker.path))]
-    _print(rows)
+    if (reranker := _open_reranker(entry, loading)) is None:
+        return [
+            *rows,
+            ("max length", f"{entry.max_length} tokens"),
+            ("here", "no; reranking with it downloads it"),
+        ]
+    return [
+        *rows,
+        ("max length", f"{reranker.max_length} tokens"),
+        ("instruction", "yes" if reranker.takes_instruction else "none"),
+        ("dtype here", reranker.dtype),
+        *_memory(reranker),
+        ("here", str(reranker.path)),
+    ]
+
+
+def _reranker_facts(entry: Entry, loading: LoadOptions) -> dict[str, Any]:
+    reranker = _open_reranker(entry, loading)
+    facts: dict[str, Any] = {"model": entry.repo, "here": reranker is not None, "type": entry.kind}
+    facts |= {"licence": entry.license, "languages": entry.languages, "max_length": entry.max_length}
+    if reranker is None:
+        return facts
+    return {
+        **facts,
+        "path": str(reranker.path),
+        "max_length": reranker.max_length,
+        "instruction": reranker.takes_instruction,
+        "dtype": reranker.dtype,
+        "bytes": reranker.nbytes,
+        "batch_tokens": reranker.loaded.budget.batch_tokens,
+    }
 
 
 def _memory(encoder: LoadedModel) -> Iterator[Row]:
@@ -139,9 +231,14 @@ def _recognised(encoder: LoadedModel) -> Iterator[Row]:
         yield "recognised", f"{found.entry.repo}, by {found.by}"
 
 
+def _by_task(encoder: LoadedModel) -> dict[str, str]:
+    """Fingerprints by task; of a model without tasks by an empty name."""
+    return {task or "": encoder.fingerprint(task) for task in encoder.tasks or (None,)}
+
+
 def _fingerprints(encoder: LoadedModel) -> Iterator[Row]:
     """A line for each task, or one line where vectors of all tasks may be mixed."""
-    found = {task: encoder.fingerprint(task) for task in encoder.tasks or (None,)}
+    found = _by_task(encoder)
     if len(set(found.values())) == 1:
         yield "fingerprint", next(iter(found.values()))
     else:

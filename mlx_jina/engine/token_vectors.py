@@ -47,7 +47,7 @@ def token_vectors(
 
     def prepare(window: Sequence[Item]) -> list[tuple[Ids, Offsets]]:
         positions, texts = prompted(window, plan)
-        encoded = pipeline.tokenizer.encode_with_offsets(texts, positions)
+        encoded = pipeline.tokenizer.encode_with_offsets(texts, positions, plan.max_length)
         for position, (ids, _) in zip(positions, encoded, strict=True):
             check_length(ids, position, plan)
         return encoded

@@ -20,6 +20,9 @@ from mlx_jina.errors import CheckpointError, InputError, MlxJinaError
 Ids = npt.NDArray[np.int32]
 Offsets = npt.NDArray[np.int64]
 D = TypeVar("D", bound=np.generic)
+# What a call of the library makes of texts: for each a row for every token, of its id, and perhaps of its offsets.
+Columns = tuple[npt.NDArray[Any], ...]
+Run = Callable[[Sequence[str], "Sequence[int] | None"], list[Columns]]
 
 # A text of more characters is tokenised from its beginning, as far as its first tokens need it.
 LARGE = 1 << 18
@@ -27,6 +30,10 @@ LARGE = 1 << 18
 # longer text is refused where not even so many characters of it give as many tokens as a model takes.
 GROUP = 1 << 20
 MOST = 1 << 22
+# A text of more characters than a group is tokenised in parts where all of it counts. It is parted at a space between
+# words, where tokens of so many characters on either side are the same together and apart; so many are tried.
+_SPACE = re.compile(r"(?<=[^\W_])[ \n](?=[^\W_])")
+_NEAR, _TRIES = 256, 64
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -98,44 +105,91 @@ class Tokenizer:
         With `max_length`, a text of millions of characters is read only as far as it takes to know its first
         tokens, and that there are more of them.
         """
+        return [ids for (ids,) in self._each(texts, positions, max_length, self._ids)]
+
+    def _each(
+        self, texts: Sequence[str], positions: Sequence[int] | None, max_length: int | None, run: Run
+    ) -> list[Columns]:
+        """What `run` makes of each text; of a large one it gets a part at a time, and no more than is needed."""
         check(texts, positions)
         places = positions or range(len(texts))
-        ids: list[Ids] = []
+        found: list[Columns] = []
         for start, stop in _groups(texts):
-            if max_length is not None and len(texts[start]) > LARGE:
-                ids.append(self._first_ids(texts[start], places[start], max_length))
+            text = texts[start]
+            if max_length is not None and len(text) > LARGE:
+                found.append(self._first(text, places[start], max_length, run))
+            elif len(text) > GROUP:
+                found.append(self._parts(text, places[start], run))
             else:
-                ids += self._ids(texts[start:stop], places[start:stop])
-        return ids
+                found += run(texts[start:stop], places[start:stop])
+        return found
 
-    def _first_ids(self, text: str, position: int, max_length: int) -> Ids:
-        """Ids of a large text, or of so much of it that they are certainly more than `max_length`."""
+    def _first(self, text: str, position: int, max_length: int, run: Run) -> Columns:
+        """The rows of a large text, or of so much of it that they are certainly more than `max_length`."""
         size, most = LARGE, max(MOST, max_length * self._longest)
         while size < len(text) and size <= most:
-            (ids,) = self._ids([text[:size]], [position])
+            (columns,) = run([text[:size]], [position])
             # The end of the part may be cut amid a word.
-            if len(ids) > 2 * max_length:
-                return ids
+            if len(columns[0]) > 2 * max_length:
+                return columns
             size *= 4
         if len(text) > most:
             raise InputError(
-                f"has {len(text)} characters, of which the first {size // 4} are only {len(ids)} tokens; take out "
-                "what is no text, such as long runs of spaces",
+                f"has {len(text)} characters, of which the first {size // 4} are only {len(columns[0])} tokens; take "
+                "out what is no text, such as long runs of spaces",
                 position=position,
             )
-        return self._ids([text], [position])[0]
+        return run([text], [position])[0]
+
+    def _parts(self, text: str, position: int, run: Run) -> Columns:
+        """The rows of a large text, from parts of it whose tokens are those of the whole."""
+        parts: list[list[npt.NDArray[Any]]] = []
+        start = 0
+        while start < len(text):
+            stop = self._seam(text, start + GROUP)
+            (columns,) = run([text[start:stop]], [position])
+            first, last = self.leading if start else 0, self.closing if stop < len(text) else 0
+            own = [column[first : len(column) - last] for column in columns]
+            for offsets in own[1:]:
+                # Special tokens at the end stand for no characters.
+                offsets[: len(offsets) - (self.closing - last)] += start
+            parts.append(own)
+            start = stop
+        return tuple(np.concatenate(column) for column in zip(*parts, strict=True))
+
+    def _seam(self, text: str, start: int) -> int:
+        """Where a text can be parted from here on without any token being another one; its end if nowhere."""
+        for number, space in enumerate(_SPACE.finditer(text, start)):
+            at = space.start()
+            left, right = text[max(0, at - _NEAR) : at], text[at : at + _NEAR]
+            with failures("the tokenizer failed"):
+                whole, *halves = self.fast.encode_batch_fast([left + right, left, right], add_special_tokens=False)
+            if whole.ids == halves[0].ids + halves[1].ids:
+                return at
+            if number == _TRIES:
+                break
+        return len(text)
 
     @cached_property
     def _longest(self) -> int:
         """Characters of the longest token."""
         return max(map(len, self.fast.get_vocab()), default=1)
 
-    def _ids(self, texts: Sequence[str], positions: Sequence[int] | None) -> list[Ids]:
+    def _ids(self, texts: Sequence[str], positions: Sequence[int] | None) -> list[Columns]:
         encodings = self._run(self.fast.encode_batch_fast, texts, positions)
         try:
-            return [np.array(encoding.ids, dtype=np.int32) for encoding in encodings]
+            return [(np.array(encoding.ids, dtype=np.int32),) for encoding in encodings]
         except OverflowError:
             raise CheckpointError("the tokenizer gives an id of 2^31 or more, which no model has") from None
+
+    def _ids_and_offsets(self, texts: Sequence[str], positions: Sequence[int] | None) -> list[Columns]:
+        return [
+            (
+                np.array(encoding.ids, dtype=np.int32),
+                np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2),
+            )
+            for encoding in self._run(self.fast.encode_batch, texts, positions)
+        ]
 
     def _run(
         self,
@@ -157,22 +211,13 @@ class Tokenizer:
             raise
 
     def encode_with_offsets(
-        self, texts: Sequence[str], positions: Sequence[int] | None = None
+        self, texts: Sequence[str], positions: Sequence[int] | None = None, max_length: int | None = None
     ) -> list[tuple[Ids, Offsets]]:
         """`encode`, and for each token the characters that it stands for: start and stop, (L, 2).
 
         Special tokens have (0, 0). Tokens that share a character, as bytes of it do, each have all of it.
         """
-        check(texts, positions)
-        places = positions or range(len(texts))
-        return [
-            (
-                np.array(encoding.ids, dtype=np.int32),
-                np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2),
-            )
-            for start, stop in _groups(texts)
-            for encoding in self._run(self.fast.encode_batch, texts[start:stop], places[start:stop])
-        ]
+        return [(ids, spans) for ids, spans in self._each(texts, positions, max_length, self._ids_and_offsets)]
 
     def tokens(self, texts: Sequence[str], special_tokens: bool = True) -> list[list[Token]]:
         """Tokens of each text with their places in it, with or without the special ones around it."""

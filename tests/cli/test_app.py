@@ -235,7 +235,7 @@ def test_what_is_skipped_and_cut_is_named_at_the_end(model: Path, tmp_path: Path
     notes.mkdir()
     for number in range(14):
         (notes / f"{number:02}.md").write_bytes(b"caf\xe9" if number < 12 else b"the quick brown fox " * number)
-    options = ["-m", model, "-i", notes, "--max-length", "9", "-o", vectors]
+    options: list[str | Path] = ["-m", model, "-i", notes, "--max-length", "9", "-o", vectors]
     done = run("encode", *options, program=PROGRAM[:1] + PROGRAM[3:])
     lines = done.stderr.splitlines()
     assert done.returncode == 0
@@ -363,6 +363,19 @@ def test_other_commands_refuse_late_interaction(tmp_path: Path) -> None:
         assert done.returncode == 1
         assert done.stderr.endswith("mlx_jina.load_multi_vector opens it\n")
         assert "Traceback" not in done.stderr
+
+
+def test_info_for_programs(model: Path, tmp_path: Path) -> None:
+    machine = json.loads(run("info", "--json", "--cache-dir", tmp_path / "absent").stdout)
+    assert machine["versions"]["mlx-jina"] == mlx_jina.__version__
+    assert machine["backend"]["backend"] == device.backend()
+    assert [(each["model"], each["dimensions"]) for each in machine["models"]] == [("pocket", 256)]
+    facts, encoder = json.loads(run("info", model, "--json").stdout), mlx_jina.load(model)
+    assert (facts["here"], facts["path"], facts["dimension"]) == (True, str(model), encoder.dimension)
+    assert (facts["tasks"], facts["prompts"]) == ([], {})
+    assert facts["fingerprints"] == {"": encoder.fingerprint()}
+    absent = json.loads(run("info", "v2-base-zh", "--json", "--cache-dir", tmp_path / "absent").stdout)
+    assert (absent["here"], absent["max_length"]) == (False, 8192)
 
 
 def test_info_lists_the_cache(model: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from tokenizers import Regex, Tokenizer, pre_tokenizers
 import mlx_jina
 from mlx_jina.errors import CheckpointError, InputError, TooLongError, TruncationWarning
 from mlx_jina.text import tokenizer as text_tokenizer
-from mlx_jina.weights import convert
+from mlx_jina.weights import convert, hub
 from tests.support import checkpoints, decoder_checkpoints, v3_checkpoints
 
 # Rust says what it panics of.
@@ -133,3 +134,71 @@ def test_large_texts_are_read_as_far_as_it_takes(
     # Of few tokens, all of it is needed.
     monkeypatch.setattr(text_tokenizer, "LARGE", 100)
     np.testing.assert_array_equal(model._tokenizer.encode([text], max_length=10**6)[0], whole)
+
+
+# ---- large texts
+
+
+WORDS = [
+    "bread",
+    "café",
+    "naïve",
+    "日本語のテキスト",
+    "x=1;",
+    "don't",
+    "🙂👩‍👩‍👧",
+    "नमस्ते",
+    "1,234.56",
+    "\n\n",
+    "  two",
+    "\ttab",
+    "ﬁ",
+]
+
+
+@pytest.mark.parametrize("family", ["wordpiece", "qwen", "v3", "pocket"])
+def test_parts_have_the_tokens_of_the_whole(family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ids and offsets, wherever a text is parted; and where only the beginning counts."""
+    if family == "wordpiece":
+        folder = checkpoints.tiny_jina_bert(tmp_path / "m")
+    elif family == "qwen":
+        folder = checkpoints.v5_small(tmp_path / "m")
+    elif family == "v3":
+        folder = v3_checkpoints.native(tmp_path / "m", v3_checkpoints.V3_TINY)
+    else:
+        folder = hub.resolve("pocket")
+    tokenizer = text_tokenizer.Tokenizer.from_json((folder / "tokenizer.json").read_text(encoding="utf-8"), folder)
+    rng = random.Random(family)
+    for _ in range(12):
+        text = " ".join(rng.choices(WORDS, k=600))
+        ((ids, offsets),) = tokenizer.encode_with_offsets([text])
+        with monkeypatch.context() as patched:
+            patched.setattr(text_tokenizer, "LARGE", 500)
+            patched.setattr(text_tokenizer, "GROUP", rng.randrange(300, 900))
+            ((parted_ids, parted_offsets),) = tokenizer.encode_with_offsets([text])
+            np.testing.assert_array_equal(parted_ids, ids)
+            np.testing.assert_array_equal(parted_offsets, offsets)
+            np.testing.assert_array_equal(tokenizer.encode([text])[0], ids)
+            ((few_ids, few_offsets),) = tokenizer.encode_with_offsets([text], max_length=50)
+            assert 100 < len(few_ids) <= len(ids)
+            for few, whole in ((few_ids, ids), (few_offsets, offsets)):
+                np.testing.assert_array_equal(tokenizer.truncate(few, 50), tokenizer.truncate(whole, 50))
+
+
+def test_a_large_text_takes_little_memory(tmp_path: Path) -> None:
+    """The library itself takes more than ten times as much for all of a text at once."""
+    folder = checkpoints.tiny_jina_bert(tmp_path)
+    code = """if True:
+        import resource, sys, warnings
+        import mlx_jina
+        warnings.simplefilter("ignore")
+        model = mlx_jina.load(sys.argv[1])
+        model.encode_tokens("a fox", max_length=64)
+        scale = 1024 if sys.platform == "linux" else 1
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
+        text = "the quick brown fox " * 600_000
+        model.encode_tokens(text, max_length=64)
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale - before)
+    """
+    done = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 400e6
