@@ -30,8 +30,8 @@ LARGE = 1 << 18
 # longer text is refused where not even so many characters of it give as many tokens as a model takes.
 GROUP = 1 << 20
 MOST = 1 << 22
-# A text of more characters than a group is tokenised in parts where all of it counts. It is parted at a space between
-# words, where tokens of so many characters on either side are the same together and apart; so many are tried.
+# A text of more characters than a group is tokenised in parts where all of it counts. It is parted at a space
+# between words, where tokens of so many characters on either side are the same together and apart; so many are tried.
 _SPACE = re.compile(r"(?<=[^\W_])[ \n](?=[^\W_])")
 _NEAR, _TRIES = 256, 64
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -135,8 +135,8 @@ class Tokenizer:
             size *= 4
         if len(text) > most:
             raise InputError(
-                f"has {len(text)} characters, of which the first {size // 4} are only {len(columns[0])} tokens; take "
-                "out what is no text, such as long runs of spaces",
+                f"has {len(text)} characters, of which the first {size // 4} are only {len(columns[0])} "
+                "tokens; take out what is no text, such as long runs of spaces",
                 position=position,
             )
         return run([text], [position])[0]
