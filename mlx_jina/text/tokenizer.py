@@ -31,7 +31,8 @@ LARGE = 1 << 18
 GROUP = 1 << 20
 MOST = 1 << 22
 # A text of more characters than a group is tokenised in parts where all of it counts. It is parted at a space
-# between words, where tokens of so many characters on either side are the same together and apart; so many are tried.
+# between words, where tokens of so many characters on either side are the same together and apart. So many places
+# are tried.
 _SPACE = re.compile(r"(?<=[^\W_])[ \n](?=[^\W_])")
 _NEAR, _TRIES = 256, 64
 _SURROGATE = re.compile("[\ud800-\udfff]")
