@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from numbers import Integral, Real
 from pathlib import Path
@@ -125,11 +126,9 @@ class RerankOptions(TypedDict, total=False):
 
 
 def _is_flag(value: object) -> bool:
-    if isinstance(value, bool):
-        return True
-    import numpy as np
-
-    return isinstance(value, np.bool_)
+    # A search for words does without NumPy, whose truth values come from nowhere else.
+    numpy = sys.modules.get("numpy")
+    return isinstance(value, bool) or (numpy is not None and isinstance(value, numpy.bool_))
 
 
 def _is_whole(value: object) -> bool:

@@ -275,7 +275,7 @@ def test_another_model(indexed: Path, tmp_path: Path) -> None:
         (["search", "x", "-n", "0"], "0 is not in the range"),
         (["search"], "Missing argument 'QUERY...'"),
         (["related", "absent.md"], "'absent.md' is not in this index"),
-        (["duplicates", "--threshold", "7"], "threshold=7.0 must lie between 0 and 1"),
+        (["duplicates", "--threshold", "7"], "--threshold 7.0 must lie between 0 and 1"),
     ],
 )
 def test_mistakes_are_one_line(indexed: Path, arguments: Sequence[str], message: str) -> None:
