@@ -192,28 +192,33 @@ def test_killed_anywhere_and_resumed_is_the_same_file(
 def test_two_hundred_kills(whole: dict[str, bytes], model: Path, lines: Path, tmp_path: Path) -> None:
     """At any moment, from before the first row to after the last; each file is made over and over again."""
     rng = random.Random(0)
-    kills = finished = 0
+    kills = 0
+
+    def finish(suffix: str) -> None:
+        path = tmp_path / f"v{suffix}"
+        done = run("encode", "-m", model, "-i", lines, "-o", path, "--resume", program=SMALL)
+        assert done.returncode == 0, done.stderr
+        assert path.read_bytes() == whole[suffix]
+        assert set(names(tmp_path)) >= {path.name, f"{path.name}.state.json"}
+        for left in tmp_path.glob(f"v{suffix}*"):
+            left.unlink()
+
     while kills < 200:
         suffix = rng.choice(SUFFIXES)
-        path = tmp_path / f"v{suffix}"
+        path, partial = tmp_path / f"v{suffix}", tmp_path / f"v{suffix}.partial"
         with start(["-m", model, "-i", lines, "-o", path, "--resume"]) as process:
             # A third of them while it starts, the others once there are rows.
-            ready, wait = rng.random() < 0.67, rng.random()
-            before = recorded(tmp_path / f"v{suffix}.partial")
-            while ready and process.poll() is None and recorded(tmp_path / f"v{suffix}.partial") <= before:
+            ready, wait, before = rng.random() < 0.67, rng.random(), recorded(partial)
+            while ready and process.poll() is None and recorded(partial) <= before:
                 time.sleep(0.0005)
             time.sleep(wait / (20 if ready else 1))
             process.kill()
         assert process.returncode in (0, -signal.SIGKILL)
         kills += process.returncode == -signal.SIGKILL
         if path.exists():
-            finished += 1
-            done = run("encode", "-m", model, "-i", lines, "-o", path, "--resume", program=SMALL)
-            assert done.returncode == 0, done.stderr
-            assert path.read_bytes() == whole[suffix]
-            for left in tmp_path.glob(f"v{suffix}*"):
-                left.unlink()
-    assert finished > 10
+            finish(suffix)
+    for suffix in SUFFIXES:
+        finish(suffix)
 
 
 @pytest.mark.parametrize(
