@@ -9,7 +9,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from numbers import Integral, Real
 from pathlib import Path
@@ -126,9 +125,9 @@ class RerankOptions(TypedDict, total=False):
 
 
 def _is_flag(value: object) -> bool:
-    # A search for words does without NumPy, whose truth values come from nowhere else.
-    numpy = sys.modules.get("numpy")
-    return isinstance(value, bool) or (numpy is not None and isinstance(value, numpy.bool_))
+    # By name, because NumPy may not be imported, or not yet whole: another thread may be importing it.
+    kind = type(value)
+    return kind is bool or (kind.__module__ == "numpy" and kind.__name__ in ("bool", "bool_"))
 
 
 def _is_whole(value: object) -> bool:
