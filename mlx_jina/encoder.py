@@ -20,6 +20,7 @@ from mlx_jina.engine.plan import Plan
 from mlx_jina.engine.thread import ModelThread
 from mlx_jina.engine.token_vectors import TokenVectors, token_vectors
 from mlx_jina.errors import InputError
+from mlx_jina.options import EncodeOptions
 from mlx_jina.options import check as check_options
 from mlx_jina.text.chunking import Chunk, Chunking
 from mlx_jina.text.prompts import Side
@@ -31,7 +32,7 @@ from mlx_jina.weights.loading import Loaded
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from mlx_jina.options import ChunkOptions, EncodeOptions, Texts, TokenOptions, VectorOptions
+    from mlx_jina.options import ChunkOptions, Texts, TokenOptions, VectorOptions
 
 __all__ = ["Chunk", "ChunkedDocument", "Encoder", "Token", "TokenVectors", "load"]
 
@@ -256,7 +257,8 @@ class Encoder(LoadedModel):
         return self.encode(texts, precision=precision, **self._for_side("document", options))
 
     def _for_side(self, side: Side, options: VectorOptions) -> VectorOptions:
-        check_options(**options)
+        # `encode` checks the other options, and refuses unknown ones.
+        check_options(**{key: options.get(key) for key in ("task", "prompt_name", "prompt")})
         prompts, name = self.loaded.prompts, options.get("prompt_name")
         task = prompts.task_of(side, options.get("task"))
         if name is None and options.get("prompt") is None:
@@ -383,7 +385,8 @@ class Encoder(LoadedModel):
 
     def plan(self, **options: Unpack[EncodeOptions]) -> Plan:
         """Check the options of `encode`, and keep them for the texts to come. Raises InputError."""
-        check_options(**options)
+        # What is no option of `encode` at all is a TypeError below.
+        check_options(**{name: value for name, value in options.items() if name in EncodeOptions.__annotations__})
         return plans.make(self.loaded, **options)
 
     def similarity(

@@ -199,7 +199,7 @@ def test_a_folder_can_be_told_too(small: tuple[Path, Path], tmp_path: Path) -> N
     ("name", "words"),
     [
         ("no-such-model", "as_model='no-such-model' is no published model; those are pocket"),
-        (5, "as_model=5 is no published model"),
+        (5, "as_model=5 must be a str or None"),
         ("v5-nano-retrieval", "is qwen3 with 1024 dimensions, but jinaai/.*nano-retrieval is eurobert with 768"),
         ("v5-small", "has no adapters, but .* has one for each task; .*small-retrieval"),
     ],
