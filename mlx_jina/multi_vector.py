@@ -6,9 +6,8 @@ import warnings
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict, overload
+from typing import TYPE_CHECKING, Any, overload
 
-import numpy as np
 import numpy.typing as npt
 
 from mlx_jina import device, vectors
@@ -18,6 +17,7 @@ from mlx_jina.engine.loaded_model import LoadedModel
 from mlx_jina.engine.multi_vectors import MultiVectors, multi_vectors
 from mlx_jina.engine.pipeline import longest_first, progress
 from mlx_jina.engine.plan import Plan
+from mlx_jina.engine.ranking import Ranked, check_top_k, ranked
 from mlx_jina.engine.thread import ModelThread
 from mlx_jina.errors import InputError, TruncationWarning
 from mlx_jina.text.late_interaction import SHORTEST, LateInteraction
@@ -28,7 +28,7 @@ from mlx_jina.weights import hub, kinds, loading
 from mlx_jina.weights.loading import Loaded
 
 if TYPE_CHECKING:
-    from typing_extensions import NotRequired, Unpack
+    from typing_extensions import Unpack
 
     from mlx_jina.options import MultiVectorOptions, Texts
 
@@ -55,14 +55,6 @@ def load_multi_vector(
     thread = ModelThread()
     load = partial(loading.load, path, str(name), None, dtype, as_model, kind="multi-vector")
     return MultiVectorEncoder(thread.run(load), thread)
-
-
-class Ranked(TypedDict):
-    """One document of `MultiVectorEncoder.rank`: its index, its MaxSim, and its text where that was asked for."""
-
-    corpus_id: int
-    score: float
-    text: NotRequired[str]
 
 
 class MultiVectorEncoder(LoadedModel):
@@ -199,8 +191,7 @@ class MultiVectorEncoder(LoadedModel):
         """
         if not isinstance(query, str) or not query.strip():
             raise InputError("the query is empty or no str")
-        if top_k is not None and top_k < 1:
-            raise InputError(f"top_k={top_k} must be at least 1")
+        check_top_k(top_k)
         texts = listed(documents)
         if isinstance(documents, str):
             raise InputError("documents must be a list of str; for one document give a list of one")
@@ -211,9 +202,4 @@ class MultiVectorEncoder(LoadedModel):
         stored = None if precision in ("float32", "float16") else precision
         sides = self.encode_query(query, **of_query), self.encode_document(texts, **options)
         scores = self.similarity([sides[0]], sides[1], stored, options.get("ranges"))[0]
-        best = np.argsort(-scores, kind="stable")[:top_k].tolist()
-        found: list[Ranked] = [{"corpus_id": i, "score": float(scores[i])} for i in best]
-        if return_documents:
-            for each in found:
-                each["text"] = texts[each["corpus_id"]]
-        return found
+        return ranked(scores, texts, top_k, with_text=return_documents)

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict, overload
+from typing import TYPE_CHECKING, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,7 @@ from mlx_jina.engine import reranking
 from mlx_jina.engine.loaded_model import LoadedModel
 from mlx_jina.engine.pipeline import progress
 from mlx_jina.engine.plan import Plan
+from mlx_jina.engine.ranking import Ranked, check_top_k, ranked
 from mlx_jina.engine.reranking import Scored
 from mlx_jina.engine.thread import ModelThread
 from mlx_jina.errors import CheckpointError, InputError, TruncationWarning
@@ -34,16 +35,6 @@ if TYPE_CHECKING:
 __all__ = ["Ranked", "Reranker", "Scored", "load_reranker"]
 
 Scores = npt.NDArray[np.float32]
-
-
-class Ranked(TypedDict, total=False):
-    """A document in the order of `Reranker.rank`, under the names of sentence-transformers."""
-
-    corpus_id: int
-    """The document's index in the list that was given."""
-    score: float
-    text: str
-    """With `return_documents`."""
 
 
 def load_reranker(
@@ -155,15 +146,9 @@ class Reranker(LoadedModel):
         The names are those of sentence-transformers' `CrossEncoder.rank`; other options are those of `score`. Of
         equal scores the document that came first comes first. `top_k=None` ranks all.
         """
-        if top_k is not None and top_k < 1:
-            raise InputError(f"top_k={top_k} must be at least 1; None ranks all documents")
+        check_top_k(top_k)
         scores = self.score(query, documents, **options)
-        order = np.argsort(-scores, kind="stable")[:top_k]
-        ranked: list[Ranked] = [{"corpus_id": int(i), "score": float(scores[i])} for i in order]
-        if return_documents:
-            for item in ranked:
-                item["text"] = documents[item["corpus_id"]]
-        return ranked
+        return ranked(scores, listed(documents), top_k, with_text=return_documents)
 
     @overload
     def predict(self, inputs: Pair, **options: Unpack[RerankOptions]) -> np.float32: ...
