@@ -210,16 +210,16 @@ def test_dry_runs_and_what_is_skipped(indexed: Path) -> None:
 
 
 def test_several_folders_and_one_index_for_them(home: Path) -> None:
-    (home / "work").mkdir()
-    (home / "work/a.md").write_text("zebra at work")
-    assert run("index", "notes", "work").returncode == 0
+    (home / "office").mkdir()
+    (home / "office/a.md").write_text("zebra at work")
+    assert run("index", "notes", "office").returncode == 0
     done = run("search", "zebra")
     assert "error: there are several indexes" in done.stderr
-    assert run("search", "zebra", "--index", "work", "--paths").stdout == f"{home}/work/a.md\n"
-    assert run("index", "notes", "work", "--index", "both.db").returncode == 0
+    assert run("search", "zebra", "--index", "office", "--paths").stdout == f"{home}/office/a.md\n"
+    assert run("index", "notes", "office", "--index", "both.db").returncode == 0
     assert json.loads(run("index", "--index", "both.db", "--status", "--json").stdout)["notes"] == 5
-    os.chdir(home / "work")
-    assert run("search", "zebra", "--paths").stdout == f"{home}/work/a.md\n"
+    os.chdir(home / "office")
+    assert run("search", "zebra", "--paths").stdout == f"{home}/office/a.md\n"
 
 
 def test_a_damaged_index_is_kept_aside_and_made_anew(indexed: Path) -> None:
