@@ -215,7 +215,7 @@ def test_the_set_up_commands_are_there() -> None:
     for command in (encode, tests):
         assert command.startswith("python3 -m venv .venv && ")
     assert "python -m mlx_jina.encode" in encode
-    assert tests.rstrip().endswith("pytest")
+    assert tests.rstrip().endswith("pytest -n 2")
 
 
 # ---- commands and options

@@ -121,7 +121,7 @@ def test_a_failed_download_says_why(tmp_path: Path, endpoint: str | None, messag
     assert "Traceback" not in result.stderr
 
 
-@pytest.mark.parametrize("cut", [0, 50_000])
+@pytest.mark.parametrize("cut", [0, pytest.param(50_000, marks=pytest.mark.slow)])
 def test_a_connection_that_breaks_is_no_traceback(tmp_path: Path, repository: Path, cut: int) -> None:
     with hub_server.serve({SMALL: repository}, cut) as (endpoint, _):
         result = run(LOAD, SMALL, "x.npy", home=tmp_path / "home", HF_ENDPOINT=endpoint)
