@@ -2,9 +2,10 @@
 
     python -m bench.search_speed [--only cold warm sync indexing] [--chunks 10000 --chunks 100000] [--keep DIR]
 
-Notes are made up: words of Zipf's distribution with lengths like English ones, a title, sections, four chunks a
-note in the mean. They are files, read into an index as always; only vectors are random where nothing depends on
-their values (cold, warm and sync), since computing a million would take a day.
+Notes are made up: words of Zipf's distribution, the 20,000 common ones English (of `pocket`'s vocabulary, which
+is ordered by how common they are), the rare ones made up with lengths like English ones; a title, sections,
+four chunks a note in the mean. They are files, read into an index as always; only vectors are random where
+nothing depends on their values (cold, warm and sync), since computing a million would take a day.
 
 - cold: `mlx-jina search` against `mlx-jina encode` of the same question, and `--mode words` against `--help`, as
   processes in alternation; the difference of the medians is what the search itself costs.
@@ -16,6 +17,7 @@ their values (cold, warm and sync), since computing a million would take a day.
 
 from __future__ import annotations
 
+import json
 import random
 import statistics
 import subprocess
@@ -25,7 +27,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import click
@@ -36,11 +38,22 @@ import mlx_jina
 from mlx_jina.search import chunks as chunking
 from mlx_jina.search import embedding, notes, schema, spaces
 from mlx_jina.search.model import Model
+from mlx_jina.weights import hub
 
 QUESTIONS = ("cold", "warm", "sync", "indexing")
 VOCABULARY = 60_000
 CHUNKS_A_NOTE = 4
 PROGRAM = (sys.executable, "-m", "mlx_jina")
+
+
+@cache
+def _english() -> list[str]:
+    """Words of the vocabulary of `pocket`, most common first."""
+    path = hub.embedded("pocket") / "tokenizer.json"
+    vocabulary: dict[str, int] = json.loads(path.read_text(encoding="utf-8"))["model"]["vocab"]
+    words = [word for word, _ in sorted(vocabulary.items(), key=lambda each: each[1])]
+    # Before "the" stand single characters, which are ordered otherwise.
+    return [word for word in words[words.index("the") :] if word.isascii() and word.isalpha()]
 
 
 class Texts:
@@ -50,14 +63,10 @@ class Texts:
         self.rng = np.random.default_rng(seed)
         rng = random.Random(seed)
         letters = "etaoinshrdlucmfwypvbgkjqxz"
-        # Common words are short, and so are those of English.
-        self.words = [
-            "".join(
-                rng.choices(
-                    letters, weights=range(26, 0, -1), k=min(12, 2 + int(rng.expovariate(0.25)) + n // 20_000)
-                )
-            )
-            for n in range(VOCABULARY)
+        english = _english()
+        self.words = english + [
+            "".join(rng.choices(letters, weights=range(26, 0, -1), k=min(12, 4 + int(rng.expovariate(0.25)))))
+            for _ in range(VOCABULARY - len(english))
         ]
 
     def draw(self, count: int) -> list[str]:
