@@ -38,6 +38,10 @@ class Entry:
     untasked: bool = False
     default_task: str | None = None
     kind: Kind = "embedding"
+    # What else the model gives.
+    also: tuple[Kind, ...] = ()
+    # Whether only prompts tell the tasks apart, and one set of weights answers for all of them.
+    tasks_by_prompt: bool = False
 
     @property
     def non_commercial(self) -> bool:
@@ -115,6 +119,56 @@ def _v5(
     return tuple(rows)
 
 
+# Of each task, because text-matching has the same prompt on both sides. Günther et al. 2025 (arXiv 2506.18902).
+V4_PROMPTS = {
+    "retrieval_query": "Query: ",
+    "retrieval_passage": "Passage: ",
+    "text-matching_query": "Query: ",
+    "text-matching_passage": "Query: ",
+    "code_query": "Query: ",
+    "code_passage": "Passage: ",
+}
+V4_DEFAULT_PROMPT = "query"
+V4_TASKS = ("retrieval", "text-matching", "code")
+
+
+def _v4() -> tuple[Entry, ...]:
+    """The repository with the adapters of all tasks, and those for vLLM and llama.cpp with one task merged."""
+    rows = []
+    for tasks in (V4_TASKS, *((task,) for task in V4_TASKS)):
+        merged = len(tasks) == 1
+        names = ["jina-embeddings-v4"]
+        if merged:
+            # Those for llama.cpp call text-matching "matching".
+            ggufs = f"jina-embeddings-v4-text-{tasks[0].removeprefix('text-')}"
+            names = [
+                f"jina-embeddings-v4-vllm-{tasks[0]}",
+                ggufs,
+                f"{ggufs}-GGUF",
+                f"jina-embeddings-v4-{tasks[0]}",
+            ]
+        rows.append(
+            Entry(
+                repo=f"jinaai/{names[0]}",
+                aliases=tuple(dict.fromkeys((*(name.removeprefix("jina-embeddings-") for name in names), *names))),
+                dimension=2048,
+                max_length=32_768,
+                # One of Jina's pages calls the licence Qwen's, the other one CC-BY-NC-4.0; both forbid commerce.
+                license="qwen-research (non-commercial) or cc-by-nc-4.0",
+                languages="multilingual",
+                parameters=3_754_622_976 if merged else 3_934_695_552,
+                architecture="qwen2_5_vl",
+                truncate_dims=(128, 256, 512, 1024, 2048),
+                tasks=tasks,
+                prompts={key: text for key, text in V4_PROMPTS.items() if key.rpartition("_")[0] in tasks},
+                default_prompt_name=V4_DEFAULT_PROMPT,
+                default_task=None if merged else "text-matching",
+                also=() if merged else ("multi-vector",),
+            )
+        )
+    return tuple(rows)
+
+
 # Kryvosheieva et al. 2025 (arXiv 2508.21290), table 1; the keys are those of the repositories' own files.
 _CODE_PROMPTS = {
     "nl2code_query": "Find the most relevant code snippet given the following query:\n",
@@ -147,6 +201,7 @@ def _code(size: str, dimension: int, truncate_dims: tuple[int, ...], parameters:
             prompts=_CODE_PROMPTS,
             default_prompt_name="query",
             default_task="nl2code",
+            tasks_by_prompt=True,
         )
         for ending in ("", "-mlx")
     )
@@ -163,6 +218,7 @@ ENTRIES = (
     _v2("base-zh", 768, "Chinese, English", 161_000_000),
     _v2("base-code", 768, "English, 30 programming languages", 161_000_000),
     _V3,
+    *_v4(),
     *_v5("small", 1024, 32_768, (32, 64, 128, 256, 512, 768, 1024), 596_000_000, 20_200_000),
     *_v5("nano", 768, 8192, (32, 64, 128, 256, 512, 768), 212_000_000, 6_700_000),
     *_code("0.5b", 896, (64, 128, 256, 512, 896), 494_000_000),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, overload
 
@@ -20,6 +21,7 @@ from mlx_jina.engine.plan import Plan
 from mlx_jina.engine.thread import ModelThread
 from mlx_jina.engine.token_vectors import TokenVectors, token_vectors
 from mlx_jina.errors import InputError
+from mlx_jina.multi_vector import MultiVectorEncoder
 from mlx_jina.options import EncodeOptions
 from mlx_jina.options import check as check_options
 from mlx_jina.text.chunking import Chunk, Chunking
@@ -108,6 +110,14 @@ class Encoder(LoadedModel):
     def __reduce__(self) -> tuple[Callable[[Origin], Encoder], tuple[Origin]]:
         _known.remember(self._origin, self)
         return _arrived, (self._origin,)
+
+    @cached_property
+    def multi_vector(self) -> MultiVectorEncoder:
+        """The same weights for late interaction, with a vector for each token; only jina-embeddings-v4 has both.
+
+        Raises CheckpointError for a model without vectors of tokens.
+        """
+        return MultiVectorEncoder(loading.for_tokens(self.loaded), self._thread)
 
     # ---- vectors of texts
 

@@ -20,7 +20,7 @@ from mlx_jina.engine.plan import Plan
 from mlx_jina.engine.ranking import Ranked, check_top_k, ranked
 from mlx_jina.engine.thread import ModelThread
 from mlx_jina.errors import InputError, TruncationWarning
-from mlx_jina.text.late_interaction import SHORTEST, LateInteraction
+from mlx_jina.text.late_interaction import ColBERT, LateInteraction
 from mlx_jina.text.prompts import Side
 from mlx_jina.text.tokenizer import listed
 from mlx_jina.vectors import AnyRows, Floats
@@ -38,22 +38,26 @@ __all__ = ["MultiVectorEncoder", "Ranked", "load_multi_vector"]
 def load_multi_vector(
     name: str | Path,
     *,
+    task: str | None = None,
     revision: str | None = None,
     local_files_only: bool = False,
     dtype: Dtype | None = None,
     cache_dir: str | Path | None = None,
     as_model: str | None = None,
 ) -> MultiVectorEncoder:
-    """Load jina-colbert-v2 or jina-colbert-v1-en by name, Hugging Face id or folder; options as in `load`.
+    """Load jina-colbert-v2, jina-colbert-v1-en or jina-embeddings-v4 by name, Hugging Face id or folder.
+
+    Options are those of `load`; only v4 has tasks. A loaded v4 has both kinds of vectors from one set of weights:
+    `Encoder.multi_vector`.
 
     Raises ModelNotFoundError for a name that leads nowhere, CheckpointError for files that do not fit, and for a
     model with one vector for each text, which `load` opens.
     """
     device.check_dtype(dtype)
     kinds.check_name(str(name), "multi-vector")
-    path = hub.resolve(str(name), revision, local_files_only, cache_dir)
+    path = hub.resolve(str(name), revision, local_files_only, cache_dir, task)
     thread = ModelThread()
-    load = partial(loading.load, path, str(name), None, dtype, as_model, kind="multi-vector")
+    load = partial(loading.load, path, str(name), task, dtype, as_model, kind="multi-vector")
     return MultiVectorEncoder(thread.run(load), thread)
 
 
@@ -65,14 +69,15 @@ class MultiVectorEncoder(LoadedModel):
 
     def __init__(self, loaded: Loaded, thread: ModelThread) -> None:
         super().__init__(loaded, thread)
-        self._texts = LateInteraction(loaded.files.tokenizer, loaded.files.config["colbert"])
+        colbert, tokenizer = loaded.files.config.get("colbert"), loaded.files.tokenizer
+        self._texts = ColBERT(tokenizer, colbert) if colbert else LateInteraction(tokenizer, self.max_length)
         self.query_length: int = self._texts.max_lengths["query"]
-        """Vectors of every query: short ones are filled up with mask tokens."""
+        """Tokens of a query, at most; of a ColBERT's exactly, for short ones are filled up with mask tokens."""
         self.document_length: int = min(self._texts.max_lengths["document"], self.max_length)
         """Tokens of a document, at most, where a call does not say how many; the checkpoint's own choice."""
 
     def tokenize(self, texts: str | Texts) -> list[list[int]]:
-        """Token ids of each text as a document, special tokens and marker included, before any truncation."""
+        """Token ids of each text as a document, special tokens and marker included, without prompt, uncut."""
         return [ids.tolist() for ids in self._texts.uncut("document", listed(texts))]
 
     @overload
@@ -84,8 +89,9 @@ class MultiVectorEncoder(LoadedModel):
     def encode_query(self, texts: str | Texts, **options: Unpack[MultiVectorOptions]) -> AnyRows | list[AnyRows]:
         """Token vectors of queries, (L, D) each, of unit length: a list gives a list, one str gives one array.
 
-        Each query has exactly L = `max_length` tokens, by default `query_length`: behind shorter ones stand mask
-        tokens, whose vectors expand the query (arXiv 2004.12832, section 3.2). Options as in `encode_document`.
+        Each query of a ColBERT has exactly L = `max_length` tokens, by default `query_length`: behind shorter ones
+        stand mask tokens, whose vectors expand the query (arXiv 2004.12832, section 3.2). Options as in
+        `encode_document`.
         """
         return self._encode("query", texts, options)
 
@@ -100,8 +106,10 @@ class MultiVectorEncoder(LoadedModel):
     ) -> AnyRows | list[AnyRows]:
         """Token vectors of documents, (n, D) each, of unit length: a list gives a list, one str gives one array.
 
-        Punctuation has no vector, so n is at most the number of a document's tokens.
+        Of a ColBERT, punctuation has no vector, so n is at most the number of a document's tokens. Of
+        jina-embeddings-v4, the prompt's tokens have vectors too.
 
+        - `task`: one of `self.tasks`; needed unless the model has none, or was loaded for one.
         - `truncate_dim`: keep the first dimensions, before the one normalisation; only sizes the model was
           trained for, unless `allow_untrained_dim`.
         - `max_length`: tokens of a document, marker and special tokens included; by default `document_length`, at
@@ -129,6 +137,7 @@ class MultiVectorEncoder(LoadedModel):
         self,
         side: Side,
         *,
+        task: str | None = None,
         truncate_dim: int | None = None,
         allow_untrained_dim: bool = False,
         max_length: int | None = None,
@@ -141,10 +150,14 @@ class MultiVectorEncoder(LoadedModel):
         """Check the options of `encode_query` or `encode_document`, and keep them for the texts to come."""
         own = self.query_length if side == "query" else self.document_length
         limit = own if max_length is None else max_length
-        if not SHORTEST <= limit <= self.max_length:
-            raise InputError(f"max_length={limit} must lie between {SHORTEST} and this model's {self.max_length}")
+        if not (shortest := self._texts.shortest) <= limit <= self.max_length:
+            raise InputError(f"max_length={limit} must lie between {shortest} and this model's {self.max_length}")
+        prompts = self.loaded.prompts
+        task = prompts.task_of(side, task)
         return plans.make(
             self.loaded,
+            task=task,
+            prompt_name=prompts.name_of(side, task),
             truncate_dim=truncate_dim,
             allow_untrained_dim=allow_untrained_dim,
             max_length=limit,

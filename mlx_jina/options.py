@@ -84,6 +84,7 @@ class TokenOptions(EncodeOptions, total=False):
 class MultiVectorOptions(TypedDict, total=False):
     """Options of `MultiVectorEncoder.encode_query` and of `encode_document`, which explains each."""
 
+    task: str | None
     truncate_dim: int | None
     allow_untrained_dim: bool
     max_length: int | None

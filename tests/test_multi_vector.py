@@ -253,11 +253,14 @@ def test_only_the_first_id_of_punctuation_is_dropped(models: dict[str, mlx_jina.
     for name in NAMES:
         fast = colbert_checkpoints.tokenizer(name)
         texts = models[name]._texts
+        assert isinstance(texts, late_interaction.ColBERT)
         own = {fast.encode(mark, add_special_tokens=False).ids[0] for mark in string.punctuation}
         assert set(texts._skipped.tolist()) == own
     fast = colbert_checkpoints.tokenizer("v2")
     assert fast.encode(".", add_special_tokens=False).tokens == ["▁", "."]
-    skipped = models["v2"]._texts._skipped
+    texts = models["v2"]._texts
+    assert isinstance(texts, late_interaction.ColBERT)
+    skipped = texts._skipped
     assert fast.token_to_id("▁") in skipped
     assert fast.token_to_id(".") not in skipped
     assert len(models["v1"].encode_document("paris , . !")) == len(models["v1"].encode_document("paris"))

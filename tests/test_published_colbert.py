@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import mlx_jina
+from mlx_jina.text import late_interaction
 
 pytestmark = pytest.mark.network
 
@@ -55,6 +56,7 @@ def test_queries(v2: mlx_jina.MultiVectorEncoder) -> None:
 def test_what_the_checkpoint_says(v2: mlx_jina.MultiVectorEncoder) -> None:
     assert (v2.query_length, v2.max_length, v2.dimension, v2.truncate_dims) == (32, 8192, 128, (64, 96, 128))
     texts = v2._texts
+    assert isinstance(texts, late_interaction.ColBERT)
     assert texts.attends_to_mask
     assert texts._skipped.tolist() == SKIPPED
     (query,), (document,) = texts.uncut("query", ["a"]), texts.uncut("document", ["a"])
@@ -66,6 +68,7 @@ def test_v1(v2: mlx_jina.MultiVectorEncoder) -> None:
     v1 = mlx_jina.load_multi_vector("colbert-v1-en", dtype="float32")
     assert (v1.query_length, v1.max_length, v1.dimension, v1.truncate_dims) == (32, 8192, 128, ())
     texts = v1._texts
+    assert isinstance(texts, late_interaction.ColBERT)
     assert not texts.attends_to_mask
     (query,), (document,) = texts.uncut("query", ["a"]), texts.uncut("document", ["a"])
     assert (query[1], document[1], texts.mask) == (1, 2, 103)

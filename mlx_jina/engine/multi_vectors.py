@@ -17,6 +17,7 @@ from mlx_jina.engine.pipeline import (
     ahead,
     check_ids,
     finish,
+    prompted,
     retry,
     usable,
     whole,
@@ -49,12 +50,13 @@ def multi_vectors(
 ) -> Iterator[tuple[list[int], list[MultiVectors]]]:
     """Positions of each window of texts, and what became of them.
 
-    The plan's `max_length` counts the marker. A document has fewer vectors than tokens, for punctuation has none.
+    The plan's `max_length` counts prompt and marker. A ColBERT's document has fewer vectors than tokens, for
+    punctuation has none.
     """
 
     def prepare(window: Sequence[Item]) -> tuple[list[int], list[Ids], list[bool]]:
-        positions = [position for position, _ in window]
-        uncut = texts.uncut(side, [text for _, text in window], positions)
+        positions, prefixed = prompted(window, plan)
+        uncut = texts.uncut(side, prefixed, positions)
         ids = texts.cut(side, uncut, positions, plan.max_length, plan.truncate)
         # Neighbours of which equally many tokens are unseen are computed together.
         order = sorted(range(len(ids)), key=lambda i: texts.unseen(ids[i])) if side == "query" else range(len(ids))

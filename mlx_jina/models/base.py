@@ -9,6 +9,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_jina.catalog import Kind
+from mlx_jina.errors import CheckpointError
 from mlx_jina.nn import pooling
 from mlx_jina.nn.ragged import Ragged
 
@@ -26,12 +27,16 @@ class EncoderModel(nn.Module):
     """The name of the architecture, in error messages and in the tables of other file formats."""
     kind: ClassVar[Kind] = "embedding"
     """What the model gives for a text."""
+    also: ClassVar[tuple[Kind, ...]] = ()
+    """What else it can give, by `for_tokens`."""
     pooling: ClassVar[Literal["mean", "last", "first", "none"]]
     """How the states of a text's tokens become one vector; "none" where each token has its own."""
     float16: ClassVar[bool]
     """Whether activations stay within float16's range."""
     unused: ClassVar[tuple[str, ...]]
     """Prefixes of tensor names that belong to other heads and are left unread."""
+    plain_text: ClassVar[bool] = False
+    """Whether special tokens that stand in a text are characters like any other."""
 
     def __init__(self, *, dimension: int, max_length: int, vocab_size: int) -> None:
         super().__init__()
@@ -54,3 +59,7 @@ class EncoderModel(nn.Module):
     def __call__(self, ids: mx.array, batch: Ragged) -> mx.array:
         """One vector per text in float32, not normalised: ids (T,) to (B, D)."""
         return pooling.mean(self.hidden(ids, batch), batch)
+
+    def for_tokens(self) -> EncoderModel:
+        """The same weights with a vector for each token. Raises CheckpointError without those."""
+        raise CheckpointError(f"a {self.architecture} has no vectors of tokens for late interaction")

@@ -1,7 +1,8 @@
-"""Queries and documents as ColBERT reads them: a marker in front, and mask tokens behind a query.
+"""Queries and documents as models of late interaction read them.
 
-The rules are those of the checkpoints' own code, stanford-futuredata/ColBERT 0.2.22. Khattab and Zaharia 2020
-(arXiv 2004.12832), section 3.2.
+jina-embeddings-v4 has a vector for each token of a text, the prompt included. ColBERT has a marker in front, and
+mask tokens behind a query; its rules are those of the checkpoints' own code, stanford-futuredata/ColBERT 0.2.22.
+Khattab and Zaharia 2020 (arXiv 2004.12832), section 3.2.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mlx_jina.errors import CheckpointError, TooLongError
+from mlx_jina.errors import CheckpointError, InputError, TooLongError
 from mlx_jina.text.prompts import Side
 from mlx_jina.text.tokenizer import Ids, Tokenizer, check
 
@@ -30,7 +31,7 @@ DEFAULTS: Mapping[str, Any] = {
     "mask_punctuation": True,
 }
 _MASKS = ("[MASK]", "<mask>")
-# [CLS], marker, one token, [SEP].
+# Tokens of a text, at least: [CLS], marker, one token, [SEP].
 SHORTEST = 4
 
 
@@ -47,10 +48,50 @@ def settings_of(metadata: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class LateInteraction:
-    """A ColBERT checkpoint's tokenizer and settings: texts to ids, and which rows are kept."""
+    """Texts to ids, and which rows are kept: every token has a vector, and a query is what it is."""
+
+    shortest = 1
+    """Tokens of a text, at least."""
+
+    def __init__(self, tokenizer: Tokenizer, max_length: int) -> None:
+        self._tokenizer = tokenizer
+        self.max_lengths: dict[Side, int] = {"query": max_length, "document": max_length}
+        """Tokens of a query and of a document, at most, where a call does not say how many."""
+
+    def uncut(self, side: Side, texts: Sequence[str], positions: Sequence[int] | None = None) -> list[Ids]:
+        """Ids of each text, prompt included, at full length. Errors name texts by `positions`."""
+        return self._tokenizer.encode(texts, positions)
+
+    def cut(
+        self, side: Side, ids: Sequence[Ids], positions: Sequence[int], max_length: int, truncate: bool
+    ) -> list[Ids]:
+        """Ids at `max_length` at most. Raises TooLongError if none may be cut, InputError for no ids at all."""
+        for position, text in zip(positions, ids, strict=True):
+            if not len(text):
+                raise InputError("is empty, and this model adds no token of its own", position=position)
+            if len(text) > max_length and not truncate:
+                raise TooLongError(
+                    f"has {len(text)} tokens, more than max_length={max_length}; truncate=True cuts it",
+                    position=position,
+                )
+        return [self._tokenizer.truncate(text, max_length) for text in ids]
+
+    def unseen(self, ids: Ids) -> int:
+        """How many tokens at a query's end no token attends to."""
+        return 0
+
+    def kept(self, side: Side, ids: Ids) -> npt.NDArray[np.bool_]:
+        """Which of a text's tokens have a vector."""
+        return np.ones(len(ids), dtype=bool)
+
+
+class ColBERT(LateInteraction):
+    """A ColBERT checkpoint's rules: a query has exactly so many tokens, and a document's punctuation no vector."""
+
+    shortest = SHORTEST
 
     def __init__(self, tokenizer: Tokenizer, settings: Mapping[str, Any]) -> None:
-        self._tokenizer = tokenizer
+        super().__init__(tokenizer, settings["doc_maxlen"])
         # A "[MASK]" in a user's text would be expansion, and a marker would say that a document is a query.
         tokenizer.fast.encode_special_tokens = True
         self._markers: dict[Side, int] = {
@@ -59,11 +100,8 @@ class LateInteraction:
         }
         self.mask: int = self._id(*_MASKS)
         """The token that fills a query up."""
-        self.max_lengths: dict[Side, int] = {
-            "query": settings["query_maxlen"],
-            "document": settings["doc_maxlen"],
-        }
-        """Tokens of a query, exactly, and of a document, at most, special ones and marker included."""
+        # Special tokens and marker included.
+        self.max_lengths["query"] = settings["query_maxlen"]
         self.attends_to_mask: bool = settings["attend_to_mask_tokens"]
         """Whether a query's tokens attend to the mask tokens that fill it up."""
         self._skips_punctuation: bool = settings["mask_punctuation"]
@@ -109,13 +147,7 @@ class LateInteraction:
         self, side: Side, ids: Sequence[Ids], positions: Sequence[int], max_length: int, truncate: bool
     ) -> list[Ids]:
         """Ids at `max_length`, to which a query is filled up. Raises TooLongError if none may be cut."""
-        for position, text in zip(positions, ids, strict=True):
-            if len(text) > max_length and not truncate:
-                raise TooLongError(
-                    f"has {len(text)} tokens, more than max_length={max_length}; truncate=True cuts it",
-                    position=position,
-                )
-        texts = [self._tokenizer.truncate(text, max_length) for text in ids]
+        texts = super().cut(side, ids, positions, max_length, truncate)
         if side == "document":
             return texts
         return [np.pad(text, (0, max_length - len(text)), constant_values=self.mask) for text in texts]

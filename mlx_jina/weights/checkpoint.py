@@ -20,7 +20,6 @@ from mlx_jina.models.base import EncoderModel
 from mlx_jina.models.config import required
 from mlx_jina.nn import lora as nn_lora
 from mlx_jina.nn.lora import BesideLayer, Pair
-from mlx_jina.text import prompts
 from mlx_jina.text.tokenizer import Tokenizer
 from mlx_jina.weights import quantize, safetensors_file, settings
 from mlx_jina.weights.lora import Adapter
@@ -96,7 +95,7 @@ def check_is(entry: Entry, model: EncoderModel, path: Path, has_adapters: bool) 
 
 def needs_adapters(entry: Entry) -> bool:
     """Whether a model's weights answer for none of its tasks without an adapter."""
-    return len(entry.tasks) > 1 and not entry.untasked and not prompts.tasks_with_prompts(entry.prompts)
+    return len(entry.tasks) > 1 and not entry.untasked and not entry.tasks_by_prompt
 
 
 def _is_namesake(entry: Entry, name: str, files: Checkpoint) -> bool:

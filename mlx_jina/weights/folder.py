@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import mlx.core as mx
 
-from mlx_jina import models
+from mlx_jina import catalog, models
 from mlx_jina.errors import CheckpointError, some
 from mlx_jina.models.config import names as config_names
 from mlx_jina.text import prompts
@@ -18,6 +18,7 @@ from mlx_jina.weights import (
     checkpoint,
     colbert,
     jina_v3,
+    jina_v4,
     json_file,
     lora,
     modules,
@@ -59,6 +60,8 @@ def weight_files(folder: Path) -> list[Path]:
 def read_config(folder: Path) -> dict[str, Any]:
     """config.json. The settings of the text model come first where the model also sees or hears."""
     config = json_file.read(folder / "config.json")
+    if jina_v4.is_one(config):
+        return jina_v4.read_config(config)
     text_config = config.get("text_config")
     return {**config, **text_config} if isinstance(text_config, dict) else config
 
@@ -78,6 +81,11 @@ def adapter_folders(folder: Path, merged: bool = False) -> dict[str, str]:
         tasks: Sequence[str] | None = config_names(config, "task_names")
     except CheckpointError as error:
         raise CheckpointError(f"{folder}: {error}") from None
+    if jina_v4.has_adapters(config):
+        return {
+            check_task(task, folder / "config.json"): jina_v4.adapter_folder(folder, task)
+            for task in (catalog.V4_TASKS if tasks is None else tasks)
+        }
     if kind == jina_v3.MODEL_TYPE and tasks is None:
         tasks = jina_v3.TASKS
     elif kind != "jina_embeddings_v5" or not tasks:
@@ -102,7 +110,7 @@ def missing_files(folder: Path, task: str | None = None, merged: bool = False) -
         # Without its adapter a model would answer all the same, from the base weights.
         for place in _choose(adapter_folders(folder, merged), task).values():
             needed += [folder / place / file for file in (lora.CONFIG_FILE, lora.WEIGHTS_FILE)]
-    return [path.relative_to(folder).as_posix() for path in needed if not path.is_file()]
+    return [path.relative_to(folder).as_posix() for path in dict.fromkeys(needed) if not path.is_file()]
 
 
 def _incomplete(folder: Path, missing: Sequence[str]) -> CheckpointError:
@@ -152,16 +160,19 @@ def read(folder: Path, task: str | None = None, merged: bool = False, *, encoder
     tensors: dict[str, mx.array] = {}
     for path in weight_files(folder):
         tensors |= safetensors_file.read(path)
-    config, tensors = read_config(folder), _text_model(tensors)
+    config = read_config(folder)
+    is_v4 = jina_v4.is_one(config)
+    tensors = jina_v4.translate(folder, tensors) if is_v4 else _text_model(tensors)
     if colbert.is_one(folder, config):
         return _read_colbert(folder, config, tensors)
     settings = modules.read_settings(folder) if encoder else {}
     try:
-        config = quantize.normalized(config, tensors, _without_prefix)
+        config = quantize.normalized(config, tensors, jina_v4.renamed if is_v4 else _without_prefix)
     except CheckpointError as error:
         raise CheckpointError(f"{folder}: {error}") from None
     adapters = {
-        name: lora.read(folder / place) for name, place in _choose(adapter_folders(folder, merged), task).items()
+        name: lora.read(folder / place, name if place == jina_v4.ADAPTERS else None)
+        for name, place in _choose(adapter_folders(folder, merged), task).items()
     }
     if jina_v3.is_one(config):
         tensors, stacked_adapters = jina_v3.translate(folder, config, tensors)
@@ -169,6 +180,8 @@ def read(folder: Path, task: str | None = None, merged: bool = False, *, encoder
     config = jina_v3.read_config(config)
     if encoder:
         config = _with_modules(folder, config)
+    if jina_v4.has_adapters(config):
+        settings = jina_v4.settings()
     return Checkpoint(
         path=folder,
         config=config,

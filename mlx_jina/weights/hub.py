@@ -28,6 +28,8 @@ FILES = (
     "model.safetensors",
     "model.safetensors.index.json",
     "model-?????-of-?????.safetensors",
+    # Of a model that sees: how large pictures may be, and what is subtracted from their pixels.
+    "preprocessor_config.json",
 )
 
 
@@ -37,7 +39,9 @@ def file_patterns(task: str | None) -> list[str]:
     # In transformers' layout of v3, adapters lie in folders beside the model.
     v3_folder = "*" if task is None else re.sub(r"\W", "_", task)
     files = ("adapter_config.json", "adapter_model.safetensors")
-    return [*FILES, *(f"{place}/{file}" for place in (f"adapters/{name}", v3_folder) for file in files)]
+    # v4 has the adapters of all tasks in one file.
+    places = (f"adapters/{name}", "adapters", v3_folder)
+    return [*FILES, *(f"{place}/{file}" for place in places for file in files)]
 
 
 def embedded(name: str) -> Path:

@@ -46,9 +46,9 @@ def of(path: Path, name: str = "") -> Kind:
     return "reranker" if _of_folder(path, name, config) is not None else "embedding"
 
 
-def check(what: str | Path, kind: Kind, wanted: Kind) -> None:
-    """Refuse a model that another function opens. Raises CheckpointError."""
-    if kind != wanted:
+def check(what: str | Path, kind: Kind, wanted: Kind, also: Collection[Kind] = ()) -> None:
+    """Refuse a model that another function opens; `also` is what else the model gives. Raises CheckpointError."""
+    if kind != wanted and wanted not in also:
         words, function = _WORDS[kind]
         error = RerankerError if kind == "reranker" else CheckpointError
         raise error(f"{what} is {words}: mlx_jina.{function} opens it")
@@ -63,7 +63,7 @@ def check_name(name: str, wanted: Kind) -> None:
         raise CheckpointError(reason)
     entry = catalog.find(name)
     if entry is not None:
-        check(entry.repo, entry.kind, wanted)
+        check(entry.repo, entry.kind, wanted, entry.also)
 
 
 def check_folder(path: Path, name: str) -> None:

@@ -82,13 +82,15 @@ def _load(path: Path, name: str, task: str | None, dtype: str | None, as_model: 
         files = rerankers.translate(files, name)
     elif kind == "embedding":
         kinds.check_embedding(files.path, name, files.config, files.tensors)
-    kinds.check(path, models.identify(files.config).kind, kind)
+    architecture = models.identify(files.config)
+    kinds.check(path, architecture.kind, kind, architecture.also)
     if entry is not None and entry.non_commercial:
         _warn_of_licence(entry.repo, entry.license)
     tasks = _tasks(files, entry, task)
     model = checkpoint.build(files.path, files.config, files.tensors)
     if wanted is not None:
         checkpoint.check_is(wanted, model, files.path, bool(files.adapters))
+    files.tokenizer.fast.encode_special_tokens = files.tokenizer.fast.encode_special_tokens or model.plain_text
     files = files.without(model.unused)
     stored_packings: Packings = checkpoint.packings(files, model)
     compute_dtype = _choose_dtype(model, files, dtype)
@@ -105,7 +107,7 @@ def _load(path: Path, name: str, task: str | None, dtype: str | None, as_model: 
     if not device.on_gpu():
         for view in by_task.values():
             cpu_layers.adapt(view)
-    return Loaded(
+    loaded = Loaded(
         # The tensors are the model's now; a second reference would keep unconverted copies alive.
         files=replace(files, tensors={}, adapters={}),
         entry=entry,
@@ -121,6 +123,16 @@ def _load(path: Path, name: str, task: str | None, dtype: str | None, as_model: 
         ),
         packings=stored_packings,
     )
+    return loaded if kind == architecture.kind else for_tokens(loaded)
+
+
+def for_tokens(loaded: Loaded) -> Loaded:
+    """The same weights for late interaction, with a vector for each token. Raises CheckpointError."""
+    try:
+        views = {task: model.for_tokens() for task, model in loaded.models.items()}
+    except CheckpointError as error:
+        raise checkpoint.located(loaded.files.path, error) from None
+    return replace(loaded, models=views, truncate_dims=())
 
 
 def _read(

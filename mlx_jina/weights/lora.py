@@ -19,7 +19,7 @@ import mlx.core as mx
 from mlx_jina import durable
 from mlx_jina.errors import CheckpointError, some
 from mlx_jina.nn.lora import Pair
-from mlx_jina.weights import json_file, safetensors_file
+from mlx_jina.weights import jina_v4, json_file, safetensors_file
 
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 
@@ -37,6 +37,10 @@ _LOOKED_UP = ("embed_tokens", "word_embeddings", "token_type_embeddings")
 _NAME = re.compile(
     r"base_model\.model\.(?:model\.)?(?P<module>.+)\."
     r"(?:lora_(?P<linear>[AB])\.weight|lora_embedding_(?P<embedding>[AB]))"
+)
+# In a file with the adapters of several tasks. PEFT puts "default" in when it loads such a file.
+_NAME_OF_TASK = re.compile(
+    r"base_model\.model\.(?P<module>.+)\.lora_(?P<linear>[AB])\.(?:default\.)?(?P<task>[\w-]+)\.weight"
 )
 
 
@@ -58,7 +62,7 @@ def _refuse(path: Path, reason: str) -> CheckpointError:
     return CheckpointError(f"{path}: {reason}; this adapter would not run exactly")
 
 
-def _read_config(path: Path) -> dict[str, Any]:
+def _read_config(path: Path, several: bool) -> dict[str, Any]:
     config = json_file.read(path)
     if config.get("peft_type") != "LORA":
         raise _refuse(path, "'peft_type' is not 'LORA'")
@@ -69,8 +73,13 @@ def _read_config(path: Path) -> dict[str, Any]:
     for key, value in config.items():
         # Every other feature of PEFT is off when its setting is empty: rslora, dora, layer choices, saved modules.
         if key not in _ALLOWED and not key.startswith("megatron") and value:
+            if several and key == "exclude_modules" and isinstance(value, str):
+                continue
             raise _refuse(path, f"{key!r} is {value!r}, which is not implemented")
     targets = config.get("target_modules")
+    # Of several tasks' adapters the names of the tensors say what is adapted, and a regular expression is not run.
+    if several and isinstance(targets, str):
+        return config
     if not isinstance(targets, list) or not targets or not all(isinstance(name, str) for name in targets):
         raise _refuse(path, f"'target_modules' is {targets!r}, only a list of names is implemented")
     return config
@@ -91,32 +100,37 @@ def _by_pattern(config: Mapping[str, Any], patterns: str, key: str, module: str,
     return value
 
 
-def read(folder: Path) -> Adapter:
-    """Read `adapter_config.json` and `adapter_model.safetensors`.
+def read(folder: Path, task: str | None = None) -> Adapter:
+    """Read `adapter_config.json` and `adapter_model.safetensors`, of which `task` names one of several adapters.
 
     Raises CheckpointError for damaged files, and for settings with which the result would differ from PEFT's.
     """
     config_path, weights_path = folder / CONFIG_FILE, folder / WEIGHTS_FILE
-    config = _read_config(config_path)
+    config = _read_config(config_path, several=task is not None)
+    tensors = safetensors_file.read(weights_path)
+    halves = _halves(weights_path, tensors) if task is None else _halves_of(weights_path, tensors, task)
     pairs: dict[str, Pair] = {}
-    for module, (a, b) in sorted(_halves(weights_path).items()):
+    for module, (a, b) in sorted(halves.items()):
         rank = _by_pattern(config, "rank_pattern", "r", module, config_path)
         if a.shape[0] != rank or b.shape[1] != rank:
             raise _refuse(weights_path, f"{module} has A {a.shape} and B {b.shape}, but its rank is {rank}")
         alpha = _by_pattern(config, "alpha_pattern", "lora_alpha", module, config_path)
         pairs[module] = Pair(a, b, alpha / rank)
+    base = str(config.get("base_model_name_or_path") or "")
+    if isinstance(config["target_modules"], str):
+        return Adapter(folder, base, pairs)
     adapted, targets = {_leaf(module) for module in pairs}, set(config["target_modules"])
     if strange := adapted - targets:
         raise _refuse(weights_path, f"it adapts {some(sorted(strange))}, not in 'target_modules'")
     if idle := targets - adapted:
         raise _refuse(weights_path, f"it has nothing for {some(sorted(idle))} of 'target_modules'")
-    return Adapter(folder, str(config.get("base_model_name_or_path") or ""), pairs)
+    return Adapter(folder, base, pairs)
 
 
-def _halves(path: Path) -> dict[str, tuple[mx.array, mx.array]]:
+def _halves(path: Path, tensors: Mapping[str, mx.array]) -> dict[str, tuple[mx.array, mx.array]]:
     """A and B of every module."""
     halves: dict[str, dict[str, mx.array]] = {}
-    for name, tensor in safetensors_file.read(path).items():
+    for name, tensor in tensors.items():
         match = _NAME.fullmatch(name)
         if match is None or tensor.ndim != 2:
             raise _refuse(path, f"{name} {tensor.shape} is not the A or B of a layer")
@@ -133,6 +147,28 @@ def _halves(path: Path) -> dict[str, tuple[mx.array, mx.array]]:
         if present.keys() != {"A", "B"}:
             raise _refuse(path, f"{module} has only its lora_{next(iter(present))}")
     return {module: (both["A"], both["B"]) for module, both in halves.items()}
+
+
+def _halves_of(path: Path, tensors: Mapping[str, mx.array], task: str) -> dict[str, tuple[mx.array, mx.array]]:
+    """A and B of every module, in a file of several tasks of which each adapts the same modules."""
+    by_task: dict[str, dict[str, mx.array]] = {}
+    for name, tensor in tensors.items():
+        match = _NAME_OF_TASK.fullmatch(name)
+        if match is None:
+            raise _refuse(path, f"{name} {tensor.shape} is not the A or B of a layer and a task")
+        module = jina_v4.renamed(match["module"])
+        if module.startswith(jina_v4.TOWER):
+            raise _refuse(path, f"{name} adapts the vision tower, which is not implemented")
+        plain = f"base_model.model.{module}.lora_{match['linear']}.weight"
+        if plain in by_task.setdefault(match["task"], {}):
+            raise _refuse(path, f"it has {name} twice")
+        by_task[match["task"]][plain] = tensor
+    if task not in by_task:
+        raise _refuse(path, f"it has no adapter of the task {task!r}, but those of {some(sorted(by_task))}")
+    for other, named in by_task.items():
+        if named.keys() != by_task[task].keys():
+            raise _refuse(path, f"its tasks {task!r} and {other!r} do not adapt the same modules")
+    return _halves(path, by_task[task])
 
 
 def write(folder: Path, adapter: Adapter, advance: Callable[[int], object] = lambda _: None) -> None:

@@ -122,6 +122,17 @@ KEYS: Mapping[str, Keys] = {
         harmless=_HARMLESS | {"pad_token_id", "sliding_window", "max_window_layers"},
         only={**_ONLY, **_ROTARY_ONLY, "is_causal": (True,)},
     ),
+    # Of the settings of pictures, and of ids, vision/ reads what it needs.
+    "qwen2_5_vl": Keys(
+        read=frozenset((*_LLAMA_READ, "multi_vector_projector_dim", "vision_config", "text_config")),
+        harmless=_HARMLESS
+        | {
+            *("pad_token_id", "sliding_window", "max_window_layers"),
+            *("image_token_id", "video_token_id", "vision_token_id"),
+            *("vision_start_token_id", "vision_end_token_id"),
+        },
+        only={**_ONLY, **_ROTARY_ONLY, "is_causal": (True,), "single_vector_pool_strategy": ("mean",)},
+    ),
     "eurobert": Keys(
         read=frozenset(_LLAMA_READ),
         harmless=_HARMLESS

@@ -17,7 +17,7 @@ from mlx_jina.engine import multi_vectors, pipeline, token_vectors
 from mlx_jina.models.base import EncoderModel
 from mlx_jina.nn import pieces, ragged
 from mlx_jina.nn.ragged import Batch
-from mlx_jina.text.late_interaction import LateInteraction
+from mlx_jina.text.late_interaction import ColBERT
 from mlx_jina.text.tokenizer import Tokenizer
 from tests.support import bare, blocks, checkpoints, colbert_checkpoints, decoder_checkpoints, v3_checkpoints
 from tests.support.tolerance import bound
@@ -106,7 +106,7 @@ def test_nothing_is_evaluated_inside_a_batch(name: str, evaluations: list[str]) 
 def test_nothing_is_evaluated_inside_a_batch_of_queries(evaluations: list[str]) -> None:
     """Whose last tokens no token attends to."""
     fast, settings = colbert_checkpoints.tokenizer("v1"), colbert_checkpoints.metadata("v1")
-    texts = LateInteraction(Tokenizer(fast), settings)
+    texts = ColBERT(Tokenizer(fast), settings)
     uncut = texts.uncut("query", ["bread", "what is it", "fox"] * 99)
     queries = texts.cut("query", uncut, range(297), 32, True)
     batch = multi_vectors.hide(ragged.flatten(queries, np.arange(297)), texts)

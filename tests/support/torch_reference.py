@@ -25,7 +25,7 @@ REASON = "needs torch, transformers and peft (pip install --group reference)"
 
 
 @contextmanager
-def _their_warnings() -> Iterator[None]:
+def their_warnings() -> Iterator[None]:
     """Ignore warnings of these libraries about themselves."""
     with warnings.catch_warnings():
         for module in ("torch", "transformers", "peft", "accelerate", "huggingface_hub"):
@@ -51,7 +51,7 @@ def qwen2(folder: Path, dtype: str = "float32") -> Any:
 
 def jina_v3(folder: Path, tasks: Sequence[str] = ()) -> Any:
     """`JinaEmbeddingsV3Model` of a folder in transformers' layout, with adapters through peft to choose from."""
-    with _their_warnings():
+    with their_warnings():
         pytest.importorskip("torch", reason=REASON)
         transformers = pytest.importorskip("transformers", reason=REASON)
         peft = pytest.importorskip("peft", reason=REASON)
@@ -70,7 +70,7 @@ def jina_v3(folder: Path, tasks: Sequence[str] = ()) -> Any:
 
 
 def _decoder(name: str, folder: Path, task: str | None, dtype: str) -> Any:
-    with _their_warnings():
+    with their_warnings():
         torch = pytest.importorskip("torch", reason=REASON)
         transformers = pytest.importorskip("transformers", reason=REASON)
         peft = pytest.importorskip("peft", reason=REASON)
@@ -107,7 +107,7 @@ def hidden(model: Any, ids: Sequence[npt.NDArray[Any]]) -> Iterator[npt.NDArray[
     """Contextual states (L, D) of each text's tokens, computed alone."""
     import torch
 
-    with torch.no_grad(), _their_warnings():
+    with torch.no_grad(), their_warnings():
         for text in ids:
             states = model(input_ids=torch.tensor(np.asarray(text, dtype=np.int64))[None]).last_hidden_state
             yield states[0].double().numpy()
