@@ -97,8 +97,23 @@ class Qwen25VLTokens(EncoderModel):
         return self.hidden(ids, batch).astype(mx.float32)
 
 
+def sections_of(config: Mapping[str, Any]) -> list[int] | None:
+    """How many of a head's angles turn with time, height and width; None where config.json does not say."""
+    for key in ("rope_parameters", "rope_scaling"):
+        block = config.get(key)
+        found = block.get("mrope_section") if isinstance(block, Mapping) else None
+        if found is not None:
+            if not isinstance(found, list) or len(found) != 3 or not all(type(x) is int and x > 0 for x in found):
+                raise CheckpointError(
+                    f"config.json: 'mrope_section' is {found!r}; only three sizes are implemented"
+                )
+            return found
+    return None
+
+
 def _check_sections(config: Mapping[str, Any]) -> None:
     """Refuse rotary positions that are scaled; those of three sections are not, whatever they are called."""
+    sections_of(config)
     scaling = config.get("rope_scaling")
     if scaling is None:
         return

@@ -23,6 +23,12 @@ def tasks_with_prompts(prompts: Mapping[str, str]) -> tuple[str, ...]:
     return tuple(name.removesuffix(f"_{QUERY}") for name in prompts if name.endswith(f"_{QUERY}"))
 
 
+def of_task(prompts: Mapping[str, str], task: str, tasks: Sequence[str]) -> dict[str, str]:
+    """The prompts without those of other `tasks` than one."""
+    others = tuple(f"{name}_" for name in tasks if name != task)
+    return {name: text for name, text in prompts.items() if not name.startswith(others)}
+
+
 def split_task(task: str) -> tuple[str, str | None]:
     """Task and side of a name of Jina's API: "retrieval.query" is `retrieval` with the prompt `query`."""
     name, _, side = task.rpartition(".")

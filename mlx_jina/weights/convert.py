@@ -15,21 +15,26 @@ from tqdm import tqdm
 from mlx_jina import device, durable
 from mlx_jina.choices import MODES, RECIPES, Bits, Dtype, GGUFType, GroupSize, Mode, Recipe
 from mlx_jina.errors import InputError
+from mlx_jina.models.qwen2_5_vl import PROJECTOR, TOWER
 from mlx_jina.options import check as check_options
-from mlx_jina.weights import checkpoint, folder, lora, quantize, replace, safetensors_file
+from mlx_jina.weights import checkpoint, folder, json_file, lora, quantize, replace, safetensors_file
 from mlx_jina.weights.gguf import architectures, writer
 from mlx_jina.weights.gguf import blocks as gguf_blocks
 from mlx_jina.weights.gguf import file as gguf_file
 from mlx_jina.weights.gguf import lora as gguf_lora
 from mlx_jina.weights.gguf import types as gguf_types
 from mlx_jina.weights.gguf.architectures import Architecture
+from mlx_jina.weights.jina_v4 import PREPROCESSOR
 from mlx_jina.weights.open import open_source
 from mlx_jina.weights.quantize import Packing
 from mlx_jina.weights.safetensors_file import Layout, Output
 from mlx_jina.weights.source import Source, Weight
 
-# Two rows are no matrix to save memory on, and every text's vector passes through one of them.
-_NEVER_QUANTIZED = ("embeddings.token_type_embeddings",)
+# Two rows are no matrix to save memory on, and every text's vector passes through one of them. v4's projector is
+# small, and its vision tower loses most by rounding.
+_NEVER_QUANTIZED = ("embeddings.token_type_embeddings", PROJECTOR, TOWER)
+# Of a folder with a model that sees: what mlx-jina knows of pictures besides config.json.
+_COPIED = (PREPROCESSOR,)
 
 # The packing of a layer by its name, None to leave the layer as it is.
 PackingOf = Callable[[str], Packing | None]
@@ -134,6 +139,9 @@ def to_mlx(
     with replace.replacing_folder(target) as beside:
         _write_json(beside / "config.json", _config(opened, block))
         durable.write_text(beside / "tokenizer.json", opened.tokenizer_json)
+        for name in _COPIED:
+            if opened.path.is_dir() and (opened.path / name).is_file():
+                durable.write_text(beside / name, json_file.text(opened.path / name))
         if opened.prompts:
             _write_json(beside / "config_sentence_transformers.json", opened.sentence_transformers_config)
         adapter_outputs = [output for adapter in opened.adapters.values() for output in lora.outputs(adapter)]
@@ -222,7 +230,7 @@ def _outputs(
 
 def _is_matrix(name: str, weight: Weight) -> bool:
     layer, _, leaf = name.rpartition(".")
-    return leaf == "weight" and len(weight.shape) == 2 and layer not in _NEVER_QUANTIZED
+    return leaf == "weight" and len(weight.shape) == 2 and not layer.startswith(_NEVER_QUANTIZED)
 
 
 def _packed_output(layer: str, blocks: gguf_blocks.Packed, pack: Callable[[], gguf_blocks.Packed]) -> Output:

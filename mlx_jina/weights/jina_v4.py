@@ -20,6 +20,7 @@ from mlx_jina.models import qwen2_5_vl
 
 ARCHITECTURE, MODEL_TYPE = "JinaEmbeddingsV4Model", "qwen2_5_vl"
 TOWER = qwen2_5_vl.TOWER
+PREPROCESSOR = "preprocessor_config.json"
 ADAPTERS = "adapters"
 """The folder whose one file has the adapters of all tasks."""
 _PREFIX = re.compile(r"(model\.|language_model\.)+")

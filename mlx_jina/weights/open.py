@@ -12,7 +12,8 @@ import mlx.core as mx
 from mlx_jina import catalog
 from mlx_jina.catalog import Entry
 from mlx_jina.errors import CheckpointError, InputError
-from mlx_jina.weights import checkpoint, folder, hub, json_file, kinds, lora, quantize
+from mlx_jina.text import prompts
+from mlx_jina.weights import checkpoint, folder, hub, jina_v4, json_file, kinds, lora, quantize
 from mlx_jina.weights.gguf import architectures
 from mlx_jina.weights.gguf import reader as gguf_reader
 from mlx_jina.weights.lora import Adapter
@@ -112,11 +113,15 @@ def _for_task(source: Source, task: str) -> Source:
     weights, config = source.weights, {**source.config, "task_names": [name]}
     for adapter in source.adapters.values():
         weights = _fused(weights, adapter)
-    if config.get("model_type") == "jina_embeddings_v5":
+    kept = source.prompts
+    if source.adapters:
+        # Of the other tasks, there are no weights any more.
+        kept = prompts.of_task(kept, name, tuple(prompts.tasks_with_prompts(kept)))
+    if config.get("model_type") == "jina_embeddings_v5" or jina_v4.has_adapters(config):
         fixed = architectures.of_config(config).fixed
         config |= {key: fixed[key] for key in gguf_reader.KINDS}
     general = {**source.general, "finetune": name}
-    return replace(source, config=config, weights=weights, general=general, adapters={})
+    return replace(source, config=config, weights=weights, prompts=kept, general=general, adapters={})
 
 
 def _fused(weights: Mapping[str, Weight], adapter: Adapter) -> dict[str, Weight]:

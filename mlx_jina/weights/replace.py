@@ -19,6 +19,7 @@ _WRITTEN = (
     "config.json",
     "tokenizer.json",
     "config_sentence_transformers.json",
+    "preprocessor_config.json",
     "model.safetensors",
     "adapters",
     ".DS_Store",

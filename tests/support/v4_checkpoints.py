@@ -1,4 +1,4 @@
-"""jina-embeddings-v4 with random weights, in the layout of its repositories, with ids other than the published ones."""
+"""jina-embeddings-v4 with random weights, in its repositories' layout, with ids other than the published ones."""
 
 from __future__ import annotations
 
@@ -42,7 +42,9 @@ def config(
 ) -> dict[str, Any]:
     """config.json as the main repository has it: the language model's settings in a block of their own."""
     fast = tokenizer()
-    ids = {name: fast.token_to_id(f"<|{name}|>") for name in ("vision_start", "vision_end", "vision_pad", "image_pad")}
+    ids = {
+        name: fast.token_to_id(f"<|{name}|>") for name in ("vision_start", "vision_end", "vision_pad", "image_pad")
+    }
     sections = [hidden // heads // 8, hidden // heads * 3 // 16, hidden // heads * 3 // 16]
     return {
         "architectures": ["JinaEmbeddingsV4Model"],
@@ -159,7 +161,7 @@ def _tower(vision: Mapping[str, Any], matrix: Any, norm: Any) -> None:
     matrix("visual.merger.mlp.2", vision["out_hidden_size"], merged, 1.0, 0.3)
 
 
-def adapters(config: Mapping[str, Any], tasks: Sequence[str] = TASKS, *, model: str = "model.language_model") -> Weights:
+def adapters(config: Mapping[str, Any], *, model: str = "model.language_model") -> Weights:
     """A and B of every layer and of the projector, of all tasks in one file."""
     rng = np.random.default_rng(7)
     found: Weights = {}
@@ -167,7 +169,7 @@ def adapters(config: Mapping[str, Any], tasks: Sequence[str] = TASKS, *, model: 
     width = config["text_config"]["hidden_size"]
     modules["multi_vector_projector"] = (config["multi_vector_projector_dim"], width)
     for name, (rows, columns) in modules.items():
-        for task in tasks:
+        for task in TASKS:
             prefix = f"base_model.model.{name}"
             a, b = rng.normal(0, columns**-0.5, (RANK, columns)), rng.normal(0, 0.4, (rows, RANK))
             found[f"{prefix}.lora_A.{task}.weight"] = a.astype(np.float32)
@@ -215,7 +217,7 @@ def _save(path: Path, tensors: Mapping[str, npt.NDArray[Any]], dtype: mx.Dtype) 
 
 
 def v4(folder: Path, *, dtype: mx.Dtype = mx.bfloat16, newer: bool = False, **shape: int) -> Path:
-    """The main repository: two parts cut inside a layer, adapters, projector. `newer`: transformers 4.52's names."""
+    """The main repository: two parts cut inside a layer, adapters, projector; or with newer names."""
     settings = config(**shape)
     folder.mkdir(parents=True, exist_ok=True)
     checkpoints.write_json(folder / "config.json", settings)

@@ -15,6 +15,7 @@ from mlx_jina.models.base import EncoderModel
 from mlx_jina.models.eurobert import EuroBert
 from mlx_jina.models.jina_bert import JinaBert
 from mlx_jina.models.qwen2 import Qwen2
+from mlx_jina.models.qwen2_5_vl import PROJECTOR, TOWER, Qwen25VL
 from mlx_jina.models.qwen3 import Qwen3
 from mlx_jina.models.xlm_roberta import XLMRoberta
 
@@ -43,6 +44,10 @@ class Architecture:
     mlx_prefix: str = ""
     # Positions that config.json counts and GGUF does not: in XLM-RoBERTa the first ones belong to no token.
     uncounted: int = 0
+    # Prefixes of names of tensors that an MLX folder has and a .gguf has not.
+    folder_only: tuple[str, ...] = ()
+    # Whether positions have sections of axes, which llama.cpp asks for also where all axes have one position.
+    sections: bool = False
     # Given a file's GGUF names and the halves of its ffn_up: those of `modules` that it has, and their settings in
     # config.json. Without it, a file has all of them.
     layout: Callable[[Collection[str], int], tuple[Modules, dict[str, Any]]] | None = None
@@ -54,8 +59,13 @@ class Architecture:
 
     @property
     def unused(self) -> tuple[str, ...]:
-        """Prefixes of tensor names that belong to other heads, for which GGUF has no place."""
-        return self.model.unused
+        """Prefixes of tensor names that belong to other heads, which no format of ours keeps."""
+        return tuple(prefix for prefix in self.model.unused if prefix not in self.folder_only)
+
+    @property
+    def without_place(self) -> tuple[str, ...]:
+        """Prefixes of tensor names for which a .gguf has no place."""
+        return (*self.model.unused, *self.folder_only)
 
 
 _BERT_LAYER = {
@@ -191,6 +201,21 @@ QWEN2 = replace(
     extra={},
 )
 
+# llama.cpp has the language model alone here: without a picture or a projector it computes what mlx-jina does.
+QWEN2VL = replace(
+    QWEN2,
+    name="qwen2vl",
+    model=Qwen25VL,
+    mlx_prefix="",
+    fixed={
+        **{key: value for key, value in QWEN2.fixed.items() if key != "rope_scaling"},
+        "model_type": "qwen2_5_vl",
+        "architectures": ["Qwen2_5_VLForConditionalGeneration"],
+    },
+    folder_only=(TOWER, f"{PROJECTOR}."),
+    sections=True,
+)
+
 JINA_BERT_V3 = Architecture(
     name="jina-bert-v3",
     model=XLMRoberta,
@@ -219,7 +244,7 @@ JINA_BERT_V3 = Architecture(
     uncounted=2,
 )
 
-ARCHITECTURES = (JINA_BERT, QWEN3, EUROBERT, QWEN2, JINA_BERT_V3)
+ARCHITECTURES = (JINA_BERT, QWEN3, EUROBERT, QWEN2, QWEN2VL, JINA_BERT_V3)
 _BY_NAME = {architecture.name: architecture for architecture in ARCHITECTURES}
 _BY_MODEL = {architecture.model: architecture for architecture in ARCHITECTURES}
 

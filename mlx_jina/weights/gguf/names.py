@@ -46,7 +46,7 @@ def to_gguf(path: Path, architecture: Architecture, names: Collection[str]) -> d
     """GGUF names, each with the piece of our tensor that it stands for. A tensor without a place is an error."""
     pieces: dict[str, Piece] = {}
     for name in names:
-        if name.startswith(architecture.unused):
+        if name.startswith(architecture.without_place):
             continue
         module, number, leaf = _split(name)
         targets = architecture.modules.get(module)

@@ -30,6 +30,8 @@ from mlx_jina.weights.source import Source, Weight
 
 # mlx-jina's own keys: what llama.cpp's keys do not say of config.json, and the prompts.
 CONFIG, PROMPTS = "mlx-jina.config", "mlx-jina.prompts"
+# Below the architecture's prefix: how many angles turn with time, height, width, and with nothing.
+SECTIONS = "rope.dimension_sections"
 # The settings of config.json that name the model.
 KINDS = ("model_type", "architectures")
 # Keys that some converters leave out, with the value that llama.cpp then takes.
@@ -130,6 +132,9 @@ def _config(file: GGUF, architecture: Architecture, stored: Mapping[str, Any], k
     if rows is None:
         raise CheckpointError(f"{file.path} has no tensor 'token_embd.weight'")
     config["vocab_size"] = rows.shape[0]
+    if architecture.sections and f"{architecture.name}.{SECTIONS}" in file.metadata:
+        sections = [int(x) for x in file.metadata[f"{architecture.name}.{SECTIONS}"]]
+        config.setdefault("rope_scaling", {"mrope_section": sections[:3], "rope_type": "default"})
     if (types := file.entries.get("token_types.weight")) is not None:
         config["type_vocab_size"] = types.shape[0]
     pooling = file.get(f"{architecture.name}.pooling_type", int, architecture.pooling)

@@ -11,6 +11,7 @@ import mlx.core as mx
 from gguf import GGMLQuantizationType as Type
 
 from mlx_jina.errors import CheckpointError
+from mlx_jina.models.qwen2_5_vl import sections_of
 from mlx_jina.weights.gguf import architectures, names
 from mlx_jina.weights.gguf import blocks as gguf_blocks
 from mlx_jina.weights.gguf import file as gguf_file
@@ -18,7 +19,7 @@ from mlx_jina.weights.gguf import lora as gguf_lora
 from mlx_jina.weights.gguf import tokenizer as gguf_tokenizer
 from mlx_jina.weights.gguf import types as gguf_types
 from mlx_jina.weights.gguf.architectures import Architecture
-from mlx_jina.weights.gguf.reader import CONFIG, KINDS, PROMPTS
+from mlx_jina.weights.gguf.reader import CONFIG, KINDS, PROMPTS, SECTIONS
 from mlx_jina.weights.source import Source
 
 # config.json is stored whole in CONFIG, except what would be wrong about the file, and what other keys say.
@@ -47,6 +48,12 @@ def _model_keys(source: Source, architecture: Architecture, file_type: str) -> d
     settings = {**_hyper_parameters(source, architecture), **architecture.extra}
     settings["pooling_type"] = architecture.pooling
     settings["vocab_size"] = int(source.config["vocab_size"])
+    if architecture.sections:
+        if (sections := sections_of(source.config)) is None:
+            raise CheckpointError(
+                f"{source.path}: config.json has no 'mrope_section', without which llama.cpp loads none"
+            )
+        settings[SECTIONS] = [*sections, 0]
     keys |= {f"{architecture.name}.{key}": value for key, value in settings.items()}
     elsewhere = {*_NOT_KEPT, *architecture.keys, *architecture.fixed} - {*KINDS}
     config = {key: value for key, value in source.config.items() if key not in elsewhere}
