@@ -16,6 +16,7 @@ from mlx_jina import vectors
 from mlx_jina.choices import Precision
 from mlx_jina.encoder import Encoder
 from mlx_jina.engine import late_chunking
+from mlx_jina.engine.loaded_model import LoadedModel
 from mlx_jina.engine.multi_vectors import MultiVectors
 from mlx_jina.engine.pipeline import Item
 from mlx_jina.engine.reranking import Scored
@@ -200,19 +201,27 @@ class Engine:
     ) -> TokensEmbedded:
         """Token vectors of N texts by a late-interaction model: `MultiVectorEncoder.encode_query` and `_document`.
 
-        `task`, `input_type` and the model's suffix name the side as in `embed`; documents are the default. Raises
-        ApiError as `embed` does. Texts go in parts, so that a query waits for a part of a bulk and not for
-        its end; a call that is cancelled ends after its part.
+        `task`, `input_type` and the model's suffix name task and side as in `embed`. Without a side, texts are
+        documents to a ColBERT, and queries to a model with tasks, as to its own code. Raises ApiError as `embed`
+        does. Texts go in parts, so that a query waits for a part of a bulk and not for its end; a call that is
+        cancelled ends after its part.
         """
         started = time.perf_counter()
         chosen, suffix = await self.store.find(model)
-        side = _side({"the model's suffix": suffix, "task": task, "input_type": input_type})
         async with self.store.using(chosen) as loaded:
             ready = time.perf_counter()
             encoder = loaded.multi_vector
             found: dict[int, MultiVectors] = {}
             try:
-                plan = encoder.plan(side, truncate_dim=dimensions, precision=precision, truncate=truncate)
+                if encoder.tasks:
+                    task, prompt_name = _task_and_prompt(encoder, suffix, task, input_type)
+                    side = prompts.SIDE_OF.get(prompt_name or prompts.QUERY, prompts.QUERY)
+                else:
+                    side = _side({"the model's suffix": suffix, "task": task, "input_type": input_type})
+                    task = None
+                plan = encoder.plan(
+                    side, task=task, truncate_dim=dimensions, precision=precision, truncate=truncate
+                )
                 for part in _parts(texts):
                     encode = partial(encoder.encode_items, side, part, plan)
                     found |= await asyncio.get_running_loop().run_in_executor(loaded.threads, encode)
@@ -222,7 +231,7 @@ class Engine:
                 raise ApiError(400, str(error), "invalid_input") from None
             except MlxJinaError as error:
                 raise ApiError(500, str(error), "computation_failed") from None
-            fingerprint = await loaded.fingerprint(None)
+            fingerprint = await loaded.fingerprint_of_tokens(task)
         columns, kind = vectors.layout(plan.dimension, precision)
         in_order = [found[i] for i in range(len(texts))]
         return TokensEmbedded(
@@ -271,7 +280,7 @@ class _GoneError(Exception):
 
 
 def _task_and_prompt(
-    encoder: Encoder, suffix: str | None, task: str | None, input_type: str | None
+    encoder: LoadedModel, suffix: str | None, task: str | None, input_type: str | None
 ) -> tuple[str | None, str | None]:
     """Task and prompt name for `Encoder.encode`, from the three places where a client can name them."""
     said = {"the model's suffix": suffix, "task": task, "input_type": input_type}
@@ -297,7 +306,7 @@ def _task_and_prompt(
     return task, known.name_of(chosen, task)
 
 
-def _task_and_side(encoder: Encoder, word: str, of_input: bool) -> tuple[str | None, str | None]:
+def _task_and_side(encoder: LoadedModel, word: str, of_input: bool) -> tuple[str | None, str | None]:
     """What one word means: a task, a side of retrieval, or both."""
     word = _INPUT_TYPES.get(word, word)
     if of_input and word == "clustering" and "separation" in encoder.tasks:
@@ -316,7 +325,7 @@ def _task_and_side(encoder: Encoder, word: str, of_input: bool) -> tuple[str | N
     return name, side
 
 
-def _default_task(encoder: Encoder, side: str | None) -> str | None:
+def _default_task(encoder: LoadedModel, side: str | None) -> str | None:
     """Retrieval for a request that names a side, which only retrieval has; else the default of Jina's API."""
     if len(encoder.tasks) < 2:
         return None

@@ -60,6 +60,7 @@ class Loaded:
         self.threads = ThreadPoolExecutor(2, thread_name_prefix="mlx-jina-multi-vector")
         """Where parts of requests for token vectors wait: one is tokenised while another one computes."""
         self._fingerprints: dict[str | None, str] = {}
+        self._of_tokens: dict[str | None, str] = {}
 
     @property
     def encoder(self) -> Encoder:
@@ -72,9 +73,11 @@ class Loaded:
 
     @property
     def multi_vector(self) -> MultiVectorEncoder:
-        """The model. Raises ApiError 400 for one with a vector for each text, and for a reranker."""
+        """The model, or what gives vectors of tokens by its weights. Raises ApiError 400 without those."""
         if isinstance(self.model, Encoder):
-            raise _other_kind("has one vector for each text: POST /v1/embeddings")
+            with suppress(CheckpointError):
+                return self.model.multi_vector
+            raise _other_kind("has one vector for each text, and none for its tokens: POST /v1/embeddings")
         if isinstance(self.model, Reranker):
             raise _other_kind("is a reranker, which gives no vectors: POST /v1/rerank")
         return self.model
@@ -91,6 +94,12 @@ class Loaded:
         if task not in self._fingerprints:
             self._fingerprints[task] = await asyncio.to_thread(self.model.fingerprint, task)
         return self._fingerprints[task]
+
+    async def fingerprint_of_tokens(self, task: str | None) -> str:
+        """The fingerprint of vectors of tokens, likewise."""
+        if task not in self._of_tokens:
+            self._of_tokens[task] = await asyncio.to_thread(self.multi_vector.fingerprint, task)
+        return self._of_tokens[task]
 
     async def warm_up(self) -> None:
         """Run one text, so that the first request is as quick as all later ones."""

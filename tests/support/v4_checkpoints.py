@@ -261,7 +261,7 @@ def merged(folder: Path, task: str, *, dtype: mx.Dtype = mx.float32, **shape: in
 
 
 def effective(config: Mapping[str, Any], task: str, *, dtype: mx.Dtype = mx.bfloat16) -> Weights:
-    """The weights of a task as PEFT computes them, W + B A in float64 of what is stored, under the base's names."""
+    """The weights of a task as PEFT computes them: W + B A in float64 of what is stored."""
 
     def stored(x: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
         return np.array(mx.array(x).astype(dtype).astype(mx.float32), dtype=np.float64)

@@ -125,6 +125,12 @@ def _cut(given: Any) -> Any:
 Cut = Annotated[bool, BeforeValidator(_cut)]
 
 
+def _one_vector(given: bool) -> bool:
+    if given:
+        raise PydanticCustomError("multivector", "POST /v1/embeddings and /v1/multi-vector have vectors of tokens")
+    return given
+
+
 class EmbedBody(Body):
     """What every request for vectors may say, under each of its names: no dialect ignores what changes vectors.
 
@@ -144,7 +150,7 @@ class EmbedBody(Body):
         True, validation_alias=AliasChoices("normalized", "normalize", "normalize_embeddings")
     )
     late_chunking: bool = False
-    return_multivector: Literal[False] = False
+    return_multivector: Annotated[bool, AfterValidator(_one_vector)] = False
 
     def options(self) -> EmbedOptions:
         """What `Engine.embed` should do."""

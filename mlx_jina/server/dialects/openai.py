@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from typing import Any, Literal
 
+import numpy as np
 from pydantic import AliasChoices, Field, field_validator
 from pydantic_core import PydanticCustomError
 
@@ -49,6 +50,7 @@ class EmbeddingsRequest(EmbedBody):
     """OpenAI's fields, Jina's with its aliases, and Voyage's names for some of them."""
 
     input: SomeTexts
+    return_multivector: bool = False
     encoding_format: Encoding = "float"
     embedding_type: Encoding | None = Field(
         None, validation_alias=AliasChoices("embedding_type", "embedding_types", "encoding_type", "output_dtype")
@@ -70,7 +72,9 @@ class EmbeddingsRequest(EmbedBody):
 
 
 async def embeddings(engine: Engine, body: EmbeddingsRequest) -> Reply:
-    """Embed texts."""
+    """Embed texts, or with `return_multivector` every token of them."""
+    if body.return_multivector:
+        return await of_tokens(engine, body)
     done = await engine.embed(
         body.input,
         body.model,
@@ -91,6 +95,45 @@ async def embeddings(engine: Engine, body: EmbeddingsRequest) -> Reply:
         },
         done,
     )
+
+
+async def of_tokens(engine: Engine, body: EmbeddingsRequest) -> Reply:
+    """Embed every token of texts."""
+    if not body.normalized or body.late_chunking:
+        raise ApiError(
+            400, "vectors of tokens are normalised, and have no late chunking", None, "return_multivector"
+        )
+    done = await engine.embed_tokens(
+        body.input,
+        body.model,
+        task=body.task,
+        input_type=body.input_type,
+        dimensions=body.dimensions,
+        precision=STORED[body.encoding],
+        truncate=body.truncate,
+    )
+    tokens = sum(done.tokens)
+    texts = np.split(done.vectors, np.cumsum(done.rows)[:-1])
+    data = [
+        {"object": "embeddings", "index": index, "embeddings": _encoded_tokens(rows, body.encoding)}
+        for index, rows in enumerate(texts)
+    ]
+    return Reply(
+        {
+            "object": "list",
+            "model": body.model or done.model.name,
+            "data": data,
+            "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+        },
+        done,
+    )
+
+
+def _encoded_tokens(rows: np.ndarray[Any, Any], encoding: Encoding) -> Any:
+    """Rows as JSON writes them; base64 has each vector by itself."""
+    if encoding != "base64":
+        return np.ascontiguousarray(rows)
+    return [base64.b64encode(row.tobytes()).decode() for row in rows.astype("<f4", copy=False)]
 
 
 def _encoded(done: Embedded, encoding: Encoding) -> list[Any]:
