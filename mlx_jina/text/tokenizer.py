@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property, partial
@@ -88,6 +90,10 @@ class Tokenizer:
         """The tokenizer of a `tokenizer.json`, which was read from `path`. Raises CheckpointError."""
         with failures(f"{path} is not a tokenizer that can be read"):
             fast = FastTokenizer.from_str(content)
+        if (fast.truncation or {}).get("direction") == "left":
+            raise CheckpointError(
+                f"{path}: its 'truncation' cuts long texts at their beginning, which is not implemented"
+            )
         try:
             return cls(fast)
         except CheckpointError as error:
@@ -288,6 +294,13 @@ def many(texts: Iterable[str]) -> Iterable[str]:
         raise InputError(f"texts must be a list of str, not a {kind}: pass its values, list(d.values())")
     if isinstance(texts, (set, frozenset)):
         raise InputError(f"texts must have an order, which a {kind} has not: pass sorted(texts), or a list")
+    if isinstance(texts, io.IOBase):
+        raise InputError(
+            "texts must be a list of str, not an open file, whose lines have their ends: pass "
+            "[line.rstrip('\\n') for line in file], or [file.read()] for one text"
+        )
+    if isinstance(texts, array):
+        raise InputError("texts must be a list of str, not an array of letters: pass [texts.tounicode()]")
     # A table of pandas, polars or Arrow; a series or an array has one column, and no name for it.
     if hasattr(texts, "columns"):
         raise InputError(f"texts must be a list of str, not a table ({kind}): pass one of its columns")

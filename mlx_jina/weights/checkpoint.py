@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -100,7 +101,7 @@ def needs_adapters(entry: Entry) -> bool:
 
 def _is_namesake(entry: Entry, name: str, files: Checkpoint) -> bool:
     """Whether a local folder only happens to be called like a known model: "v3" may be someone's third try."""
-    local = Path(name).expanduser() == files.path and "jina" not in files.path.name.lower()
+    local = Path(os.path.expanduser(name)) == files.path and "jina" not in files.path.name.lower()
     # A ColBERT's vectors are narrower than its encoder.
     width = files.config["colbert"]["dim"] if "colbert" in files.config else files.config.get("hidden_size")
     return local and width != entry.dimension
@@ -118,6 +119,7 @@ def located(path: Path, error: CheckpointError) -> CheckpointError:
 def build(path: Path, config: Mapping[str, Any], names: Collection[str]) -> EncoderModel:
     """The empty model for a config.json and the names of the tensors beside it. Errors name their `path`."""
     try:
+        settings.check_kinds(config)
         model = models.build(config, names)
         settings.check(config, model.architecture)
         if config.get(LIMIT) is not None:

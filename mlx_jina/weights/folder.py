@@ -47,9 +47,9 @@ def check_task(task: object, path: Path) -> str:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a folder, from its index where it has one."""
+    """The safetensors files of a folder: the one that has all, as in transformers, or those of its index."""
     index = folder / "model.safetensors.index.json"
-    if index.is_file():
+    if index.is_file() and not (folder / "model.safetensors").is_file():
         shards = json_file.read(index).get("weight_map")
         if not isinstance(shards, dict) or not all(_is_plain_name(shard) for shard in shards.values()):
             raise CheckpointError(f"{index}: 'weight_map' should map tensors to files beside it")
@@ -127,6 +127,8 @@ def _incomplete(folder: Path, missing: Sequence[str]) -> CheckpointError:
         )
     if "tokenizer.json" in missing and any(name in names for name in _VOCABULARIES):
         words.append("transformers makes a tokenizer.json of it: AutoTokenizer, from_pretrained, save_pretrained")
+    if "config.json" in missing and lora.CONFIG_FILE in names:
+        words.append("it is an adapter alone: merge it into its model with PEFT's merge_and_unload, and load that")
     return CheckpointError("; ".join(words))
 
 
@@ -146,7 +148,23 @@ def _without_prefix(name: str) -> str:
 def _text_model(tensors: dict[str, mx.array]) -> dict[str, mx.array]:
     """The tensors under the encoder's names. Of a model that also sees or hears, only its language model's."""
     language = {name: tensor for name, tensor in tensors.items() if name.startswith(LANGUAGE_MODEL)}
-    return {_without_prefix(name): tensor for name, tensor in (language or tensors).items()}
+    found: dict[str, mx.array] = {}
+    for name, tensor in (language or tensors).items():
+        if (short := _without_prefix(name)) in found:
+            raise CheckpointError(f"it holds {short} twice, also as {name}")
+        found[short] = tensor
+    return found
+
+
+def _read_tensors(folder: Path) -> dict[str, mx.array]:
+    """The tensors of all files. Raises CheckpointError for one that is there twice: which is right is unknown."""
+    tensors: dict[str, mx.array] = {}
+    for path in weight_files(folder):
+        part = safetensors_file.read(path)
+        if twice := sorted(tensors.keys() & part.keys()):
+            raise CheckpointError(f"{path} holds {some(twice, 3)}, which another file of the model holds too")
+        tensors |= part
+    return tensors
 
 
 def read(folder: Path, task: str | None = None, merged: bool = False, *, encoder: bool = True) -> Checkpoint:
@@ -157,12 +175,17 @@ def read(folder: Path, task: str | None = None, merged: bool = False, *, encoder
     """
     if missing := missing_files(folder, task, merged):
         raise _incomplete(folder, missing)
-    tensors: dict[str, mx.array] = {}
-    for path in weight_files(folder):
-        tensors |= safetensors_file.read(path)
-    config = read_config(folder)
+    if (folder / lora.CONFIG_FILE).is_file():
+        raise CheckpointError(
+            f"{folder} has an {lora.CONFIG_FILE} beside config.json, an adapter that transformers puts on the "
+            f"model: merge it with PEFT's merge_and_unload, or take {lora.CONFIG_FILE} away"
+        )
+    config, tensors = read_config(folder), _read_tensors(folder)
     is_v4 = jina_v4.is_one(config)
-    tensors = jina_v4.translate(folder, tensors) if is_v4 else _text_model(tensors)
+    try:
+        tensors = jina_v4.translate(tensors) if is_v4 else _text_model(tensors)
+    except CheckpointError as error:
+        raise CheckpointError(f"{folder}: {error}") from None
     if colbert.is_one(folder, config):
         return _read_colbert(folder, config, tensors)
     settings = modules.read_settings(folder) if encoder else {}

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 from mlx_jina import catalog
-from mlx_jina.errors import ModelNotFoundError
+from mlx_jina.errors import ModelNotFoundError, shown
 from mlx_jina.text import prompts
 
 logger = logging.getLogger(__name__)
@@ -20,11 +21,15 @@ FILES = (
     "config_sentence_transformers.json",
     "artifact.metadata",
     "modules.json",
+    # An adapter on the whole model, which is refused.
+    "adapter_config.json",
     # Of the modules that modules.json names, such as 1_Pooling, and the limit of the first.
     "*/config.json",
     "sentence_*_config.json",
     "tokenizer.json",
     "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
     "model.safetensors",
     "model.safetensors.index.json",
     "model-?????-of-?????.safetensors",
@@ -64,10 +69,18 @@ def holds_model(path: Path) -> bool:
     return (path / "config.json").is_file() or holds_gguf(path)
 
 
+def exists(path: Path) -> bool:
+    """Whether there is such a file or folder; a name that is too long for one is a model's, or a mistake."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
+
+
 def split_alias(argument: str) -> tuple[str, str]:
     """ALIAS=NAME as (alias, name), where the alias may be "". A path may have an equals sign in it."""
     alias, equals, name = argument.partition("=")
-    if not equals or catalog.find(argument) or Path(argument).expanduser().exists():
+    if not equals or catalog.find(argument) or exists(Path(os.path.expanduser(argument))):
         return "", argument
     return alias, name
 
@@ -83,12 +96,16 @@ def resolve(
 
     A complete snapshot in the cache is used without any network call. Raises ModelNotFoundError.
     """
+    if not str(name):
+        raise ModelNotFoundError("the name of the model is empty; for this folder, it is '.'")
     entry = catalog.find(name)
     if entry is not None and "/" not in entry.repo:
         return embedded(entry.repo)
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))
     # A folder that is called like a known model may have something else in it.
-    if path.exists() and (entry is None or holds_model(path)):
+    if exists(path) and (entry is None or holds_model(path)):
+        if not path.is_dir() and not path.is_file():
+            raise ModelNotFoundError(f"{path} is neither a folder nor a file")
         return path
     if entry is None and (name.count("/") != 1 or name.startswith((".", "~", "/"))):
         raise _unknown(name)
@@ -97,7 +114,7 @@ def resolve(
 
 def _unknown(name: str) -> ModelNotFoundError:
     return ModelNotFoundError(
-        f"{name!r} is neither a folder, nor a Hugging Face id (owner/name), nor a known model "
+        f"{shown(name)} is neither a folder, nor a Hugging Face id (owner/name), nor a known model "
         f"({', '.join(catalog.short_names())})"
     )
 
@@ -123,7 +140,7 @@ def _from_hub(
     )
     if (cached := _cached(snapshot, repo, task, merged=entry is not None and entry.merged)) is not None:
         return cached
-    absent = f"{repo!r} is not in the cache at {Path(cache_dir or constants.HF_HUB_CACHE).expanduser()}"
+    absent = f"{repo!r} is not in the cache at {Path(os.path.expanduser(cache_dir or constants.HF_HUB_CACHE))}"
     if local_files_only or constants.HF_HUB_OFFLINE:
         raise ModelNotFoundError(
             f"{absent}, and downloads are off. Run once with the network on, or use the model inside this "

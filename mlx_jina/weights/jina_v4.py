@@ -56,12 +56,12 @@ def renamed(name: str) -> str:
     return name[prefix.end() :] if prefix else name
 
 
-def translate(path: Path, tensors: Mapping[str, mx.array]) -> dict[str, mx.array]:
+def translate(tensors: Mapping[str, mx.array]) -> dict[str, mx.array]:
     """The tensors under our names. Raises CheckpointError for two of one name."""
     found: dict[str, mx.array] = {}
     for name, tensor in tensors.items():
         if (own := renamed(name)) in found:
-            raise CheckpointError(f"{path} has {own} under two names")
+            raise CheckpointError(f"{own} is there under two names")
         found[own] = tensor
     return found
 

@@ -5,6 +5,7 @@ Some rerankers have an encoder's architecture and the same tensors, and would gi
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -57,7 +58,7 @@ def check(what: str | Path, kind: Kind, wanted: Kind, also: Collection[Kind] = (
 def check_name(name: str, wanted: Kind) -> None:
     """Refuse a model of the catalog that another function opens, or none, before it is downloaded."""
     # A folder that is called like a known model may have something else in it.
-    if Path(name).expanduser().exists():
+    if hub.exists(Path(os.path.expanduser(name))):
         return
     if (reason := catalog.refusal(name)) is not None:
         raise CheckpointError(reason)

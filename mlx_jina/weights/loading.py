@@ -91,6 +91,11 @@ def _load(path: Path, name: str, task: str | None, dtype: str | None, as_model: 
     if wanted is not None:
         checkpoint.check_is(wanted, model, files.path, bool(files.adapters))
     files.tokenizer.fast.encode_special_tokens = files.tokenizer.fast.encode_special_tokens or model.plain_text
+    if model.max_length <= files.tokenizer.special_tokens:
+        raise CheckpointError(
+            f"{path} limits texts to {model.max_length} tokens, of which the tokenizer's own take "
+            f"{files.tokenizer.special_tokens}: nothing of a text would be left"
+        )
     files = files.without(model.unused)
     stored_packings: Packings = checkpoint.packings(files, model)
     compute_dtype = _choose_dtype(model, files, dtype)
@@ -114,9 +119,9 @@ def _load(path: Path, name: str, task: str | None, dtype: str | None, as_model: 
         models=by_task,
         dtype=compute_dtype,
         budget=memory,
-        truncate_dims=_sizes(files.config.get("matryoshka_dims") or (entry.truncate_dims if entry else ())),
+        truncate_dims=_sizes(path, files.config.get("matryoshka_dims") or (entry.truncate_dims if entry else ())),
         prompts=Prompts(
-            by_name=_texts(files.prompts or (entry.prompts if entry else {})),
+            by_name=_texts(path, files.prompts or (entry.prompts if entry else {})),
             default_name=_default_prompt_name(files, entry, task, tasks),
             tasks=tasks,
             task_required=None not in by_task,
@@ -258,13 +263,13 @@ def _attach(
     return by_task or {None: model}
 
 
-def _sizes(value: Any) -> tuple[int, ...]:
+def _sizes(path: Path, value: Any) -> tuple[int, ...]:
     if not isinstance(value, list | tuple) or not all(type(size) is int and size > 0 for size in value):
-        raise CheckpointError(f"config.json: 'matryoshka_dims' should be sizes, found {shown(value)}")
+        raise CheckpointError(f"{path}: config.json: 'matryoshka_dims' should be sizes, found {shown(value)}")
     return tuple(value)
 
 
-def _texts(value: Any) -> dict[str, str]:
+def _texts(path: Path, value: Any) -> dict[str, str]:
     if not isinstance(value, Mapping) or not all(isinstance(text, str) for text in value.values()):
-        raise CheckpointError(f"prompts should be texts by name, found {shown(value)}")
+        raise CheckpointError(f"{path}: prompts should be texts by name, found {shown(value)}")
     return dict(value)

@@ -6,12 +6,12 @@ limit texts. What mlx-jina computes after the model is one pooling, and the norm
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mlx_jina.errors import CheckpointError
+from mlx_jina.errors import CheckpointError, shown, some
 from mlx_jina.weights import json_file
 
 FILE, MODULE_CONFIG, SETTINGS = "modules.json", "config.json", "config_sentence_transformers.json"
@@ -30,8 +30,6 @@ _POOLINGS = {
 }
 # Modules that change nothing when a trained model runs.
 _IDENTITIES = ("Dropout", "Normalize")
-# Whether code may be executed, which mlx-jina never does.
-_TRUST = {"trust_remote_code": True}
 # Keys of the first module's settings that change nothing for a text, and what the others may be.
 _LIMITS_ONLY: Mapping[str, tuple[Any, ...]] = {
     "do_lower_case": (False,),
@@ -40,9 +38,25 @@ _LIMITS_ONLY: Mapping[str, tuple[Any, ...]] = {
     "query_expansion": (False,),
     "query_length": (),
     "document_length": (),
-    "config_args": ({}, _TRUST),
-    "config_kwargs": ({}, _TRUST),
+    "tokenizer_name_or_path": (),
 }
+# Keys that hold arguments for transformers, old and new names, and those that change no vector here; code is never
+# executed, and of what is padded nothing remains.
+_OF_LOADING = ("trust_remote_code", "revision", "cache_dir", "local_files_only", "token")
+_ARGUMENTS: Mapping[str, tuple[str, ...]] = {
+    **dict.fromkeys(("config_args", "config_kwargs"), _OF_LOADING),
+    **dict.fromkeys(
+        ("model_args", "model_kwargs"),
+        (*_OF_LOADING, "attn_implementation", "dtype", "torch_dtype", "device_map", "low_cpu_mem_usage"),
+    ),
+    **dict.fromkeys(
+        ("tokenizer_args", "processor_kwargs"),
+        (*_OF_LOADING, "use_fast", "padding_side", "clean_up_tokenization_spaces"),
+    ),
+}
+# What of the model's output is pooled, and with which arguments its tokenizer is called.
+_TEXT_OUTPUT = {"method": "forward", "method_output_name": "last_hidden_state"}
+_OF_CALLS = ("padding", "pad_to_multiple_of", "return_tensors")
 _NORMALIZE_ONLY: Mapping[str, tuple[Any, ...]] = {
     "module_input_name": ("sentence_embedding",),
     "module_output_name": ("sentence_embedding",),
@@ -70,24 +84,30 @@ def read_settings(folder: Path) -> dict[str, Any]:
     settings = json_file.read(path)
     if (kind := settings.get("model_type")) not in (None, "SentenceTransformer"):
         raise CheckpointError(f"{path}: 'model_type' is {kind!r}; only 'SentenceTransformer' is implemented")
+    prompts, name = settings.get("prompts") or {}, settings.get("default_prompt_name")
+    if not isinstance(prompts, dict) or not all(isinstance(text, str) for text in prompts.values()):
+        raise CheckpointError(f"{path}: 'prompts' should be texts by name, found {shown(prompts)}")
+    if name is not None and name not in prompts:
+        names = some(prompts) or "none"
+        raise CheckpointError(f"{path}: 'default_prompt_name' is {shown(name)}, but the prompts are: {names}")
     return settings
 
 
 def read(folder: Path) -> Modules:
     """Read these files, where a folder has them. Raises CheckpointError for what mlx-jina does not compute."""
     pooling, include_prompt = None, True
-    for module in _listed(folder):
+    for index, module in enumerate(_listed(folder)):
         kind, place = _kind(module), folder / module["path"]
         if kind == "Pooling":
             pooling, include_prompt = _pooling(place / MODULE_CONFIG)
         elif kind == "Normalize" and (place / MODULE_CONFIG).is_file():
             _expect(place / MODULE_CONFIG, _NORMALIZE_ONLY)
-        elif "Transformer" in kind and module["path"]:
+        elif index == 0 and kind == "Transformer" and module["path"]:
             raise CheckpointError(
                 f"{folder / FILE} has the model in the folder {module['path']!r}: load {place} instead, if only "
                 "pooling and normalisation follow it"
             )
-        elif "Transformer" not in kind and kind not in _IDENTITIES:
+        elif (index, kind) != (0, "Transformer") and kind not in _IDENTITIES:
             raise CheckpointError(
                 f"{folder / FILE} puts a module {module['type']!r} ({module['path'] or 'no folder'}) behind the "
                 "model, which is not implemented: vectors would be others than in sentence-transformers"
@@ -113,6 +133,9 @@ def _listed(folder: Path) -> list[dict[str, str]]:
     if not (path := folder / FILE).is_file():
         return []
     content: Any = json_file.read_list(path)
+    first = content[0].get("type") if content and isinstance(content[0], dict) else None
+    if first is None or not str(first).endswith("Transformer"):
+        raise CheckpointError(f"{path} should list modules of which the first is a Transformer, found {first!r}")
     for module in content:
         if not isinstance(module, dict) or not isinstance(module.get("type"), str):
             raise CheckpointError(f"{path} should list modules with 'type' and 'path', found {module!r}")
@@ -131,12 +154,13 @@ def _pooling(path: Path) -> tuple[str, bool]:
     config: dict[str, Any] = json_file.read(path)
     modes = config.get("pooling_mode")
     if modes is None:
-        modes = [key for key, value in config.items() if key.startswith("pooling_mode_") and value is True]
+        # As sentence-transformers takes them: whatever is not false.
+        modes = [key for key, value in config.items() if key.startswith("pooling_mode_") and value]
         modes = modes or ["pooling_mode_mean_tokens"]
     names: list[Any] = modes if isinstance(modes, list) else [modes]
     if not all(isinstance(name, str) for name in names):
         raise CheckpointError(f"{path}: 'pooling_mode' should be a name, found {modes!r}")
-    return " and ".join(_POOLINGS.get(name, name) for name in names), config.get("include_prompt") is not False
+    return " and ".join(_POOLINGS.get(name, name) for name in names), bool(config.get("include_prompt", True))
 
 
 def _expect(path: Path, only: Mapping[str, tuple[Any, ...]]) -> dict[str, Any]:
@@ -148,13 +172,27 @@ def _expect(path: Path, only: Mapping[str, tuple[Any, ...]]) -> dict[str, Any]:
     return config
 
 
+def _expect_block(path: Path, name: str, block: Any, allowed: Collection[str]) -> None:
+    """Refuse arguments other than those `allowed`; null is none."""
+    if block is not None and (not isinstance(block, dict) or block.keys() - allowed):
+        raise CheckpointError(f"{path}: {name!r} is {shown(block)}, which is not implemented")
+
+
 def _max_seq_length(folder: Path) -> int | None:
     path = next((path for name in LIMITS if (path := folder / name).is_file()), None)
     if path is None:
         # The code in Jina's repositories passes over the number in tokenizer_config.json.
         return None
     key = "max_seq_length"
-    limit = _expect(path, _LIMITS_ONLY).get(key)
+    config = _expect(path, _LIMITS_ONLY)
+    for name, allowed in _ARGUMENTS.items():
+        _expect_block(path, name, config.get(name), allowed)
+    modalities, calls = config.get("modality_config") or {}, config.get("processing_kwargs") or {}
+    if not isinstance(modalities, dict) or modalities.get("text", _TEXT_OUTPUT) != _TEXT_OUTPUT:
+        raise CheckpointError(f"{path}: 'modality_config' is {shown(modalities)}, which is not implemented")
+    for name in ("common", "text") if isinstance(calls, dict) else ():
+        _expect_block(path, f"processing_kwargs.{name}", calls.get(name), _OF_CALLS)
+    limit = config.get(key)
     if limit is None and (tokenizer := folder / TOKENIZER).is_file():
         # sentence-transformers takes this one then, and since its release 6 writes no other.
         path, key = tokenizer, "model_max_length"

@@ -65,7 +65,9 @@ def read(path: Path) -> dict[str, mx.array]:
         ) from None
     # MLX's error for a dtype that it does not have.
     except RuntimeError as error:
-        raise CheckpointError(f"MLX cannot read {path}: {error}") from None
+        raise CheckpointError(
+            f"MLX cannot read {path}: {error}; write its weights as float32, float16 or bfloat16"
+        ) from None
 
 
 def check_floating(name: str, tensor: mx.array) -> None:

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any
 
-from mlx_jina.errors import CheckpointError
+from mlx_jina.errors import CheckpointError, shown
 
 # Of training, of heads, of generation, of who wrote the file.
 _HARMLESS = frozenset(
@@ -143,14 +144,34 @@ KEYS: Mapping[str, Keys] = {
 """By the name of the architecture."""
 
 
+# Keys whose values are not single ones.
+_BLOCKS: Mapping[str, tuple[type, str]] = {
+    "rope_parameters": (Mapping, "an object"),
+    "rope_scaling": (Mapping, "an object"),
+    "layer_types": (list, "a list of names"),
+    "architectures": (list, "a list of names"),
+}
+
+
+def check_kinds(config: Mapping[str, Any]) -> None:
+    """Refuse a value that no program would write under its key. Raises CheckpointError."""
+    for key, (kind, words) in _BLOCKS.items():
+        if not isinstance(config.get(key), kind | None):
+            raise CheckpointError(f"config.json: {key!r} should be {words}, found {shown(config[key])}")
+
+
 def check(config: Mapping[str, Any], architecture: str) -> None:
     """Refuse settings with which transformers computes other vectors. Raises CheckpointError."""
     # A reranker's model is the encoder's.
-    only = KEYS[architecture.removesuffix("_reranker")].only
-    rope = config.get("rope_parameters")
+    keys = KEYS[architecture.removesuffix("_reranker")]
+    only, rope = keys.only, config.get("rope_parameters")
     for block in (config, rope if isinstance(rope, Mapping) else {}):
         for key in only.keys() & block.keys():
             value = block[key]
             if value is not None and value not in only[key]:
                 wanted = " or ".join(map(repr, (*only[key], None)))
                 raise CheckpointError(f"config.json: {key!r} is {value!r}; only {wanted} is implemented")
+        for key in keys.read & block.keys():
+            # JSON as Python reads it has Infinity and NaN, and takes 1e999 for the former.
+            if isinstance(block[key], float) and not isfinite(block[key]):
+                raise CheckpointError(f"config.json: {key!r} is {block[key]!r}, which is no number")

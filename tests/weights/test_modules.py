@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,11 @@ def refused(path: Path, target: Path, words: str) -> None:
         ([("Pooling", "1_Pooling", {"pooling_mode": ["mean", "cls"]})], "asks for 'mean and cls'"),
         ([("Pooling", "1_Pooling", LAST)], "asks for 'last' pooling"),
         ([("Pooling", "1_Pooling", {**MEAN, "include_prompt": False})], "'include_prompt' is false"),
+        # sentence-transformers takes whatever is not false.
+        ([("Pooling", "1_Pooling", {"pooling_mode_cls_token": 1})], "asks for 'pooling_mode_cls_token' pooling"),
+        ([("Pooling", "1_Pooling", {"pooling_mode_cls_token": "true"})], "asks for 'pooling_mode_cls_token'"),
+        ([("Pooling", "1_Pooling", {"include_prompt": 0})], "'include_prompt' is false"),
+        ([("Pooling", "1_Pooling", MEAN), ("Transformer", "", None)], "models.Transformer' .no folder. behind"),
         ([("Pooling", "1_Pooling", {"pooling_mode": 3})], "'pooling_mode' should be a name, found 3"),
         ([("Pooling", "1_Pooling", None)], "lacks 1_Pooling/config.json"),
         (
@@ -87,7 +93,14 @@ def test_modules_that_make_other_vectors(bert: Path, tmp_path: Path, rows: list[
     refused(bert, tmp_path, words)
 
 
-@pytest.mark.parametrize("content", ["{}", '[{"type": 5}]', "[3]"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        *("{}", '[{"type": 5}]', "[3]", "[]"),
+        '[{"type": "sentence_transformers.models.Pooling", "path": "1_Pooling"}]',
+        '[{"type": "custom_st.TransformerWithDense", "path": ""}]',
+    ],
+)
 def test_a_list_of_modules_that_is_none(bert: Path, tmp_path: Path, content: str) -> None:
     (bert / "modules.json").write_text(content)
     refused(bert, tmp_path, r"modules\.json should")
@@ -158,11 +171,110 @@ def test_the_longest_text_of_newer_files(bert: Path) -> None:
         ({"transformer_task": "fill-mask"}, "'transformer_task' is 'fill-mask'"),
         ({"query_length": 32}, "'query_length' is 32"),
         ({"config_args": {"is_causal": False}}, "'config_args' is"),
+        ({"model_kwargs": {"num_hidden_layers": 1}}, "'model_kwargs' is"),
+        ({"tokenizer_args": {"do_lower_case": False}}, "'tokenizer_args' is"),
+        ({"tokenizer_name_or_path": "another"}, "'tokenizer_name_or_path' is 'another'"),
+        ({"processing_kwargs": {"text": {"max_length": 3}}}, "'processing_kwargs.text' is"),
+        (
+            {"modality_config": {"text": {"method": "forward", "method_output_name": "pooler_output"}}},
+            "pooler_out",
+        ),
     ],
 )
 def test_settings_of_the_model(bert: Path, tmp_path: Path, values: dict[str, Any], words: str) -> None:
     checkpoints.write_json(bert / "sentence_bert_config.json", values)
     refused(bert, tmp_path, words)
+
+
+def test_settings_of_the_model_that_change_nothing(bert: Path) -> None:
+    plain = mlx_jina.load(bert).encode("a fox")
+    values = {
+        "model_args": {"attn_implementation": "sdpa", "torch_dtype": "float16"},
+        "tokenizer_args": {"trust_remote_code": True, "padding_side": "left"},
+        "processing_kwargs": {"text": {"padding": True}, "chat_template": {"add_generation_prompt": True}},
+        "modality_config": {"text": {"method": "forward", "method_output_name": "last_hidden_state"}},
+        "unpad_inputs": False,
+    }
+    checkpoints.write_json(bert / "sentence_bert_config.json", values)
+    np.testing.assert_array_equal(mlx_jina.load(bert).encode("a fox"), plain)
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"prompts": {"query": 5}}, "'prompts' should be texts by name, found {'query': 5}"),
+        ({"prompts": ["query: "]}, "'prompts' should be texts by name"),
+        ({"prompts": {"query": "q: "}, "default_prompt_name": "nope"}, "is 'nope', but the prompts are: query"),
+        ({"default_prompt_name": "query"}, "is 'query', but the prompts are: none"),
+    ],
+)
+def test_prompts_that_are_none(bert: Path, tmp_path: Path, values: dict[str, Any], words: str) -> None:
+    checkpoints.write_json(bert / "config_sentence_transformers.json", values)
+    refused(bert, tmp_path, words)
+
+
+@pytest.mark.parametrize("limit", [1, 2])
+def test_a_limit_that_leaves_nothing_of_a_text(bert: Path, limit: int) -> None:
+    checkpoints.write_json(bert / "sentence_bert_config.json", {"max_seq_length": limit})
+    with pytest.raises(CheckpointError, match=f"to {limit} tokens, of which the tokenizer's own take 2"):
+        mlx_jina.load(bert)
+
+
+def test_an_adapter_on_the_whole_model(small: Path, tmp_path: Path) -> None:
+    """Transformers puts it on the model; of a folder with nothing else, it is said what it is."""
+    for file in (small / "adapters/retrieval").iterdir():
+        (small / file.name).write_bytes(file.read_bytes())
+    refused(small, tmp_path, "an adapter that transformers puts on the model: merge it")
+    (small / "config.json").unlink()
+    with pytest.raises(CheckpointError, match="it is an adapter alone: merge it into its model"):
+        mlx_jina.load(small)
+
+
+# ---- weights in several files
+
+
+def _sharded(path: Path, factor: float = 1) -> dict[str, mx.array]:
+    """Write the weights, times a factor, as two files with an index, beside model.safetensors."""
+    tensors = {name: tensor * factor for name, tensor in checkpoints.read_tensors(path).items()}
+    mx.eval(tensors)
+    names = sorted(tensors)
+    shards: dict[str, str] = {}
+    for number in (1, 2):
+        file = f"model-0000{number}-of-00002.safetensors"
+        part = names[: len(names) // 2] if number == 1 else names[len(names) // 2 :]
+        mx.save_safetensors(str(path / file), {name: tensors[name] for name in part})
+        shards |= dict.fromkeys(part, file)
+    checkpoints.write_json(path / "model.safetensors.index.json", {"weight_map": shards})
+    return tensors
+
+
+def test_one_file_beside_an_index(bert: Path) -> None:
+    """Transformers takes the one that has all."""
+    plain = mlx_jina.load(bert).encode("a fox")
+    _sharded(bert, 1.5)
+    np.testing.assert_array_equal(mlx_jina.load(bert).encode("a fox"), plain)
+    _sharded(bert)
+    (bert / "model.safetensors").unlink()
+    np.testing.assert_array_equal(mlx_jina.load(bert).encode("a fox"), plain)
+
+
+def test_a_tensor_in_two_files(bert: Path, tmp_path: Path) -> None:
+    tensors = _sharded(bert)
+    (bert / "model.safetensors").unlink()
+    name = min(tensors)
+    second = dict(mx.load(str(bert / "model-00002-of-00002.safetensors")))  # type: ignore[arg-type]
+    mx.eval(second)
+    mx.save_safetensors(str(bert / "model-00002-of-00002.safetensors"), {**second, name: tensors[name] * 7})
+    refused(bert, tmp_path, f"holds {name}, which another file of the model holds too")
+
+
+def test_a_tensor_under_two_names(bert: Path, tmp_path: Path) -> None:
+    tensors = checkpoints.read_tensors(bert)
+    name = "encoder.layer.0.attention.self.query.weight"
+    twice = {**tensors, f"bert.{name}": tensors[name] * 3}
+    mx.eval(twice)
+    mx.save_safetensors(str(bert / "model.safetensors"), twice)
+    refused(bert, tmp_path, f"it holds {name} twice")
 
 
 def test_a_model_that_is_no_dense_encoder(bert: Path, tmp_path: Path) -> None:
@@ -198,6 +310,12 @@ MODELS: dict[str, Callable[[Path], Path]] = {
         ("qwen3", {"partial_rotary_factor": 0.5}, "'partial_rotary_factor' is 0.5"),
         ("qwen2", {"is_causal": False}, "'is_causal' is False"),
         ("eurobert", {"mlp_bias": True}, "'mlp_bias' is True; only False"),
+        # JSON as Python reads it has these.
+        ("jina_bert", {"layer_norm_eps": float("inf")}, "'layer_norm_eps' is inf, which is no number"),
+        ("jina_bert", {"layer_norm_eps": float("nan")}, "'layer_norm_eps' is nan"),
+        ("qwen3", {"rope_theta": float("inf")}, "'rope_theta' is inf"),
+        ("qwen3", {"rope_parameters": [1]}, "'rope_parameters' should be an object, found "),
+        ("qwen3", {"layer_types": "full_attention"}, "'layer_types' should be a list of names, found 'full"),
     ],
 )
 def test_settings_that_make_other_vectors(tmp_path: Path, model: str, values: dict[str, Any], words: str) -> None:
@@ -306,6 +424,14 @@ def test_stacked_adapters_that_are_no_floats(tmp_path: Path) -> None:
         ("jina_bert", {"tokenize_chinese_chars": False}, "'tokenize_chinese_chars' is False"),
         ("qwen2", {"add_prefix_space": True}, "'add_prefix_space' is True"),
         ("xlm_roberta", {"add_prefix_space": False}, "'add_prefix_space' is False"),
+        ("jina_bert", {"truncation_side": "left"}, "'truncation_side' is 'left'"),
+        ("qwen2", {"split_special_tokens": True}, "'split_special_tokens' is True"),
+        ("jina_bert", {"cls_token": {"content": "[MASK]"}}, r"'cls_token' is '\[MASK\]', but .* '\[CLS\]'"),
+        ("jina_bert", {"sep_token": "[MASK]"}, r"'sep_token' is '\[MASK\]'"),
+        ("qwen2", {"additional_special_tokens": ["<fox>"]}, "no added token '<fox>'"),
+        ("qwen2", {"extra_special_tokens": {"animal": "<fox>"}}, "no added token '<fox>'"),
+        ("xlm_roberta", {"added_tokens_decoder": {"50": {"content": "<fox>"}}}, "no added token '<fox>'"),
+        ("jina_bert", {"mask_token": "<mask>"}, "no added token '<mask>'"),
     ],
 )
 def test_tokenizers_that_contradict_themselves(
@@ -323,6 +449,9 @@ def test_tokenizers_that_contradict_themselves(
         ("jina_bert", {"strip_accents": True, "tokenizer_class": "BertTokenizer", "model_max_length": 512}),
         ("qwen2", {"add_prefix_space": False, "add_bos_token": False}),
         ("xlm_roberta", {"add_prefix_space": True}),
+        ("jina_bert", {"cls_token": "[CLS]", "mask_token": {"content": "[MASK]"}, "pad_token": "<p>"}),
+        ("jina_bert", {"added_tokens_decoder": {"2": {"content": "[CLS]"}}, "truncation_side": "right"}),
+        ("qwen2", {"additional_special_tokens": ["<|im_start|>"], "bos_token": None, "padding_side": "left"}),
     ],
 )
 def test_tokenizers_that_agree(tmp_path: Path, model: str, values: dict[str, Any]) -> None:
@@ -333,3 +462,20 @@ def test_tokenizers_that_agree(tmp_path: Path, model: str, values: dict[str, Any
     assert told.fingerprint(plain.tasks[0] if plain.tasks else None)
     # Jina's own encode passes over the length in this file.
     assert told.max_length == plain.max_length
+
+
+@pytest.mark.parametrize(
+    ("file", "content"), [("special_tokens_map", {"mask_token": "<fox>"}), ("added_tokens", {"<fox>": 9})]
+)
+def test_tokens_in_other_files(bert: Path, tmp_path: Path, file: str, content: dict[str, Any]) -> None:
+    checkpoints.write_json(bert / f"{file}.json", content)
+    refused(bert, tmp_path, f"{file}.json: tokenizer.json has no added token '<fox>'")
+
+
+def test_a_tokenizer_that_cuts_at_the_beginning(bert: Path, tmp_path: Path) -> None:
+    content = json.loads((bert / "tokenizer.json").read_text(encoding="utf-8"))
+    cut = {"direction": "Right", "max_length": 5, "strategy": "LongestFirst", "stride": 0}
+    checkpoints.write_json(bert / "tokenizer.json", {**content, "truncation": cut})
+    assert len(mlx_jina.load(bert).tokenize("the quick brown fox jumps")[0]) == 7
+    checkpoints.write_json(bert / "tokenizer.json", {**content, "truncation": {**cut, "direction": "Left"}})
+    refused(bert, tmp_path, "cuts long texts at their beginning")

@@ -169,7 +169,8 @@ class GGUF:
         if self._data[:4] != MAGIC:
             if (words := json_file.impostor(self.path)) is not None:
                 raise CheckpointError(f"{self.path} {words}")
-            raise CheckpointError(f"{self.path} is not a GGUF file: it starts with {self._data[:4]!r}")
+            whole = "; of a model in several files, load the folder" if self.path.suffix != ".gguf" else ""
+            raise CheckpointError(f"{self.path} is not a GGUF file: it starts with {self._data[:4]!r}{whole}")
         cursor.at = 4
         version = cursor.scalar("I", "the version")
         if version not in VERSIONS:
