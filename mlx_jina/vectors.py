@@ -60,6 +60,8 @@ def check_ranges(ranges: npt.ArrayLike, dimension: int) -> Floats:
     bounds = _numbers(ranges, "ranges")
     if bounds.shape != (2, dimension):
         raise InputError(f"ranges must have shape (2, {dimension}), got {bounds.shape}")
+    if not np.isfinite(bounds).all() or (bounds[0] > bounds[1]).any():
+        raise InputError("ranges must be each dimension's lowest value, and then each one's highest, all finite")
     return bounds.astype(np.float32)
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import subprocess
 import sys
 import warnings
+from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -351,6 +353,9 @@ class Table:
         (b"how", "not bytes: decode it first"),
         (bytearray(b"how"), "not bytearray: decode it first"),
         (np.array("how"), "not ndarray"),
+        (array("u", "how"), "not an array of letters"),
+        # Their ends would be part of the lines.
+        (io.StringIO("how\nwhy\n"), "not an open file, whose lines have their ends"),
         (5, "not int"),
     ],
 )

@@ -41,6 +41,11 @@ def test_8_bit_buckets_by_hand() -> None:
     rows = np.array([[-1, 0], [-0.5, 0], [0, 1], [1.01, -1], [7, 0]], dtype=np.float32)
     assert vectors.quantize(rows, "uint8", ranges).tolist() == [[0, 0], [63, 0], [127, 1], [255, 0], [255, 0]]
     assert vectors.quantize(rows, "int8", ranges)[:, 0].tolist() == [-128, -65, -1, 127, 127]
+    for wrong in (ranges[::-1], np.full_like(ranges, np.nan)):
+        with pytest.raises(
+            InputError, match="each dimension's lowest value, and then each one's high"
+        ):
+            vectors.check_ranges(wrong, 2)
 
 
 def test_8_bit_without_calibration_depends_on_no_neighbour(sample: vectors.Floats) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -186,8 +187,8 @@ def _targets(folders: Sequence[str], index: str | None) -> list[tuple[Path, list
     if not folders:
         return [(location.choose(index), [])]
     if index is not None:
-        return [(Path(index).expanduser(), list(folders))]
-    return [(location.index_of(Path(folder).expanduser()), [folder]) for folder in folders]
+        return [(Path(os.path.expanduser(index)), list(folders))]
+    return [(location.index_of(Path(os.path.expanduser(folder))), [folder]) for folder in folders]
 
 
 def _keep_aside_if_damaged(file: Path) -> None:

@@ -41,7 +41,7 @@ def log_path() -> Path:
 def absolute(argument: str) -> str:
     """An argument of `serve`, with a path made absolute, because launchd starts agents in another folder."""
     alias, name = hub.split_alias(argument)
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))
     if catalog.find(name) is not None or not path.exists():
         return argument
     return f"{alias}={path.absolute()}" if alias else str(path.absolute())

@@ -5,6 +5,7 @@ Weights belong to MLX and to the thread that loaded them; a name and some option
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -29,7 +30,7 @@ class Origin(NamedTuple):
         """The origin of a model whose files were found here: from everywhere, these files are meant."""
         if path.parent.name == "snapshots":
             return self._replace(revision=path.name)
-        if Path(self.name).expanduser() == path:
+        if Path(os.path.expanduser(self.name)) == path:
             return self._replace(name=str(path.absolute()))
         return self
 

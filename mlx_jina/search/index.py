@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import threading
 import time
@@ -65,7 +66,7 @@ class Index:
         check_options(file=file, create=create, local_files_only=local_files_only)
         if model is not None:
             check_model(model)
-        self.file = Path(file).expanduser().absolute()
+        self.file = Path(os.path.expanduser(file)).absolute()
         if create and not self.file.exists():
             location.check(self.file)
             try:

@@ -24,12 +24,14 @@ _SYNCED = ("Library/Mobile Documents", "Library/CloudStorage", "Dropbox", "OneDr
 
 
 def data_folder() -> Path:
-    """Where indexes lie that nobody named a file for."""
+    """Where indexes lie that nobody named a file for. Raises IndexFileError for a user without a home folder."""
+    if not os.path.isabs(os.path.expanduser("~")):
+        raise IndexFileError("your home folder is unknown (HOME is not set): name the index's file by --index")
     if sys.platform == "darwin":
-        return Path("~/Library/Application Support/mlx-jina/indexes").expanduser()
+        return Path(os.path.expanduser("~/Library/Application Support/mlx-jina/indexes"))
     base = os.environ.get("XDG_DATA_HOME", "")
     # The specification says that a relative path is to be ignored.
-    data = Path(base) if os.path.isabs(base) else Path("~/.local/share").expanduser()
+    data = Path(base) if os.path.isabs(base) else Path(os.path.expanduser("~/.local/share"))
     return data / "mlx-jina" / "indexes"
 
 
@@ -122,7 +124,7 @@ def choose(index: str | None) -> Path:
     InputError if there is none, or not only one.
     """
     if index is not None:
-        path = Path(index).expanduser()
+        path = Path(os.path.expanduser(index))
         return index_of(path) if path.is_dir() else path
     here = os.path.realpath(os.getcwd())
     folders = [here, *map(str, Path(here).parents)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import os
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -131,7 +132,7 @@ class Model:
         """The name for `mlx_jina.load`, from the command line or the catalog, never from a request."""
         self.entry: Entry | None = catalog.find(source)
         """The model's row in the catalog, if there is one."""
-        self.kind: Kind = self.entry.kind if self.entry else _kind(Path(source).expanduser())
+        self.kind: Kind = self.entry.kind if self.entry else _kind(Path(os.path.expanduser(source)))
         """What the model gives for a text."""
         self.loaded: Loaded | None = None
         self.requests = 0

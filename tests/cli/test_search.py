@@ -269,6 +269,8 @@ def test_another_model(indexed: Path, tmp_path: Path) -> None:
         (["index", "notes", "--include", "!"], "not patterns as in .gitignore"),
         (["index", "--weight", "2"], "2.0 is not in the range"),
         (["search", "x", "--index", "absent.db"], "absent.db does not exist"),
+        (["search", "x", "--index", "~nobody-here/a.db"], "~nobody-here/a.db does not exist"),
+        (["index", "~nobody-here"], "~nobody-here"),
         (["search", "x", "-0"], "-0 ends paths"),
         (["search", "x", "--uri", "{nothing}"], "is no URI template"),
         (["search", "x", "--since", "yesterday"], "'yesterday' is no date"),

@@ -496,6 +496,12 @@ def test_the_default_place(tmp_path: Path, folder: Path, monkeypatch: pytest.Mon
     assert location.default_file(tmp_path) != file
 
 
+def test_nobody_is_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+    with pytest.raises(IndexFileError, match=r"HOME is not set.: name the index's file by --index"):
+        location.data_folder()
+
+
 def test_the_index_for_where_we_are(
     tmp_path: Path, folder: Path, tiny: Encoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:

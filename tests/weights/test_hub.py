@@ -58,7 +58,8 @@ def repository(tmp_path: Path) -> Path:
     for extra in ("onnx/model.onnx", "pytorch_model.bin", "vocab.txt", "1_Pooling/config.json", "README.md"):
         checkpoints.write_json(folder / extra, {})
     pooling = {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"}
-    checkpoints.write_json(folder / "modules.json", [pooling])
+    model = {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"}
+    checkpoints.write_json(folder / "modules.json", [model, pooling])
     (folder / "modeling_bert.py").write_text("raise SystemExit('remote code was executed')", encoding="utf-8")
     return folder
 
@@ -164,6 +165,15 @@ def test_names_that_lead_nowhere(tmp_path: Path) -> None:
             mlx_jina.load(wrong)
     with pytest.raises(mlx_jina.CheckpointError, match=r"lacks config\.json, tokenizer\.json, model\.safetensors"):
         mlx_jina.load(tmp_path)
+    # A home that nobody has, a name that no file system takes, a folder by no name, a device.
+    with pytest.raises(ModelNotFoundError, match="'~nobody-here/model' is neither a folder"):
+        mlx_jina.load("~nobody-here/model")
+    with pytest.raises(ModelNotFoundError, match=r"'a/b{60,}\.\.\. is neither a folder"):
+        mlx_jina.load("a/" + "b" * 5000)
+    with pytest.raises(ModelNotFoundError, match="the name of the model is empty"):
+        mlx_jina.load("")
+    with pytest.raises(ModelNotFoundError, match="/dev/null is neither a folder nor a file"):
+        mlx_jina.load("/dev/null")
 
 
 def test_a_folder_that_is_called_like_a_known_model(
