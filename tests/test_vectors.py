@@ -42,9 +42,7 @@ def test_8_bit_buckets_by_hand() -> None:
     assert vectors.quantize(rows, "uint8", ranges).tolist() == [[0, 0], [63, 0], [127, 1], [255, 0], [255, 0]]
     assert vectors.quantize(rows, "int8", ranges)[:, 0].tolist() == [-128, -65, -1, 127, 127]
     for wrong in (ranges[::-1], np.full_like(ranges, np.nan)):
-        with pytest.raises(
-            InputError, match="each dimension's lowest value, and then each one's high"
-        ):
+        with pytest.raises(InputError, match="each dimension's lowest value, and then each one's high"):
             vectors.check_ranges(wrong, 2)
 
 

@@ -87,7 +87,11 @@ def read_settings(folder: Path) -> dict[str, Any]:
     prompts, name = settings.get("prompts") or {}, settings.get("default_prompt_name")
     if not isinstance(prompts, dict) or not all(isinstance(text, str) for text in prompts.values()):
         raise CheckpointError(f"{path}: 'prompts' should be texts by name, found {shown(prompts)}")
-    if name is not None and name not in prompts:
+    # Where each task has prompts of its own, the name is that of a side.
+    if name is not None and not {name, f"_{name}"} & {
+        *prompts,
+        *(f"_{key.rpartition('_')[2]}" for key in prompts),
+    }:
         names = some(prompts) or "none"
         raise CheckpointError(f"{path}: 'default_prompt_name' is {shown(name)}, but the prompts are: {names}")
     return settings

@@ -197,7 +197,7 @@ def test_late_chunking_pools_the_document(model: mlx_jina.Encoder, references: d
     chunks = ["how do I bake bread?", "light travels fast.", "a man riding a horse"]
     found = model.encode(chunks, task="retrieval.passage", late_chunking=True)
     tokens = model.encode_tokens(" ".join(chunks), task="retrieval.passage", normalize_embeddings=False)
-    states = references["retrieval"].states(tokens.ids)
+    states = references["retrieval"].states(tokens.ids.tolist())
     starts = np.cumsum([0, *(len(chunk) + 1 for chunk in chunks)])
     owner = np.searchsorted(starts[1:-1], tokens.spans[:, 1] - 1, side="right")
     wanted = [reference.unit(states[owner == i].mean(axis=0)) for i in range(3)]
