@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import subprocess
 import sys
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -159,8 +158,8 @@ def test_short_neighbours_are_run_together_and_stay_apart(
     q, k, v = (mx.random.normal((starts[-1], heads, 16)) for _ in range(3))
     slopes = mx.array(alibi.slopes(heads))
     together = Alibi.of(heads, mx.float32, Ragged(buckets))
-    assert [bucket.stop - bucket.start for bucket in together.buckets] == groups
-    expected = attention.ragged(partial(dense_alibi, slopes=slopes), q, k, v, buckets)
+    assert [bucket.stop - bucket.start for bucket in together.batch.buckets] == groups
+    expected = attention.ragged(dense_alibi, q, k, v, Ragged(buckets), [slopes] * len(buckets))
     np.testing.assert_allclose(np.array(together.attend(q, k, v)), np.array(expected), rtol=0, atol=bound(5e-6))
 
 

@@ -134,7 +134,7 @@ class GatedLayer(nn.Module):
         count = rows.shape[0]
         queries = split_heads(part.query(at_least(rows)), part.heads)[:count]
         keys, values = (split_heads(layer(x), part.heads) for layer in (part.key, part.value))
-        attended = attend_first(queries, keys, values, batch.buckets, part.heads)
+        attended = attend_first(queries, keys, values, batch, part.heads)
         return self.mlp(self.attention.output(at_least(attended), at_least(rows)))[:count]
 
 

@@ -125,7 +125,7 @@ class Layer(nn.Module):
     def __call__(self, x: mx.array, rotations: Rotations, batch: Ragged) -> mx.array:
         """Every token: (T, D) to (T, D)."""
         q, k, v = self._project(x, *rotations)
-        return self._finish(x, attention.ragged(self._attend, q, k, v, batch.buckets))
+        return self._finish(x, attention.ragged(self._attend, q, k, v, batch))
 
     def last(self, x: mx.array, rotations: Rotations, batch: Ragged) -> mx.array:
         """Only the last token of each text, which needs keys and values of all: (T, D) to (B, D)."""
@@ -133,14 +133,14 @@ class Layer(nn.Module):
         normed = self._norm(x)
         q = self.self_attn.queries(normed[rows], *(part[rows] for part in rotations))
         k, v = self._keys_and_values(normed, *rotations)
-        return self._finish(x[rows], attention.ragged(self._attend, q, k, v, batch.buckets, single=True))
+        return self._finish(x[rows], attention.ragged(self._attend, q, k, v, batch, single=True))
 
     def with_keys_and_values(
         self, x: mx.array, rotations: Rotations, batch: Ragged
     ) -> tuple[mx.array, KeysAndValues]:
         """`__call__` of one text, and what the texts that continue this text need of this layer."""
         q, k, v = self._project(x, *rotations)
-        return self._finish(x, attention.ragged(self._attend, q, k, v, batch.buckets)), (k, v)
+        return self._finish(x, attention.ragged(self._attend, q, k, v, batch)), (k, v)
 
     def only_keys_and_values(self, x: mx.array, rotations: Rotations) -> KeysAndValues:
         """Keys and values of every token: (T, D) to (T, H', d) each."""
@@ -149,7 +149,7 @@ class Layer(nn.Module):
     def after(self, past: KeysAndValues, x: mx.array, rotations: Rotations, batch: Ragged) -> mx.array:
         """`__call__` of texts that all continue one text, whose keys and values are `past`."""
         q, k, v = self._project(x, *rotations)
-        return self._finish(x, attention.ragged(partial(_attend_after, past), q, k, v, batch.buckets))
+        return self._finish(x, attention.ragged(partial(_attend_after, past), q, k, v, batch))
 
     def last_after(self, past: KeysAndValues, x: mx.array, rotations: Rotations, batch: Ragged) -> mx.array:
         """`last` of texts that all continue one text, whose keys and values are `past`."""
@@ -157,7 +157,7 @@ class Layer(nn.Module):
         normed = self._norm(x)
         q = self.self_attn.queries(normed[rows], *(part[rows] for part in rotations))[:count]
         k, v = self._keys_and_values(normed, *rotations)
-        attended = attention.ragged(partial(_attend_after, past), q, k, v, batch.buckets, single=True)
+        attended = attention.ragged(partial(_attend_after, past), q, k, v, batch, single=True)
         return self._finish(x[rows], at_least(attended))[:count]
 
     @tokenwise
@@ -180,15 +180,19 @@ class Layer(nn.Module):
         return self.self_attn.keys_and_values(x, *rotations)
 
 
-def _attend_after(past: KeysAndValues, queries: mx.array, keys: mx.array, values: mx.array) -> mx.array:
+def _attend_after(
+    past: KeysAndValues, queries: mx.array, keys: mx.array, values: mx.array, hidden: mx.array | None
+) -> mx.array:
     """Causal attention of texts (b, H, n, d) that continue a text with keys and values (P, H', d)."""
-    texts = keys.shape[0]
+    texts, seen = keys.shape[0], past[0].shape[0]
 
     def joined(before: mx.array, own: mx.array) -> mx.array:
         before = before.transpose(1, 0, 2)[None]
         return mx.concatenate([mx.broadcast_to(before, (texts, *before.shape[1:])), own], axis=2)
 
-    return attention.causal(queries, joined(past[0], keys), joined(past[1], values))
+    if hidden is not None:
+        hidden = mx.concatenate([mx.zeros((texts, 1, 1, seen), hidden.dtype), hidden], axis=3)
+    return attention.causal(queries, joined(past[0], keys), joined(past[1], values), hidden)
 
 
 class Qwen3(EncoderModel):

@@ -117,7 +117,7 @@ class Layer(nn.Module):
 
     def __call__(self, x: mx.array, rotations: tuple[mx.array, ...], batch: Ragged) -> mx.array:
         q, k, v = self.self_attn.project(x, *rotations)
-        return self._finish(x, attention.ragged(attention.bidirectional, q, k, v, batch.buckets))
+        return self._finish(x, attention.ragged(attention.bidirectional, q, k, v, batch))
 
     def first(self, x: mx.array, batch: Ragged) -> mx.array:
         """Only the first token of each text, which needs keys and values of all: (T, D) to (B, D)."""
@@ -125,7 +125,7 @@ class Layer(nn.Module):
         count = rows.shape[0]
         q = self.self_attn.queries(at_least(rows))[:count]
         k, v = self.self_attn.keys_and_values(x)
-        attended = attention.ragged(attention.bidirectional, q, k, v, batch.buckets, single=True)
+        attended = attention.ragged(attention.bidirectional, q, k, v, batch, single=True)
         return self._finish(at_least(rows), at_least(attended))[:count]
 
     @tokenwise

@@ -53,25 +53,41 @@ def hankel_bias(values: mx.array, keys: int | None = None) -> mx.array:
     return mx.as_strided(values, (1, heads, length, keys), (0, span, 1, 1), length - keys)
 
 
+def written_out(slopes: mx.array, length: int, hidden: mx.array) -> mx.array:
+    """The bias (b, H, L, L) of texts padded to `length`, some of whose keys are `hidden`: (b, 1, 1, L).
+
+    Hidden keys differ from text to text, so no view of fewer numbers has them. For a token these are H * L numbers
+    at most, of a padded text's length L, and all layers share them.
+    """
+    places = np.arange(length)
+    distances = mx.array(np.abs(places[:, None] - places)).astype(slopes.dtype)
+    return -slopes[:, None, None] * distances + hidden
+
+
 @dataclass(frozen=True)
 class Alibi:
     """Attention with ALiBi for the texts of one batch. On a CPU biases are times LOG2_E."""
 
-    buckets: tuple[Bucket, ...]
+    batch: Ragged
     biases: tuple[mx.array, ...]
-    """For each bucket what `hankel_values` returned, or (H, L, L) written out."""
+    """For each call of attention what `hankel_values` returned, or written out (H, L, L), or (b, H, L, L)."""
 
     @classmethod
     def of(cls, heads: int, dtype: mx.Dtype, batch: Ragged) -> Alibi:
         """The biases of a batch for `heads` heads."""
         if not device.on_gpu():
-            return cls(*_on_cpu(heads, batch.buckets))
+            buckets, own = _on_cpu(heads, batch.buckets)
+            return cls(Ragged(buckets), own)
         falls = mx.array(slopes(heads), dtype=dtype)
-        return cls(batch.buckets, tuple(hankel_values(falls, bucket.length) for bucket in batch.buckets))
+        biases = [
+            hankel_values(falls, call.length) if hidden is None else written_out(falls, call.length, hidden)
+            for call, hidden in zip(batch.calls, batch.hidden(dtype), strict=True)
+        ]
+        return cls(batch, tuple(biases))
 
     def attend(self, queries: mx.array, keys: mx.array, values: mx.array) -> mx.array:
         """Attention of each token to its text: (T, H, d) each, to merged heads (T, H*d)."""
-        return attention.ragged(attend, queries, keys, values, self.buckets, self.biases)
+        return attention.ragged(attend, queries, keys, values, self.batch, self.biases)
 
 
 def attend(queries: mx.array, keys: mx.array, values: mx.array, bias: mx.array) -> mx.array:
@@ -81,28 +97,30 @@ def attend(queries: mx.array, keys: mx.array, values: mx.array, bias: mx.array) 
     if not device.on_gpu():
         blocks = cpu.alibi(queries, keys, values, hankel_bias(bias, keys.shape[2]), slopes(queries.shape[1]))
         return attention.on_cpu(blocks, queries, keys, values, bias)
-    # The order of keys is free; the fused kernel wants their last stride to be 1, which a copy keeps.
-    keys, values = (mx.contiguous(x[:, :, ::-1]) for x in (keys, values))
+    if bias.ndim == 2:
+        # The order of keys is free; the fused kernel wants their last stride to be 1, which a copy keeps.
+        keys, values = (mx.contiguous(x[:, :, ::-1]) for x in (keys, values))
+        bias = hankel_bias(bias, keys.shape[2])
 
     def block(start: int, stop: int, q: mx.array, k: mx.array, v: mx.array) -> mx.array:
-        return attention.fused(q[:, :, start:stop], k, v, hankel_bias(bias, k.shape[2])[:, :, start:stop])
+        return attention.fused(q[:, :, start:stop], k, v, bias[:, :, start:stop])
 
     return attention.in_blocks(block, attention.query_spans(queries, keys), queries, keys, values)
 
 
-def attend_first(
-    queries: mx.array, keys: mx.array, values: mx.array, buckets: Sequence[Bucket], heads: int
-) -> mx.array:
+def attend_first(queries: mx.array, keys: mx.array, values: mx.array, batch: Ragged, heads: int) -> mx.array:
     """Attention of each text's first token (B, H, d) to its text (T, H, d), to merged heads (B, H*d)."""
     falls = mx.array(slopes(heads))[:, None, None]
-    biases = [-falls * mx.arange(bucket.length) for bucket in buckets]
-    return attention.ragged(_attend_first, queries, keys, values, buckets, biases, single=True)
+    biases = [-falls * mx.arange(call.length) for call in batch.calls]
+    hidden = batch.hidden(mx.float32)
+    biases = [bias if hides is None else bias + hides for bias, hides in zip(biases, hidden, strict=True)]
+    return attention.ragged(_attend_first, queries, keys, values, batch, biases, single=True)
 
 
 def _attend_first(queries: mx.array, keys: mx.array, values: mx.array, bias: mx.array) -> mx.array:
     if not device.on_gpu():
         return attention.on_cpu(cpu.written_out(queries, keys, values, bias * LOG2_E))
-    return attention.fused(queries, keys, values, bias[None].astype(queries.dtype))
+    return attention.fused(queries, keys, values, bias.astype(queries.dtype))
 
 
 def _on_cpu(heads: int, buckets: Sequence[Bucket]) -> tuple[tuple[Bucket, ...], tuple[mx.array, ...]]:

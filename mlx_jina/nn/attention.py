@@ -15,7 +15,7 @@ from mlx_jina import device
 from mlx_jina.cpu import attention as cpu
 from mlx_jina.cpu.attention import Blocks
 from mlx_jina.nn import pieces
-from mlx_jina.nn.ragged import Bucket
+from mlx_jina.nn.ragged import Bucket, Ragged
 
 # Head widths of MLX's fused attention, for short and long queries alike, from `hasfused_kernel` in
 # mlx/backend/metal/scaled_dot_product_attention.cpp.
@@ -31,16 +31,35 @@ def ragged(
     queries: mx.array,
     keys: mx.array,
     values: mx.array,
-    buckets: Sequence[Bucket],
-    *of_buckets: Sequence[mx.array],
+    batch: Ragged,
+    *of_calls: Sequence[mx.array | None],
     single: bool = False,
 ) -> mx.array:
     """Attention within each text of a batch; returns merged heads, a row (H*d) for each query.
 
     Queries are (T, H, d), or with `single` those of one token of each text only, (B, H, d); keys and values are
-    (T, H', d). `attend` takes the texts of one bucket, (b, H, n, d) and (b, H', L, d), and the bucket's own of
-    each of `of_buckets`. Keys and values that no token attends to are left out.
+    (T, H', d). `attend` takes the texts of one call, (b, H, n, d) and (b, H', L, d), and the call's own of each of
+    `of_calls`, by default of what hides keys (`Ragged.hidden`).
     """
+    if not of_calls:
+        of_calls = (batch.hidden(queries.dtype),)
+    if (padded := batch.padded) is None:
+        return _each(attend, queries, keys, values, batch.buckets, *of_calls, single=single)
+    places, back = (padded.texts, padded.of_texts) if single else (padded.tokens, padded.of_tokens)
+    queries, keys, values = queries[places], keys[padded.tokens], values[padded.tokens]
+    return _each(attend, queries, keys, values, padded.calls, *of_calls, single=single)[back]
+
+
+def _each(
+    attend: Callable[..., mx.array],
+    queries: mx.array,
+    keys: mx.array,
+    values: mx.array,
+    buckets: Sequence[Bucket],
+    *of_buckets: Sequence[mx.array | None],
+    single: bool,
+) -> mx.array:
+    """`attend` to each bucket of a row. Keys and values that no token attends to are left out."""
     if len(buckets) == 1:
         q, k, v = (_by_text(x, buckets[0].texts) for x in (queries, keys, values))
         return _by_row(attend(q, *_seen(k, v, buckets[0]), *(part[0] for part in of_buckets)))
@@ -75,22 +94,29 @@ def split_heads(x: mx.array, heads: int) -> mx.array:
     return x.reshape(x.shape[0], heads, -1)
 
 
-def bidirectional(queries: mx.array, keys: mx.array, values: mx.array) -> mx.array:
-    """Attention of each query to every position: (b, H, n, d) to keys and values (b, H', L, d); H' divides H."""
+def bidirectional(queries: mx.array, keys: mx.array, values: mx.array, hidden: mx.array | None = None) -> mx.array:
+    """Attention of each query to every position: (b, H, n, d) to keys and values (b, H', L, d); H' divides H.
+
+    On a GPU `hidden` is added to scores: (b, 1, 1, L).
+    """
     if not device.on_gpu():
         return on_cpu(cpu.bidirectional(queries, keys, values), queries, keys, values)
 
     def block(start: int, stop: int, q: mx.array, k: mx.array, v: mx.array) -> mx.array:
-        return fused(q[:, :, start:stop], k, v)
+        return fused(q[:, :, start:stop], k, v, hidden)
 
     return in_blocks(block, query_spans(queries, keys), queries, keys, values)
 
 
-def causal(queries: mx.array, keys: mx.array, values: mx.array) -> mx.array:
+def causal(queries: mx.array, keys: mx.array, values: mx.array, hidden: mx.array | None = None) -> mx.array:
     """Attention of each query to its own position and the ones before.
 
-    Queries (b, H, n, d) are the last n of the L positions of keys and values (b, H', L, d); H' divides H.
+    Queries (b, H, n, d) are the last n of the L positions of keys and values (b, H', L, d); H' divides H. A single
+    query is the last of those that `hidden`, (b, 1, 1, L), does not hide. What follows a text needs no hiding
+    from several queries, each of which sees nothing of what follows itself.
     """
+    if hidden is not None and queries.shape[2] == 1:
+        return fused(queries, keys, values, hidden)
     if not device.on_gpu():
         return on_cpu(cpu.causal(queries, keys, values), queries, keys, values)
     first = keys.shape[2] - queries.shape[2]

@@ -12,12 +12,20 @@ from mlx_jina.nn.ragged import Bucket, Ragged
 
 def mean(hidden: mx.array, batch: Ragged) -> mx.array:
     """Average `(T, D)` over each text's own tokens, specials included, in float32. Returns (B, D)."""
-    return mx.concatenate([_mean(hidden[bucket.start : bucket.stop], bucket) for bucket in batch.buckets])
+    if (padded := batch.padded) is None:
+        return mx.concatenate([_mean(hidden[bucket.start : bucket.stop], bucket) for bucket in batch.buckets])
+    rows = hidden[padded.tokens].astype(mx.float32) * padded.shares
+    sums = [_by_text(rows[call.start : call.stop], call).sum(axis=1) for call in padded.calls]
+    return mx.concatenate(sums)[padded.of_texts]
+
+
+def _by_text(rows: mx.array, bucket: Bucket) -> mx.array:
+    return rows.reshape(bucket.texts, bucket.length, -1)
 
 
 def _mean(rows: mx.array, bucket: Bucket) -> mx.array:
     width = rows.shape[-1]
-    sums = rows.reshape(bucket.texts, bucket.length, width).astype(mx.float32).sum(axis=1)
+    sums = _by_text(rows, bucket).astype(mx.float32).sum(axis=1)
     # A row and not a number, which `mx.compile` would write into a kernel of its own for each length.
     return sums * mx.array(np.full(width, 1 / bucket.length, dtype=np.float32))
 
