@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -68,24 +68,33 @@ def jina_bert(layout: str) -> tuple[JinaBert, dict[str, Any]]:
 def as_on_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A model believes that it runs on a GPU, also where it was compiled for the CPU before."""
     monkeypatch.setattr(device, "on_gpu", lambda: True)
+    monkeypatch.setattr(device, "backend", lambda: "metal")
     mx.disable_compile()
     yield
     mx.enable_compile()
 
 
+# Texts of one length, and texts that are padded to share a call of attention.
+LENGTHS = ((9, 9), (9, 9, 4))
+
+
+def batch_of(lengths: Sequence[int]) -> ragged.Batch:
+    return ragged.flatten([np.arange(length, dtype=np.int32) for length in lengths], np.arange(len(lengths)))
+
+
+@pytest.mark.parametrize("lengths", LENGTHS)
 @pytest.mark.parametrize("layout", checkpoints.LAYOUTS)
-def test_every_primitive_has_a_metal_kernel(layout: str, as_on_gpu: None) -> None:
+def test_every_primitive_has_a_metal_kernel(layout: str, lengths: Sequence[int], as_on_gpu: None) -> None:
     model, _ = jina_bert(layout)
-    texts = [np.arange(length, dtype=np.int32) for length in (9, 9, 4)]
-    batch = ragged.flatten(texts, np.arange(3))
+    batch = batch_of(lengths)
     used = primitives(model(mx.array(batch.ids), batch.ragged))
-    assert {"Matmul", "Softmax", "AsStrided", "Erf"} <= used
+    assert {"Matmul", "Softmax", "Erf", "AsStrided" if len(lengths) == 2 else "Gather"} <= used
     assert used <= METAL
 
 
 def test_every_primitive_of_late_chunking_has_a_metal_kernel(as_on_gpu: None) -> None:
     model = cast("EncoderModel", jina_bert("original")[0])
-    batch = ragged.flatten([np.arange(length, dtype=np.int32) for length in (9, 4)], np.arange(2))
+    batch = batch_of((9, 4))
     assert primitives(late_chunking._means([[(0, 3), (2, 9)], [(0, 4)]], model, batch)) <= METAL
     assert primitives(token_vectors._every_token(model, batch)) <= METAL
 
@@ -110,10 +119,12 @@ def rotary(name: str, dtype: mx.Dtype = mx.float32) -> EncoderModel:
     return bare.build(config, checkpoints.v5_small_weights(config), dtype)
 
 
+@pytest.mark.parametrize("lengths", LENGTHS)
 @pytest.mark.parametrize("name", ROTARY)
-def test_every_primitive_of_a_rotary_model_has_a_metal_kernel(name: str, as_on_gpu: None) -> None:
-    texts = [np.arange(length, dtype=np.int32) for length in (9, 9, 4)]
-    batch = ragged.flatten(texts, np.arange(3))
+def test_every_primitive_of_a_rotary_model_has_a_metal_kernel(
+    name: str, lengths: Sequence[int], as_on_gpu: None
+) -> None:
+    batch = batch_of(lengths)
     used = primitives(rotary(name)(mx.array(batch.ids), batch.ragged))
     assert {"Matmul", "Softmax", "Gather"} <= used
     assert used & {"Exp", "Erf"}
@@ -124,7 +135,7 @@ def test_every_primitive_of_a_rotary_model_has_a_metal_kernel(name: str, as_on_g
 def test_every_primitive_of_late_interaction_has_a_metal_kernel(name: str, as_on_gpu: None) -> None:
     shape = {"hidden": 128, "layers": 2, "heads": 2, "intermediate": 96, "vocab": 128}
     model = colbert_checkpoints.built(name, shape)
-    batch = ragged.flatten([np.arange(length, dtype=np.int32) for length in (9, 9, 4)], np.arange(3))
+    batch = batch_of((9, 9, 4))
     hidden = ragged.Ragged((ragged.Bucket(0, 2, 9, unseen=5), ragged.Bucket(18, 1, 4, unseen=1)))
     for buckets in (batch.ragged, hidden):
         assert primitives(model(mx.array(batch.ids), buckets)) <= METAL
@@ -137,14 +148,16 @@ RERANKERS: dict[str, Callable[[Path], Path]] = {
 }
 
 
+@pytest.mark.parametrize("lengths", LENGTHS)
 @pytest.mark.parametrize("name", RERANKERS)
-def test_every_primitive_of_a_reranker_has_a_metal_kernel(name: str, as_on_gpu: None, tmp_path: Path) -> None:
+def test_every_primitive_of_a_reranker_has_a_metal_kernel(
+    name: str, lengths: Sequence[int], as_on_gpu: None, tmp_path: Path
+) -> None:
     files = rerankers.translate(folder.read(RERANKERS[name](tmp_path / name), encoder=False), name)
     model = checkpoint.build(files.path, files.config, files.tensors)
     checkpoint.assign(model, files.without(model.unused).tensors, files.path)
     mx.eval(model.parameters())
-    batch = ragged.flatten([np.arange(length, dtype=np.int32) for length in (9, 9, 4)], np.arange(3))
-    batch = steady.independent(batch)
+    batch = steady.independent(batch_of(lengths))
     ids = mx.array(batch.ids)
     if isinstance(model, Qwen3Reranker):
         past = model.beginning(mx.arange(7))
@@ -165,7 +178,7 @@ def test_every_primitive_of_adapters_has_a_metal_kernel() -> None:
         for name, (rows, columns) in shapes.items()
     }
     lora.attach(model, pairs, mx.float32)
-    batch = ragged.flatten([np.arange(9, dtype=np.int32)], np.arange(1))
+    batch = batch_of([9])
     assert primitives(model(mx.array(batch.ids), batch.ragged)) <= METAL
 
 
@@ -190,41 +203,67 @@ class TestFusedAttention:
         monkeypatch.setattr(attention, "QUERIES", 64)
         return seen
 
+    def check(self, calls: Sequence[dict[str, Any]], dtype: mx.Dtype) -> None:
+        """What every call has to be for a fused kernel to take it without a copy."""
+        for call in calls:
+            q, k, v = (call[name] for name in ("q", "k", "v"))
+            mask = call.get("mask")
+            assert q.shape[-1] == k.shape[-1] == v.shape[-1]
+            assert q.shape[-1] in attention.FUSED_WIDTHS
+            # A short query takes the vector kernel, which wants no more queries than keys.
+            assert q.shape[2] <= k.shape[2]
+            assert {part.dtype for part in (q, k, v)} == {dtype}
+            if isinstance(mask, mx.array):
+                assert mask.dtype == dtype
+                wanted = (q.shape[0], q.shape[1], q.shape[2], k.shape[2])
+                assert all(size in (1, full) for size, full in zip(mask.shape, wanted, strict=True))
+                assert mask.shape[-1] == k.shape[2]
+                if dtype != mx.bfloat16:  # which Python's buffers cannot express
+                    assert strides(mask)[-1] == mask.itemsize
+
     @pytest.mark.parametrize("dtype", [mx.float16, mx.bfloat16, mx.float32])
     def test_jina_bert(self, calls: list[dict[str, Any]], dtype: mx.Dtype) -> None:
         model, config = jina_bert("original")
         model.apply(lambda x: x.astype(dtype))
-        texts = [np.arange(length, dtype=np.int32) for length in (100, 9, 3)]
-        batch = ragged.flatten(texts, np.arange(3))
-        mx.eval(model(mx.array(batch.ids), batch.ragged))
-        assert len(calls) == config["num_hidden_layers"] * (2 + 1 + 1)
-        for call in calls:
-            q, k, v, mask = (call[name] for name in ("q", "k", "v", "mask"))
-            assert q.shape[-1] == v.shape[-1]
-            assert q.shape[-1] in attention.FUSED_WIDTHS
-            # A short query takes the vector kernel, which wants no more queries than keys.
-            assert q.shape[2] <= k.shape[2]
-            assert {part.dtype for part in (q, k, v, mask)} == {dtype}
-            assert mask.shape == (1, q.shape[1], q.shape[2], k.shape[2])
-            if dtype != mx.bfloat16:  # which Python's buffers cannot express
-                assert strides(mask)[-1] == mask.itemsize
+        alone, several = batch_of([100]), batch_of([260, 100, 97, 9, 3])
+        layers = config["num_hidden_layers"]
+        mx.eval(model(mx.array(alone.ids), alone.ragged))
+        view = (1, 2, 100, 100)
+        assert [(call["q"].shape[:3], call["mask"].shape) for call in calls] == [
+            ((1, 2, stop - start), (*view[:2], stop - start, 100)) for start, stop in ((0, 64), (64, 100))
+        ] * layers
+        self.check(calls, dtype)
+        calls.clear()
+        mx.eval(model(mx.array(several.ids), several.ragged))
+        # The biases of 9 and 3 tokens and of 100 and 97 are written out, and that of 260 is a view.
+        assert [(call["q"].shape[0], call["q"].shape[2], call["mask"].shape[0]) for call in calls] == [
+            (2, 16, 2), (2, 64, 2), (2, 48, 2), *[(1, 64, 1)] * 4, (1, 4, 1)
+        ] * layers  # fmt: skip
+        self.check(calls, dtype)
 
     @pytest.mark.parametrize("dtype", [mx.bfloat16, mx.float32])
     @pytest.mark.parametrize("name", ROTARY)
     def test_rotary_models(self, calls: list[dict[str, Any]], name: str, dtype: mx.Dtype) -> None:
-        texts = [np.arange(length, dtype=np.int32) for length in (100, 9, 3)]
-        batch = ragged.flatten(texts, np.arange(3))
-        mx.eval(rotary(name, dtype)(mx.array(batch.ids), batch.ragged))
-        # A layer in two blocks for 100 tokens; the last with one query for each text, which alone is pooled.
-        last = [1, 1, 1] if name != "xlm_roberta" else [64, 36, 9, 3]
-        assert [call["q"].shape[2] for call in calls] == [64, 36, 9, 3, *last]
+        model, causal = rotary(name, dtype), name.startswith("qwen")
+        alone, several = batch_of([100]), batch_of([100, 97, 9, 3, 3])
+        mx.eval(model(mx.array(alone.ids), alone.ragged))
+        # A layer in two blocks for 100 tokens; the last with the last token's query, which alone is pooled.
+        assert [call["q"].shape[2] for call in calls] == [64, 36, *([64, 36] if name == "xlm_roberta" else [1])]
+        self.check(calls, dtype)
+        assert {call.get("mask") for call in calls} == {"causal" if causal else None}
+        calls.clear()
+        mx.eval(model(mx.array(several.ids), several.ragged))
+        layer = [(3, 16), (2, 64), (2, 48)]
+        last = layer if name == "xlm_roberta" else [(3, 1), (2, 1)]
+        assert [(call["q"].shape[0], call["q"].shape[2]) for call in calls] == [*layer, *last]
+        self.check(calls, dtype)
         for call in calls:
-            q, k, v = (call[part] for part in ("q", "k", "v"))
-            assert q.shape[-1] == k.shape[-1] == v.shape[-1] == 64
-            assert q.shape[2] <= k.shape[2]
-            assert {part.dtype for part in (q, k, v)} == {dtype}
-            # No mask is ever written out.
-            assert call.get("mask") == ("causal" if name.startswith("qwen") else None)
+            texts, _, count, _ = call["q"].shape
+            if causal and count > 1:
+                # What follows a text is seen by no token of the text.
+                assert call["mask"] == "causal"
+            else:
+                assert call["mask"].shape == (texts, 1, 1, call["k"].shape[2])
 
     def test_queries_of_late_interaction(self, calls: list[dict[str, Any]]) -> None:
         """No mask of tokens is written out: the bias stays a view, and hidden keys are left out."""
