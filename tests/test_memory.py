@@ -22,6 +22,7 @@ from mlx_jina.models.jina_bert import Config, JinaBert
 from mlx_jina.nn import alibi, attention, pieces, ragged
 from mlx_jina.nn.alibi import Alibi
 from mlx_jina.nn.ragged import Bucket, Ragged
+from mlx_jina.weights import budget
 from tests.support import blocks, checkpoints
 from tests.support.tolerance import bound
 
@@ -61,9 +62,10 @@ def peak_above_weights(model: JinaBert, length: int) -> tuple[float, np.ndarray]
     ],
 )
 def test_one_long_text(layers: int, length: int, limit: float) -> None:
-    peak, vector = peak_above_weights(v2_small(layers), length)
+    model = v2_small(layers)
+    peak, vector = peak_above_weights(model, length)
     assert np.isfinite(vector).all()
-    assert peak <= limit
+    assert peak <= (budget.token_bytes(model, mx.float32) * length / MB if device.on_gpu() else limit)
 
 
 def dense_alibi(q: mx.array, k: mx.array, v: mx.array, slopes: mx.array) -> mx.array:
@@ -203,6 +205,7 @@ def test_cores_get_the_same_share(total: int, most: int, count: int) -> None:
     assert length <= most
 
 
+@pytest.mark.skipif(device.on_gpu(), reason="a GPU has no cores to share")
 def test_pieces_run_on_streams_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
     used = []
 
@@ -225,7 +228,8 @@ def test_pieces_run_on_streams_of_their_own(monkeypatch: pytest.MonkeyPatch) -> 
 def test_memory_stays_flat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int) -> None:
     """Every length from 1 to 600 meets every neighbour: nothing may pile up per shape."""
     monkeypatch.setattr("mlx_jina.engine.pipeline.WINDOW_TEXTS", 256)
-    mlx_jina.limit_cache()
+    # What a GPU's cache may hold by default is more than this job fills at its beginning.
+    mlx_jina.limit_cache(64 << 20 if device.on_gpu() else None)
     model = mlx_jina.load(checkpoints.tiny_jina_bert(tmp_path, heads=2, layers=1))
     used: list[int] = []
     step = pipeline.Pipeline._step
@@ -238,7 +242,7 @@ def test_memory_stays_flat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, coun
     monkeypatch.setattr(pipeline.Pipeline, "_step", measured)
     lengths = np.random.default_rng(0).integers(1, 600, count)
     words = " ".join(["fox"] * 600)
-    for _ in model.encode_stream(words[: 4 * n - 1] for n in lengths.tolist()):
+    for _ in model.encode_stream((words[: 4 * n - 1] for n in lengths.tolist()), batch_tokens=4096):
         pass
     start = len(used) // 10
     assert len(used) > count // 20

@@ -39,7 +39,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def model(folder: Path) -> mlx_jina.Encoder:
-    return mlx_jina.load(folder)
+    # On a GPU bfloat16 would compute, as the files have it.
+    return mlx_jina.load(folder, dtype="float32")
 
 
 @pytest.fixture
@@ -115,7 +116,7 @@ class TestSwitching:
         assert all((first * other).sum(axis=-1).max() < 0.9 for other in others)
 
     def test_any_sequence_gives_the_bits_of_a_fresh_load(self, folder: Path, model: mlx_jina.Encoder) -> None:
-        fresh = {task: mlx_jina.load(folder).encode(TEXTS, task=task) for task in TASKS}
+        fresh = {task: mlx_jina.load(folder, dtype="float32").encode(TEXTS, task=task) for task in TASKS}
         for index in np.random.default_rng(0).integers(0, 4, 24):
             assert np.array_equal(model.encode(TEXTS, task=TASKS[index]), fresh[TASKS[index]])
 
@@ -149,14 +150,14 @@ class TestSwitching:
         path = next(other.glob("adapters/retrieval/**/adapter_config.json"))
         config = checkpoints.read_json(path)
         checkpoints.write_json(path, config | {"lora_alpha": 2 * config["lora_alpha"]})
-        changed = mlx_jina.load(other)
+        changed = mlx_jina.load(other, dtype="float32")
         assert changed.fingerprint("retrieval") != model.fingerprint("retrieval")
         assert changed.fingerprint("clustering") == model.fingerprint("clustering")
 
     def test_fingerprints_tell_tasks_apart(self, folder: Path, model: mlx_jina.Encoder) -> None:
         assert len({model.fingerprint(task) for task in TASKS}) == 4
         assert model.fingerprint("retrieval.query") == model.fingerprint("retrieval")
-        assert mlx_jina.load(folder).fingerprint("retrieval") == model.fingerprint("retrieval")
+        assert mlx_jina.load(folder, dtype="float32").fingerprint("retrieval") == model.fingerprint("retrieval")
         with pytest.raises(InputError, match="needs a task"):
             model.fingerprint()
 
@@ -188,7 +189,7 @@ class TestFused:
         assert 0.9995 < cosines.min() < 1
 
     def test_no_adapter_is_kept(self, folder: Path) -> None:
-        fused = mlx_jina.load(folder, task="clustering")
+        fused = mlx_jina.load(folder, task="clustering", dtype="float32")
         (built,) = fused.loaded.models.values()
         assert isinstance(built, nn.Module)
         assert not any(isinstance(module, LoRALinear) for _, module in built.named_modules())
@@ -226,7 +227,8 @@ class TestLayouts:
     def test_a_model_prefix_and_a_head(self, copy: Path, model: mlx_jina.Encoder) -> None:
         self._rename(copy, lambda name: f"model.{name}", **{"lm_head.weight": mx.zeros((512, 64))})
         assert np.array_equal(
-            mlx_jina.load(copy).encode(TEXTS, task="retrieval"), model.encode(TEXTS, task="retrieval")
+            mlx_jina.load(copy, dtype="float32").encode(TEXTS, task="retrieval"),
+            model.encode(TEXTS, task="retrieval"),
         )
 
     def test_omni(self, copy: Path, model: mlx_jina.Encoder) -> None:
@@ -241,7 +243,8 @@ class TestLayouts:
 
         self._config(copy, nest)
         assert np.array_equal(
-            mlx_jina.load(copy).encode(TEXTS, task="retrieval"), model.encode(TEXTS, task="retrieval")
+            mlx_jina.load(copy, dtype="float32").encode(TEXTS, task="retrieval"),
+            model.encode(TEXTS, task="retrieval"),
         )
 
     def test_shards(self, copy: Path, model: mlx_jina.Encoder) -> None:
@@ -254,7 +257,8 @@ class TestLayouts:
         checkpoints.write_json(copy / "model.safetensors.index.json", {"weight_map": weight_map})
         (copy / "model.safetensors").unlink()
         assert np.array_equal(
-            mlx_jina.load(copy).encode(TEXTS, task="retrieval"), model.encode(TEXTS, task="retrieval")
+            mlx_jina.load(copy, dtype="float32").encode(TEXTS, task="retrieval"),
+            model.encode(TEXTS, task="retrieval"),
         )
 
     def _merge(self, copy: Path, task: str) -> None:
@@ -268,9 +272,9 @@ class TestLayouts:
     def test_merged_repositories(self, copy: Path, folder: Path) -> None:
         self._merge(copy, "clustering")
         self._config(copy, lambda config: config | {"architectures": ["Qwen3Model"], "model_type": "qwen3"})
-        wanted = mlx_jina.load(folder, task="clustering").encode(TEXTS)
-        assert np.array_equal(mlx_jina.load(copy).encode(TEXTS), wanted)
-        merged = mlx_jina.load(copy, task="clustering")
+        wanted = mlx_jina.load(folder, task="clustering", dtype="float32").encode(TEXTS)
+        assert np.array_equal(mlx_jina.load(copy, dtype="float32").encode(TEXTS), wanted)
+        merged = mlx_jina.load(copy, task="clustering", dtype="float32")
         assert merged.tasks == ("clustering",)
         assert np.array_equal(merged.encode(TEXTS, task="clustering"), wanted)
         with pytest.raises(InputError, match="'retrieval' is unknown"):
@@ -280,9 +284,9 @@ class TestLayouts:
         self._merge(copy, "retrieval")
         (copy / "config_sentence_transformers.json").unlink()
         named = copy.rename(copy.parent / "jina-embeddings-v5-text-small-retrieval-mlx")
-        merged = mlx_jina.load(named)
+        merged = mlx_jina.load(named, dtype="float32")
         assert merged.tasks == ("retrieval",)
-        wanted = mlx_jina.load(folder, task="retrieval")
+        wanted = mlx_jina.load(folder, task="retrieval", dtype="float32")
         assert np.array_equal(merged.encode(TEXTS, task="retrieval.query"), wanted.encode_query(TEXTS))
         with pytest.raises(InputError, match=r"'clustering' is unknown to this model \(known: retrieval\)"):
             mlx_jina.load(named, task="clustering")
@@ -290,7 +294,8 @@ class TestLayouts:
     def test_without_a_prompt_file_the_catalog_knows(self, copy: Path, model: mlx_jina.Encoder) -> None:
         (copy / "config_sentence_transformers.json").unlink()
         assert np.array_equal(
-            mlx_jina.load(copy).encode(TEXTS, task="retrieval"), model.encode(TEXTS, task="retrieval")
+            mlx_jina.load(copy, dtype="float32").encode(TEXTS, task="retrieval"),
+            model.encode(TEXTS, task="retrieval"),
         )
 
     def test_the_files_own_prompts_win(self, copy: Path) -> None:

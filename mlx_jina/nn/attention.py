@@ -18,7 +18,7 @@ from mlx_jina.nn import pieces
 from mlx_jina.nn.ragged import Bucket, Ragged
 
 # Head widths of MLX's fused attention, for short and long queries alike, from `hasfused_kernel` in
-# mlx/backend/metal/scaled_dot_product_attention.cpp.
+# mlx/backend/metal/scaled_dot_product_attention.cpp. CUDA has all of them, but only in half precision.
 FUSED_WIDTHS = (64, 96, 128)
 # Queries of one kernel, at most: macOS ends a kernel that takes many seconds.
 QUERIES = 4096
@@ -139,7 +139,7 @@ def query_spans(queries: mx.array, keys: mx.array) -> list[tuple[int, int]]:
     """Which queries a GPU computes at a time: all of them, as long as their scores are fused away or small."""
     texts, heads, count, width = queries.shape
     length = min(count, QUERIES)
-    if width not in FUSED_WIDTHS:
+    if width not in FUSED_WIDTHS or (queries.dtype == mx.float32 and device.backend() == "cuda"):
         fitting = SCORE_BYTES // (texts * heads * keys.shape[2] * 4)
         length = -(-count // -(-count // max(1, min(count, fitting))))
     return [(start, min(start + length, count)) for start in range(0, count, length)]

@@ -21,12 +21,15 @@ class QuantizedEmbedding(nn.QuantizedEmbedding):
 
     def __call__(self, ids: mx.array) -> mx.array:
         biases = self.get("biases")
-        return mx.dequantize(
-            self["weight"][ids],
-            self["scales"][ids],
-            None if biases is None else biases[ids],
+        # A single id has no rows, and MLX dequantises nothing but rows.
+        rows = ids.reshape(-1)
+        found = mx.dequantize(
+            self["weight"][rows],
+            self["scales"][rows],
+            None if biases is None else biases[rows],
             group_size=self.group_size,
             bits=self.bits,
             mode=self.mode,
             dtype=self.dtype,
         )
+        return found.reshape(*ids.shape, -1)

@@ -1,11 +1,15 @@
 """What a model takes of its device's memory: weights, a batch, and MLX's cache of freed buffers.
 
-On Metal the output of an operation lives until its command buffer has run. MLX queues eleven of them at most, and
-gives an operation of a full batch one to itself (mlx/transforms.cpp, mlx/backend/metal/device.cpp).
+On a GPU the output of an operation lives until what was queued with its last reader has run, and MLX lets eleven
+such parts of a graph wait (`MAX_ACTIVE_TASKS` in mlx/transforms.cpp). On Metal a part is a command buffer, which
+ends after 40 or 50 MB (mlx/backend/metal/device.cpp), so that an operation of a full batch has one to itself. On
+CUDA a part is a CUDA graph of up to 100 operations or 1000 million numbers (mlx/backend/cuda/device.cpp), so that
+all layers of a forward pass may be queued before the first has run.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -18,8 +22,10 @@ from mlx_jina.errors import ModelTooLargeError
 from mlx_jina.models.base import EncoderModel
 from mlx_jina.weights.checkpoint import Checkpoint
 
-# Outputs of a model's widest layer that live at once, at most: eleven that are queued, and those still to be read.
+# Outputs of a model's widest layer that live at once, at most. On Metal: eleven that are queued, and those still
+# to be read. On CUDA for each layer: of texts of one length 11 were measured on an H200; padding adds up to 3.
 OUTPUTS = 16
+OUTPUTS_PER_LAYER = 14
 # A batch of fewer tokens would be slow.
 FEWEST_TOKENS = 1024
 
@@ -56,12 +62,23 @@ def of(model: EncoderModel, files: Checkpoint, dtype: mx.Dtype, *, packed: bool,
     budget = Budget(
         memory=max(0, device.memory() - mx.get_active_memory()),
         weights=sum(_bytes(x, dtype) for x in (*arrays, *halves)),
-        token=OUTPUTS * dtype.size * _widest(model),
+        token=token_bytes(model, dtype),
         cache=process.cache_bytes(),
     )
     if not budget.fits:
         raise _too_large(files, budget, dtype, packed=stays_packed)
     return budget
+
+
+def token_bytes(model: EncoderModel, dtype: mx.Dtype) -> int:
+    """Bytes that a token of a batch takes at most while the batch is computed."""
+    outputs = max(OUTPUTS, OUTPUTS_PER_LAYER * _layers(model)) if device.backend() == "cuda" else OUTPUTS
+    return outputs * dtype.size * _widest(model)
+
+
+def _layers(model: EncoderModel) -> int:
+    numbers = re.findall(r"\blayers?\.(\d+)\.", " ".join(dict(tree_flatten(model.parameters()))))
+    return 1 + max(map(int, numbers), default=0)
 
 
 def _bytes(x: mx.array, dtype: mx.Dtype) -> int:

@@ -37,7 +37,8 @@ def test_exp2() -> None:
     rtol = 3e-7 if elementwise.on_x86() else 1e-5
     np.testing.assert_allclose(computed(elementwise.exp2)[within], expected, rtol=rtol)
     assert computed(elementwise.exp2)[-2] < 2e-38
-    assert mx.array_equal(elementwise.exp2(mx.array([-3e38, -1e30, -1e7, -128.0])), mx.zeros(4))
+    # Zero, but for numbers that CUDA still has and others have not.
+    assert np.array(elementwise.exp2(mx.array([-3e38, -1e30, -1e7, -128.0]))).max() < 2**-126
 
 
 def silu(x: mx.array) -> mx.array:

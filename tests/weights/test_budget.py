@@ -6,12 +6,13 @@ import gc
 from pathlib import Path
 
 import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
 import pytest
-from mlx.utils import tree_flatten
 
 import mlx_jina
 from mlx_jina import ModelTooLargeError, catalog, device, process
+from mlx_jina.models.base import EncoderModel
 from mlx_jina.nn import ragged
 from mlx_jina.weights import budget
 from mlx_jina.weights.budget import Budget
@@ -60,10 +61,12 @@ def test_batches_of_v5_small(
     assert plan.batch_tokens == tokens
 
 
+@pytest.mark.parametrize("lengths", [[128] * 32, [*range(256, 16, -8)]], ids=["equal", "mixed"])
 @pytest.mark.parametrize("name", MODELS)
-def test_a_batch_stays_within_its_budget(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_stays_within_its_budget(name: str, lengths: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     """Also on a CPU, where MLX lets a hundred operations wait and not eleven command buffers."""
     monkeypatch.setattr(device, "on_gpu", lambda: True)
+    monkeypatch.setattr(device, "backend", lambda: "metal")
     # Fused functions exist on GPUs only; elsewhere all scores and many parts of norms are written out.
     monkeypatch.setattr(mx.fast, "scaled_dot_product_attention", lambda q, k, v, **_: mx.depends(q, [k, v]))
     for norm in ("rms_norm", "layer_norm"):
@@ -72,20 +75,38 @@ def test_a_batch_stays_within_its_budget(name: str, monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(SHAPE, "intermediate", 4 * SHAPE["hidden"])
     model = MODELS[name]()
     mx.eval(model.parameters())
-    ids = bare.random_ids([128] * 32, SHAPE["vocab"])
+    ids = bare.random_ids(lengths, SHAPE["vocab"])
     batch = ragged.flatten(ids, np.arange(len(ids)))
     before = mx.get_active_memory()
     mx.reset_peak_memory()
     mx.eval(model(mx.array(batch.ids), batch.ragged))
-    size = next(iter(dict(tree_flatten(model.parameters())).values())).dtype.size
-    assert mx.get_peak_memory() - before <= budget.OUTPUTS * size * budget._widest(model) * len(batch.ids)
+    assert mx.get_peak_memory() - before <= budget.token_bytes(model, mx.float32) * len(batch.ids)
+
+
+# MiB above the weights, as MLX counted them on an H200 with weights in half precision, and tokens.
+@pytest.mark.parametrize(
+    ("name", "layers", "widest", "peaks"),
+    [
+        ("v5-small", 28, 3072, {16_384: 15_874, 8_192: 14_709}),
+        ("v5-nano", 12, 3072, {16_384: 11_499, 8_192: 3_812}),
+        ("v2-small", 4, 4096, {16_384: 4_594, 8_192: 1_282}),
+    ],
+)
+def test_measured_peaks_of_cuda(
+    name: str, layers: int, widest: int, peaks: dict[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(device, "backend", lambda: "cuda")
+    model = EncoderModel(dimension=8, max_length=8, vocab_size=8)
+    model.layers = [nn.Linear(8, widest) for _ in range(layers)]
+    for tokens, peak in peaks.items():
+        assert peak << 20 <= budget.token_bytes(model, mx.bfloat16) * tokens
 
 
 class TestRefusals:
     def limited(self, monkeypatch: pytest.MonkeyPatch, folder: Path, share: float) -> None:
         """Memory of so many times the folder's weights, and what a batch takes."""
         encoder = mlx_jina.load(folder)
-        token = budget.OUTPUTS * encoder.loaded.dtype.size * budget._widest(encoder.loaded.model_for(None))
+        token = budget.token_bytes(encoder.loaded.model_for(None), encoder.loaded.dtype)
         monkeypatch.setattr(process, "cache_bytes", lambda: 1 << 20)
         rest = process.cache_bytes() + budget.FEWEST_TOKENS * token + int(share * encoder.nbytes)
         del encoder

@@ -123,7 +123,7 @@ def test_packed_weights_run_as_on_a_gpu(tmp_path: Path, monkeypatch: pytest.Monk
     source = checkpoints.tiny_jina_bert(tmp_path / "model", heads=16, layers=4)
     convert.to_gguf(str(source), tmp_path / "m.gguf", kind=kind)
     texts = ["how do i bake bread", "the quick brown fox " * 30]
-    expanded = mlx_jina.load(tmp_path / "m.gguf")
+    expanded = mlx_jina.load(tmp_path / "m.gguf", dtype="float32")
     with monkeypatch.context() as patched:
         patched.setattr(device, "on_gpu", lambda: True)
         packed = mlx_jina.load(tmp_path / "m.gguf", dtype="float32")
