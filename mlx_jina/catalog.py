@@ -282,17 +282,27 @@ RERANKERS = (
         278_437_633,
     ),
     _reranker("BAAI/bge-reranker-v2-m3", "xlm_roberta", 1024, 8192, "apache-2.0", "multilingual", 567_755_777),
+    *(
+        _reranker(
+            f"jinaai/jina-reranker-v3{ending}",
+            "qwen3_listwise",
+            512,
+            131_072,
+            "cc-by-nc-4.0",
+            "multilingual",
+            596_836_352,
+        )
+        for ending in ("", "-mlx")
+    ),
     _reranker("Qwen/Qwen3-Reranker-0.6B", "qwen3", 1024, 40_960, "apache-2.0", "multilingual", 595_776_512),
     _reranker("Qwen/Qwen3-Reranker-4B", "qwen3", 2560, 40_960, "apache-2.0", "multilingual", 4_021_784_576),
     _reranker("Qwen/Qwen3-Reranker-8B", "qwen3", 4096, 40_960, "apache-2.0", "multilingual", 8_188_548_096),
 )
 
-# Models of Jina's that do not run here, by the end of their names, and why.
+# Repositories of Jina's that are not loaded by their name, by the end of it, and why.
 _REFUSED = {
-    **dict.fromkeys(
-        ("jina-reranker-v3", "jina-reranker-v3-mlx", "jina-reranker-v3-gguf"),
-        "jina-reranker-v3 reads all documents in one prompt, which mlx-jina does not do",
-    ),
+    "jina-reranker-v3-gguf": "jina-reranker-v3-GGUF has several models: download one .gguf and "
+    "projector.safetensors into one folder, and name the .gguf; or take jina-reranker-v3 or jina-reranker-v3-mlx",
     "jina-reranker-v3.5": "jina-reranker-v3.5 has layers of sliding-window attention, which mlx-jina does not run",
     "jina-reranker-m0": "jina-reranker-m0 reads images by Qwen2-VL's vision tower, which mlx-jina does not run",
 }

@@ -120,6 +120,7 @@ class RerankOptions(TypedDict, total=False):
     instruction: str | None
     activation: Activation
     max_length: int | None
+    max_document_length: int | None
     truncate: bool
     batch_tokens: int | None
     show_progress_bar: bool | None

@@ -13,15 +13,17 @@ import numpy.typing as npt
 
 from mlx_jina import device
 from mlx_jina.choices import ACTIVATIONS, Activation, Dtype
-from mlx_jina.engine import reranking
+from mlx_jina.engine.listwise import ListwiseWork
 from mlx_jina.engine.loaded_model import LoadedModel
 from mlx_jina.engine.pipeline import progress
 from mlx_jina.engine.plan import Plan
 from mlx_jina.engine.ranking import Ranked, check_top_k, ranked
-from mlx_jina.engine.reranking import Scored
+from mlx_jina.engine.reranking import PointwiseWork, Scored, Work
 from mlx_jina.engine.thread import ModelThread
 from mlx_jina.errors import CheckpointError, InputError, TruncationWarning
-from mlx_jina.models.rerankers import Qwen3Reranker, RerankerModel
+from mlx_jina.models.listwise import ListwiseReranker
+from mlx_jina.models.rerankers import CrossEncoder, Head, Qwen3Reranker
+from mlx_jina.text.listwise import MAX_DOCUMENT, MAX_QUERY, RankingPrompts
 from mlx_jina.text.pairs import BertPairs, Pair, PairOptions, PairTexts, QwenPairs
 from mlx_jina.text.tokenizer import check, listed
 from mlx_jina.weights import hub, kinds, loading
@@ -47,9 +49,9 @@ def load_reranker(
 ) -> Reranker:
     """Load a reranker by name ("jina-reranker-v1-tiny-en"), Hugging Face id, folder or .gguf.
 
-    Runs jina-reranker-v1 and v2, BAAI/bge-reranker-v2-m3, Qwen3-Reranker, and models with their layouts. Options
-    are those of `mlx_jina.load`. Raises ModelNotFoundError for a name that leads nowhere, CheckpointError for
-    files that are no reranker, or none that runs here.
+    Runs jina-reranker-v1, v2 and v3, BAAI/bge-reranker-v2-m3, Qwen3-Reranker, and models with their layouts.
+    Options are those of `mlx_jina.load`. Raises ModelNotFoundError for a name that leads nowhere, CheckpointError
+    for files that are no reranker, or none that runs here.
     """
     device.check_dtype(dtype)
     kinds.check_name(str(name), "reranker")
@@ -60,21 +62,27 @@ def load_reranker(
 
 
 class Reranker(LoadedModel):
-    """A loaded cross-encoder: a query and documents in, scores out. Made by `load_reranker`.
+    """A loaded reranker: a query and documents in, scores out. Made by `load_reranker`.
 
-    Safe to share between threads. A document's score depends on nothing but the query and the document: alone,
-    among others and in any order it is the same.
+    Safe to share between threads. A cross-encoder's score depends on nothing but the query and the document:
+    alone, among others and in any order it is the same. A `listwise` model compares the documents of a call.
     """
 
     def __init__(self, loaded: Loaded, thread: ModelThread) -> None:
         super().__init__(loaded, thread)
         model = loaded.model_for(None)
-        if not isinstance(model, RerankerModel):
-            raise CheckpointError(f"{self.path} is no reranker: mlx_jina.load opens it")
         self._model = model
-        self._texts: PairTexts = (QwenPairs if isinstance(model, Qwen3Reranker) else BertPairs)(self._tokenizer)
-        self._head = thread.run(model.head)
-        self.takes_instruction: bool = isinstance(model, Qwen3Reranker)
+        self._work: Callable[[Sequence[Pair], PairOptions], Work]
+        if isinstance(model, ListwiseReranker):
+            self._work, self._least = _listwise(RankingPrompts(self._tokenizer)), 1
+        elif isinstance(model, CrossEncoder):
+            texts = QwenPairs(self._tokenizer) if isinstance(model, Qwen3Reranker) else BertPairs(self._tokenizer)
+            self._work, self._least = _pointwise(thread.run(model.head), texts), 2 * texts.special_tokens
+        else:
+            raise CheckpointError(f"{self.path} is no reranker: mlx_jina.load opens it")
+        self.listwise: bool = isinstance(model, ListwiseReranker)
+        """Whether a document's score depends on the other documents of the call."""
+        self.takes_instruction: bool = self.listwise or isinstance(model, Qwen3Reranker)
         """Whether the model reads an instruction besides the query."""
 
     def __repr__(self) -> str:
@@ -88,6 +96,7 @@ class Reranker(LoadedModel):
         instruction: str | None = None,
         activation: Activation = "default",
         max_length: int | None = None,
+        max_document_length: int | None = None,
         truncate: bool = True,
         batch_tokens: int | None = None,
         show_progress_bar: bool | None = None,
@@ -97,10 +106,14 @@ class Reranker(LoadedModel):
         - `instruction`: what a document should do for a query, for models that read one (`takes_instruction`); by
           default the model's own, for questions to a web search.
         - `activation`: "default" gives probabilities, "none" the logits before them, which separate documents
-          that are all near 0 or 1.
+          that are all near 0 or 1. A listwise model's scores are cosines in any case, from -1 to 1.
         - `max_length`: tokens of one row that the model reads, at most `self.max_length`. JinaBERT and XLM-RoBERTa
           read a longer document in several rows that overlap, and its best row counts. Qwen3 reads its first part
-          with one TruncationWarning, or with `truncate=False` it is a TooLongError that names the document.
+          with one TruncationWarning, or with `truncate=False` it is a TooLongError that names the document. A
+          listwise model reads so many tokens of documents, and of the query twice, in one prompt, and no more than
+          125 documents; further ones go into another prompt.
+        - `max_document_length`: tokens of a document; longer ones are cut, or refused, likewise. By default there
+          is no such limit, except for listwise models: they read 2048 tokens of a document, and 512 of a query.
         - `batch_tokens`: tokens of a forward pass; a matter of speed and memory, not of results.
 
         Raises InputError for an empty query and for documents that are no texts, TooLongError for a query that
@@ -110,13 +123,14 @@ class Reranker(LoadedModel):
             "instruction": instruction,
             "activation": activation,
             "max_length": max_length,
+            "max_document_length": max_document_length,
             "truncate": truncate,
             "batch_tokens": batch_tokens,
             "show_progress_bar": show_progress_bar,
         }
         scored = self.details(query, documents, **options)
-        self._warn_of_cut(scored, max_length)
-        return activated(scored.logits, activation)
+        self._warn_of_cut(scored, max_length, max_document_length)
+        return scored.scores(activation)
 
     def details(
         self,
@@ -126,10 +140,10 @@ class Reranker(LoadedModel):
         advance: Callable[[int], object] = int,
         **options: Unpack[RerankOptions],
     ) -> Scored:
-        """What became of each document: its logit, tokens read, tokens cut off, and rows. Nothing is warned of.
+        """What became of each document: its raw score, tokens read, tokens cut off, and rows. Nothing warns.
 
-        After each forward pass `advance` is called with the number of rows that this pass finished. Options as in
-        `score`.
+        After each forward pass `advance` is called with the number of rows that this pass finished, or of a
+        listwise model's documents. Options as in `score`.
         """
         return self._scored(_pairs(query, documents), windows=True, advance=advance, **options)
 
@@ -160,7 +174,8 @@ class Reranker(LoadedModel):
         """Scores of pairs (query, document), (N,); of one pair a number. Options are those of `score`.
 
         As in sentence-transformers' `CrossEncoder.predict`, JinaBERT and XLM-RoBERTa read one row of a pair: of a
-        pair that is too long the longer text is cut, with one TruncationWarning.
+        pair that is too long the longer text is cut, with one TruncationWarning. For a listwise model all pairs
+        with one query are one list.
         """
         single = len(inputs) == 2 and all(isinstance(side, str) for side in inputs)
         pairs: list[Pair] = []
@@ -170,8 +185,8 @@ class Reranker(LoadedModel):
             # Sentence-transformers takes lists as well.
             pairs.append((pair[0], pair[1]))  # type: ignore[arg-type]
         scored = self._scored(pairs, windows=False, **options)
-        self._warn_of_cut(scored, options.get("max_length"))
-        scores = activated(scored.logits, options.get("activation", "default"))
+        self._warn_of_cut(scored, options.get("max_length"), options.get("max_document_length"))
+        scores = scored.scores(options.get("activation", "default"))
         return scores[0] if single else scores
 
     def _scored(
@@ -183,6 +198,7 @@ class Reranker(LoadedModel):
         instruction: str | None = None,
         activation: Activation = "default",
         max_length: int | None = None,
+        max_document_length: int | None = None,
         truncate: bool = True,
         batch_tokens: int | None = None,
         show_progress_bar: bool | None = None,
@@ -190,25 +206,29 @@ class Reranker(LoadedModel):
         if activation not in ACTIVATIONS:
             raise InputError(f"activation={activation!r} is not one of {', '.join(ACTIVATIONS)}")
         plan = self._plan(max_length, truncate, batch_tokens)
-        groups = self._texts.groups(pairs, PairOptions(plan.max_length, truncate, windows, instruction))
-        with progress(sum(len(group.rows) for group in groups), show_progress_bar) as bar:
+        if max_document_length is not None and max_document_length < 1:
+            raise InputError(f"max_document_length={max_document_length} must be at least 1")
+        work = self._work(pairs, PairOptions(plan.max_length, truncate, windows, instruction, max_document_length))
+        with progress(work.rows, show_progress_bar) as bar:
 
             def done(rows: int) -> None:
                 bar.update(rows)
                 advance(rows)
 
-            return reranking.score(self.pipeline, plan, self._head, groups, len(pairs), done)
+            return work.run(self.pipeline, plan, done)
 
-    def _warn_of_cut(self, scored: Scored, max_length: int | None) -> None:
+    def _warn_of_cut(self, scored: Scored, max_length: int | None, max_document_length: int | None) -> None:
         if texts := int((scored.cut > 0).sum()):
-            warnings.warn(TruncationWarning(texts, max_length or self.max_length), stacklevel=3)
+            own = MAX_DOCUMENT if self.listwise else max_length or self.max_length
+            warnings.warn(TruncationWarning(texts, max_document_length or own), stacklevel=3)
+        if scored.queries_cut:
+            warnings.warn(TruncationWarning(scored.queries_cut, MAX_QUERY), stacklevel=3)
 
     def _plan(self, max_length: int | None, truncate: bool, batch_tokens: int | None) -> Plan:
-        least = 2 * self._texts.special_tokens
         limit = self.max_length if max_length is None else max_length
-        if not least < limit <= self.max_length:
+        if not self._least < limit <= self.max_length:
             raise InputError(
-                f"max_length={max_length} must lie between {least + 1} and this model's {self.max_length}"
+                f"max_length={max_length} must lie between {self._least + 1} and this model's {self.max_length}"
             )
         if batch_tokens is not None and batch_tokens < 1:
             raise InputError(f"batch_tokens={batch_tokens} must be at least 1")
@@ -240,8 +260,9 @@ def _pairs(query: str, documents: Texts) -> list[Pair]:
     return [(query, document) for document in listed(documents)]
 
 
-def activated(logits: npt.NDArray[np.float64], activation: Activation) -> Scores:
-    """Logits as they are, or as probabilities by the logistic function."""
-    if activation == "none":
-        return logits.astype(np.float32)
-    return np.exp(-np.logaddexp(0, -logits)).astype(np.float32)
+def _pointwise(head: Head, texts: PairTexts) -> Callable[[Sequence[Pair], PairOptions], Work]:
+    return lambda pairs, options: PointwiseWork(head, texts.groups(pairs, options), len(pairs))
+
+
+def _listwise(prompts: RankingPrompts) -> Callable[[Sequence[Pair], PairOptions], Work]:
+    return lambda pairs, options: ListwiseWork(prompts.lists(pairs, options), len(pairs), prompts.markers)

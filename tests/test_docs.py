@@ -83,6 +83,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "colbert-v2": colbert_checkpoints.v2,
         "v5-small": checkpoints.v5_small,
         "jina-reranker-v1-tiny-en": reranker_checkpoints.v1,
+        "jina-reranker-v3": reranker_checkpoints.v3,
     }
     for name, make in makers.items():
         entry = catalog.find(name)

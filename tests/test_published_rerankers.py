@@ -80,3 +80,27 @@ def test_qwen3_in_float32() -> None:
         instruction="Given a web search query, retrieve relevant passages that answer the query.",
     )
     np.testing.assert_allclose(found, [0.79819, 0.0002, 0.0000046], rtol=0, atol=3e-3)
+
+
+TEA = (
+    "What are the health benefits of green tea?",
+    [
+        "Green tea contains antioxidants called catechins that may help reduce inflammation and protect cells "
+        "from damage.",
+        "El precio del café ha aumentado un 20% este año debido a problemas en la cadena de suministro.",
+        "Studies show that drinking green tea regularly can improve brain function and boost metabolism.",
+        "Basketball is one of the most popular sports in the United States.",
+        "绿茶富含儿茶素等抗氧化剂\uff0c可以降低心脏病风险\uff0c还有助于控制体重。",
+        "Le thé vert est riche en antioxydants et peut améliorer la fonction cérébrale.",
+    ],
+)
+
+
+@pytest.mark.parametrize("name", ["jina-reranker-v3", "jina-reranker-v3-mlx"])
+def test_v3(name: str) -> None:
+    """vllm-project/vllm's test of jina-reranker-v3, in bfloat16: a list of six, and six lists of one."""
+    model = mlx_jina.load_reranker(name)
+    together = [0.2949, -0.1602, 0.1895, -0.1709, 0.2256, 0.1641]
+    np.testing.assert_allclose(model.score(*TEA), together, rtol=0, atol=1e-2)
+    alone = [model.score(TEA[0], [document])[0] for document in TEA[1]]
+    np.testing.assert_allclose(alone, [0.3457, -0.1050, 0.3145, -0.1377, 0.3398, 0.2539], rtol=0, atol=1e-2)

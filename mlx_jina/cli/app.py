@@ -209,9 +209,10 @@ def similarity(texts: tuple[str, ...], model: str | None, **options: Any) -> Non
 )
 @click.option("--field", metavar="NAME", help="Where the text is in .jsonl and .csv. [default: text]")
 @click.option("--top-n", type=click.IntRange(min=1), metavar="N", help="The best N documents. [default: all]")
-@click.option("--instruction", metavar="TEXT", help="What a document should do for a query (Qwen3-Reranker).")
+@click.option("--instruction", metavar="TEXT", help="What a document should do for a query (Qwen3, v3).")
 @click.option("--raw", is_flag=True, help="Logits instead of probabilities.")
 @click.option("--max-length", type=int, metavar="N", help="Tokens that are read at a time. [default: the model's]")
+@click.option("--max-document-length", type=int, metavar="N", help="Tokens of a document. [default: the model's]")
 @click.option("--truncate/--no-truncate", default=True, help="Cut longer documents with a warning, or stop there.")
 @click.option("--batch-tokens", type=int, metavar="N", help="Tokens per forward pass: speed and memory only.")
 @_place_options
@@ -228,7 +229,7 @@ def rerank(
     """Rank documents by how well they answer a query.
 
     Prints DOCUMENTS as JSON lines with index, score and text, best first. MODEL is a reranker, such as
-    jina-reranker-v1-tiny-en, bge-reranker-v2-m3 or Qwen3-Reranker-0.6B.
+    jina-reranker-v3, jina-reranker-v1-tiny-en, bge-reranker-v2-m3 or Qwen3-Reranker-0.6B.
     """
     from mlx_jina.cli.rerank import run
 

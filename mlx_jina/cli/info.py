@@ -193,6 +193,7 @@ def _reranker(entry: Entry, loading: LoadOptions) -> list[Row]:
     return [
         *rows,
         ("max length", f"{reranker.max_length} tokens"),
+        ("reads", "all documents at once" if reranker.listwise else "each document with the query"),
         ("instruction", "yes" if reranker.takes_instruction else "none"),
         ("dtype here", reranker.dtype),
         *_memory(reranker),
@@ -211,6 +212,7 @@ def _reranker_facts(entry: Entry, loading: LoadOptions) -> dict[str, Any]:
         "path": str(reranker.path),
         "max_length": reranker.max_length,
         "instruction": reranker.takes_instruction,
+        "listwise": reranker.listwise,
         "dtype": reranker.dtype,
         "bytes": reranker.nbytes,
         "batch_tokens": reranker.loaded.budget.batch_tokens,

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import mlx.core as mx
 import numpy as np
 import numpy.typing as npt
 
 from mlx_jina import device
+from mlx_jina.choices import Activation
 from mlx_jina.cpu import blas, steady
 from mlx_jina.cpu import cores as cpu_cores
 from mlx_jina.engine.pipeline import Pipeline, piece_tokens
@@ -29,24 +31,75 @@ from mlx_jina.text.tokenizer import Ids
 class Scored:
     """What became of pairs, in their order: (N,) each."""
 
-    logits: npt.NDArray[np.float64]
+    raw: npt.NDArray[np.float64]
+    """Logits, or of a listwise model cosines."""
     tokens: npt.NDArray[np.int64]
-    """Tokens that the model read for a pair, special tokens and a shared beginning included."""
+    """Tokens that the model read for a pair, special tokens and a shared beginning included; of a list's document
+    its own only."""
     cut: npt.NDArray[np.int64]
     """Tokens that were cut off a pair."""
     windows: npt.NDArray[np.int64]
     """Rows that a pair was read in."""
+    blocks: npt.NDArray[np.int64]
+    """Which prompt of its list a document was in; 0 for all pairs of a cross-encoder."""
+    total_tokens: int
+    """Tokens that the model read; a beginning counts for each pair that shares it."""
     computed_tokens: int
     """Tokens that the model computed for all pairs together; a shared beginning counts once."""
+    queries_cut: int = 0
+    """How many queries were cut."""
+    cosines: bool = False
+    """Whether the raw scores are cosines."""
+
+    @property
+    def texts_cut(self) -> int:
+        """How many documents and queries were cut."""
+        return int((self.cut > 0).sum()) + self.queries_cut
+
+    def scores(self, activation: Activation) -> npt.NDArray[np.float32]:
+        """Scores as `Reranker.score` returns them."""
+        if activation == "none" or self.cosines:
+            return self.raw.astype(np.float32)
+        return np.exp(-np.logaddexp(0, -self.raw)).astype(np.float32)
 
 
-def score(
+class Work(Protocol):
+    """Pairs that are ready to be scored."""
+
+    @property
+    def rows(self) -> int:
+        """How many rows, or documents, `run` tells of."""
+        ...
+
+    def run(self, pipeline: Pipeline, plan: Plan, done: Callable[[int], object]) -> Scored:
+        """Score the pairs; `done` is told how many rows a forward pass finished."""
+        ...
+
+
+@dataclass(frozen=True)
+class PointwiseWork:
+    """Pairs that are scored each by itself."""
+
+    head: Head
+    groups: Sequence[Group]
+    count: int
+
+    @property
+    def rows(self) -> int:
+        """What `done` counts: rows of tokens."""
+        return sum(len(group.rows) for group in self.groups)
+
+    def run(self, pipeline: Pipeline, plan: Plan, done: Callable[[int], object]) -> Scored:
+        """The logits of all pairs, each the largest of its rows'. `done` is told how many rows are finished.
+
+        Raises NumericalError, which names the pair, if a logit is not finite.
+        """
+        return _score(pipeline, plan, self.head, self.groups, self.count, done)
+
+
+def _score(
     pipeline: Pipeline, plan: Plan, head: Head, groups: Sequence[Group], count: int, done: Callable[[int], object]
 ) -> Scored:
-    """The logits of `count` pairs, each the largest of its rows'. `done` is told how many rows are finished.
-
-    Raises NumericalError, which names the pair, if a logit is not finite.
-    """
     logits = np.full(count, -np.inf)
     tokens, cut, windows = (np.zeros(count, dtype=np.int64) for _ in range(3))
     computed = 0
@@ -67,7 +120,8 @@ def score(
         for index, lost in group.cut.items():
             cut[index] = lost
         computed += len(group.beginning) + sum(lengths)
-    return Scored(logits, tokens, cut, windows, computed)
+    blocks = np.zeros(count, dtype=np.int64)
+    return Scored(logits, tokens, cut, windows, blocks, int(tokens.sum()), computed)
 
 
 def _alone(model: EncoderModel, batch: Batch) -> mx.array:

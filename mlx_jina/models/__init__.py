@@ -10,10 +10,11 @@ from mlx_jina.models.base import EncoderModel
 from mlx_jina.models.colbert import ColBERT
 from mlx_jina.models.eurobert import EuroBert
 from mlx_jina.models.jina_bert import JinaBert
+from mlx_jina.models.listwise import ListwiseReranker
 from mlx_jina.models.qwen2 import Qwen2
 from mlx_jina.models.qwen2_5_vl import Qwen25VL
 from mlx_jina.models.qwen3 import Qwen3
-from mlx_jina.models.rerankers import JinaBertReranker, Qwen3Reranker, RerankerModel, XLMRobertaReranker
+from mlx_jina.models.rerankers import JinaBertReranker, Qwen3Reranker, XLMRobertaReranker
 from mlx_jina.models.xlm_roberta import XLMRoberta
 
 ARCHITECTURES: tuple[type[EncoderModel], ...] = (JinaBert, Qwen3, EuroBert, Qwen2, Qwen25VL, XLMRoberta)
@@ -27,10 +28,9 @@ _BY_MODEL_TYPE: Mapping[str, type[EncoderModel]] = {
     "qwen3": Qwen3,
     # Names that weights/rerankers.py gives to checkpoints whose config.json does not tell them from an encoder's.
     JinaBertReranker.architecture: JinaBertReranker,
+    ListwiseReranker.architecture: ListwiseReranker,
     Qwen3Reranker.architecture: Qwen3Reranker,
 }
-
-RERANKERS: tuple[type[RerankerModel], ...] = (JinaBertReranker, Qwen3Reranker, XLMRobertaReranker)
 
 
 def identify(config: Mapping[str, Any]) -> type[EncoderModel]:

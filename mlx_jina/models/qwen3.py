@@ -25,7 +25,7 @@ from mlx_jina.nn.activations import swiglu
 from mlx_jina.nn.attention import split_heads
 from mlx_jina.nn.norms import rounded_norm
 from mlx_jina.nn.pieces import evaluate_if_long, tokenwise
-from mlx_jina.nn.ragged import Ragged
+from mlx_jina.nn.ragged import Positions, Ragged
 from mlx_jina.nn.rotary import Rotations, rotate, rotations
 from mlx_jina.nn.steady import at_least
 
@@ -134,6 +134,14 @@ class Layer(nn.Module):
         q = self.self_attn.queries(normed[rows], *(part[rows] for part in rotations))
         k, v = self._keys_and_values(normed, *rotations)
         return self._finish(x[rows], attention.ragged(self._attend, q, k, v, batch, single=True))
+
+    def at(self, rows: Positions, x: mx.array, rotations: Rotations) -> mx.array:
+        """Only some tokens of one text, in its order, which need keys and values of all: (T, D) to (n, D)."""
+        chosen = mx.array(rows)
+        normed = self._norm(x)
+        q = self.self_attn.queries(normed[chosen], *(part[chosen] for part in rotations))
+        k, v = self._keys_and_values(normed, *rotations)
+        return self._finish(x[chosen], attention.causal_at(q, k, v, rows))
 
     def with_keys_and_values(
         self, x: mx.array, rotations: Rotations, batch: Ragged

@@ -51,9 +51,13 @@ class Head(NamedTuple):
 
 
 class RerankerModel(EncoderModel):
-    """A model whose vector of a text is what the head reads, not normalised."""
+    """A model that scores documents for a query."""
 
     kind: ClassVar[Kind] = "reranker"
+
+
+class CrossEncoder(RerankerModel):
+    """A reranker of pairs, whose vector of a text is what the head reads, not normalised."""
 
     def head(self) -> Head:
         """The last linear layer, in float64."""
@@ -71,7 +75,7 @@ def _projected(dense: nn.Linear, rows: mx.array) -> mx.array:
     return mx.tanh(dense(at_least(rows)).astype(mx.float32))[: rows.shape[0]]
 
 
-class JinaBertReranker(JinaBert, RerankerModel):
+class JinaBertReranker(JinaBert, CrossEncoder):
     """jina-reranker-v1: JinaBERT with BERT's pooler and a classifier with one output."""
 
     architecture: ClassVar[str] = "jina_bert_reranker"
@@ -105,7 +109,7 @@ class JinaBertReranker(JinaBert, RerankerModel):
         return _row(self.classifier)
 
 
-class XLMRobertaReranker(XLMRoberta, RerankerModel):
+class XLMRobertaReranker(XLMRoberta, CrossEncoder):
     """jina-reranker-v2 and bge-reranker-v2: positions count from `pad_token_id` + 1; RoBERTa's two-layer head."""
 
     architecture: ClassVar[str] = "xlm_roberta_reranker"
@@ -140,7 +144,7 @@ class XLMRobertaReranker(XLMRoberta, RerankerModel):
         return _row(self.classifier.out_proj)
 
 
-class Qwen3Reranker(Qwen3, RerankerModel):
+class Qwen3Reranker(Qwen3, CrossEncoder):
     """Qwen3-Reranker: of the language head only the rows of "no" and "yes", or their difference, as `score`."""
 
     architecture: ClassVar[str] = "qwen3_reranker"

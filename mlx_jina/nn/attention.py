@@ -10,12 +10,13 @@ from functools import partial
 from itertools import islice
 
 import mlx.core as mx
+import numpy as np
 
 from mlx_jina import device
 from mlx_jina.cpu import attention as cpu
 from mlx_jina.cpu.attention import Blocks
 from mlx_jina.nn import pieces
-from mlx_jina.nn.ragged import Bucket, Ragged
+from mlx_jina.nn.ragged import Bucket, Positions, Ragged
 
 # Head widths of MLX's fused attention, for short and long queries alike, from `hasfused_kernel` in
 # mlx/backend/metal/scaled_dot_product_attention.cpp. CUDA has all of them, but only in half precision.
@@ -127,6 +128,27 @@ def causal(queries: mx.array, keys: mx.array, values: mx.array, hidden: mx.array
         return fused(q[:, :, start:stop], k[:, :, seen], v[:, :, seen], "causal")
 
     return in_blocks(block, query_spans(queries, keys), queries, keys, values)
+
+
+def causal_at(queries: mx.array, keys: mx.array, values: mx.array, positions: Positions) -> mx.array:
+    """Causal attention of some tokens of one text: queries (n, H, d) of ascending `positions` to merged heads.
+
+    Keys and values are those of all tokens, (L, H', d); H' divides H. Returns (n, H*d).
+    """
+    q, k, v = (_by_text(x, 1) for x in (queries, keys, values))
+    fitting = max(1, SCORE_BYTES // (q.shape[1] * k.shape[2] * 4))
+    spans = [(start, min(start + fitting, len(positions))) for start in range(0, len(positions), fitting)]
+
+    def block(start: int, stop: int, q: mx.array, k: mx.array, v: mx.array) -> mx.array:
+        own = positions[start:stop]
+        # Later keys would be masked.
+        seen = slice(int(own[-1]) + 1)
+        mask = mx.array(np.arange(seen.stop) <= own[:, None])
+        return fused(q[:, :, start:stop], k[:, :, seen], v[:, :, seen], mask)
+
+    if device.on_gpu():
+        return _by_row(in_blocks(block, spans, q, k, v))
+    return _by_row(on_cpu([[partial(block, *span, q, k, v) for span in spans]], q, k, v))
 
 
 def fused(queries: mx.array, keys: mx.array, values: mx.array, mask: mx.array | str | None = None) -> mx.array:

@@ -19,6 +19,8 @@ import numpy.typing as npt
 from mlx_jina import device
 
 Ids = npt.NDArray[np.int32]
+Positions = npt.NDArray[np.intp]
+"""Of tokens in a text or in a batch."""
 
 # Texts of up to so many tokens are padded; a longer one keeps a GPU busy by itself.
 PADDED = 256

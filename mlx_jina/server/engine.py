@@ -148,11 +148,18 @@ class Engine:
         )
 
     async def rerank(
-        self, query: str, documents: Sequence[str], model: str = "", *, instruction: str | None, truncate: bool
+        self,
+        query: str,
+        documents: Sequence[str],
+        model: str = "",
+        *,
+        instruction: str | None,
+        max_document_length: int | None,
+        truncate: bool,
     ) -> Reranked:
         """How well each of N documents answers a query.
 
-        `model`: as in `embed`; "" is the default model, or else the first reranker. `truncate`: as in
+        `model`: as in `embed`; "" is the default model, or else the first reranker. The other options are those of
         `Reranker.score`. Raises ApiError as `embed` does. The job of a call that is cancelled ends with its batch.
         """
         chosen, suffix = await self.store.find(model, "reranker")
@@ -171,6 +178,7 @@ class Engine:
                 list(documents),
                 advance=advance,
                 instruction=instruction,
+                max_document_length=max_document_length,
                 truncate=truncate,
                 show_progress_bar=False,
             )

@@ -41,6 +41,8 @@ class PairOptions(NamedTuple):
     windows: bool
     """Whether a long document is read in several rows, where the model can, instead of being cut."""
     instruction: str | None
+    max_document_length: int | None = None
+    """Tokens of a document; None is no other limit than a row's, or the model's own."""
 
 
 @dataclass
@@ -56,7 +58,7 @@ class Group:
 
 
 class PairTexts(Protocol):
-    """How one kind of reranker reads pairs."""
+    """How one kind of cross-encoder reads pairs."""
 
     special_tokens: int
     """Tokens of a row that are neither the query's nor the document's."""
@@ -66,7 +68,7 @@ class PairTexts(Protocol):
         ...
 
 
-def _check_pairs(pairs: Sequence[Pair]) -> None:
+def check_pairs(pairs: Sequence[Pair]) -> None:
     """Raise InputError for an empty query, and for what is no text."""
     check([document for _, document in pairs])
     for index, query in enumerate(query for query, _ in pairs):
@@ -77,7 +79,7 @@ def _check_pairs(pairs: Sequence[Pair]) -> None:
     check([query for query, _ in pairs])
 
 
-def _for_users_text(fast: FastTokenizer) -> FastTokenizer:
+def for_users_text(fast: FastTokenizer) -> FastTokenizer:
     """The same tokenizer, for which the spelling of a special token is text like any other."""
     fast.encode_special_tokens = True
     content = json.loads(fast.to_str()) if type(fast.model).__name__ == "Unigram" else None
@@ -93,7 +95,7 @@ def _for_users_text(fast: FastTokenizer) -> FastTokenizer:
     return FastTokenizer.from_str(json.dumps(content))
 
 
-def _plain(fast: FastTokenizer, texts: Sequence[str]) -> list[Ids]:
+def plain(fast: FastTokenizer, texts: Sequence[str]) -> list[Ids]:
     """Ids of texts without special tokens around them."""
     encodings = fast.encode_batch_fast(list(texts), add_special_tokens=False)
     return [np.array(encoding.ids, dtype=np.int32) for encoding in encodings]
@@ -110,11 +112,25 @@ def _cut(options: PairOptions, index: int, length: int, kept: int) -> int:
     return max(0, length - kept)
 
 
+def cut_document(document: Ids, index: int, options: PairOptions, cut: dict[int, int]) -> Ids:
+    """A document at its own limit; what it loses is noted by its `index`. Raises TooLongError if it may not be."""
+    limit = options.max_document_length
+    if limit is None or len(document) <= limit:
+        return document
+    if not options.truncate:
+        raise TooLongError(
+            f"has {len(document)} tokens, more than max_document_length={limit}; truncate=True cuts it",
+            position=index,
+        )
+    cut[index] = len(document) - limit
+    return document[:limit]
+
+
 class BertPairs:
     """`[CLS] query [SEP] document [SEP]`, or with the special tokens that the tokenizer puts around a pair."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        self._fast = _for_users_text(tokenizer.fast)
+        self._fast = for_users_text(tokenizer.fast)
         encoding = tokenizer.fast.encode("a", "a")
         ids, sides = np.array(encoding.ids, dtype=np.int32), encoding.sequence_ids
         first, second = sides.index(0), sides.index(1)
@@ -126,12 +142,13 @@ class BertPairs:
         """All pairs in one group without a common beginning."""
         if options.instruction is not None:
             raise InputError("this reranker takes no instruction")
-        _check_pairs(pairs)
+        check_pairs(pairs)
         distinct = list(dict.fromkeys(query for query, _ in pairs))
-        queries = dict(zip(distinct, _plain(self._fast, distinct), strict=True))
-        documents = _plain(self._fast, [document for _, document in pairs])
+        queries = dict(zip(distinct, plain(self._fast, distinct), strict=True))
+        documents = plain(self._fast, [document for _, document in pairs])
         group = Group(np.empty(0, dtype=np.int32))
         for index, ((text, _), document) in enumerate(zip(pairs, documents, strict=True)):
+            document = cut_document(document, index, options, group.cut)
             parts = self._windows if options.windows else self._truncated
             for query, part in parts(queries[text], document, index, options, group.cut):
                 group.rows.append(
@@ -170,7 +187,7 @@ class BertPairs:
         kept = (short, long) if len(query) <= len(document) else (long, short)
         lost = [_cut(options, index, len(x), k) for x, k in zip((query, document), kept, strict=True)]
         if any(lost):
-            cut[index] = sum(lost)
+            cut[index] = cut.get(index, 0) + sum(lost)
         yield query[: kept[0]], document[: kept[1]]
 
 
@@ -180,13 +197,13 @@ class QwenPairs:
     def __init__(self, tokenizer: Tokenizer) -> None:
         # Before its special tokens become plain text.
         tokenizer.fast.encode_special_tokens = False
-        self._prefix, self._suffix = _plain(tokenizer.fast, [QWEN_PREFIX, QWEN_SUFFIX])
-        self._fast = _for_users_text(tokenizer.fast)
+        self._prefix, self._suffix = plain(tokenizer.fast, [QWEN_PREFIX, QWEN_SUFFIX])
+        self._fast = for_users_text(tokenizer.fast)
         self.special_tokens = len(self._prefix) + len(self._suffix)
 
     def groups(self, pairs: Sequence[Pair], options: PairOptions) -> list[Group]:
         """A group for each query; a document's end is cut, and the prompt after it never."""
-        _check_pairs(pairs)
+        check_pairs(pairs)
         instruction = QWEN_INSTRUCTION if options.instruction is None else options.instruction
         try:
             check([instruction])
@@ -195,19 +212,21 @@ class QwenPairs:
         room = options.max_length - self.special_tokens
         distinct = list(dict.fromkeys(query for query, _ in pairs))
         heads = [QWEN_HEAD.format(instruction, query) for query in distinct]
-        head_of = dict(zip(distinct, zip(heads, _plain(self._fast, heads), strict=True), strict=True))
+        head_of = dict(zip(distinct, zip(heads, plain(self._fast, heads), strict=True), strict=True))
         for _, head in head_of.values():
             if len(head) >= room:
                 raise TooLongError(
                     f"the query and the instruction have {len(head)} tokens, which leaves none of "
                     f"max_length={options.max_length} to a document"
                 )
-        bodies = _plain(self._fast, [f"{head_of[query][0]} {document}" for query, document in pairs])
+        bodies = plain(self._fast, [f"{head_of[query][0]} {document}" for query, document in pairs])
         groups: dict[bytes, Group] = {}
         for index, ((query, _), body) in enumerate(zip(pairs, bodies, strict=True)):
-            lost = _cut(options, index, len(body), room)
+            head, cut = head_of[query][1], dict[int, int]()
+            body = np.concatenate([body[: len(head)], cut_document(body[len(head) :], index, options, cut)])
+            lost = cut.get(index, 0) + _cut(options, index, len(body), room)
             body = body[:room]
-            beginning = np.concatenate([self._prefix, _common(head_of[query][1], body)])
+            beginning = np.concatenate([self._prefix, _common(head, body)])
             group = groups.setdefault(beginning.tobytes(), Group(beginning))
             group.rows.append(np.concatenate([body[len(beginning) - len(self._prefix) :], self._suffix]))
             group.pairs.append(index)

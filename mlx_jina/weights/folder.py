@@ -22,6 +22,7 @@ from mlx_jina.weights import (
     json_file,
     lora,
     modules,
+    projector,
     quantize,
     safetensors_file,
     tokenizer_config,
@@ -107,6 +108,7 @@ def missing_files(folder: Path, task: str | None = None, merged: bool = False) -
     needed = [folder / "config.json", folder / "tokenizer.json", *weight_files(folder)]
     needed += modules.needed_files(folder)
     if needed[0].is_file():
+        needed += projector.missing(folder, read_config(folder))
         # Without its adapter a model would answer all the same, from the base weights.
         for place in _choose(adapter_folders(folder, merged), task).values():
             needed += [folder / place / file for file in (lora.CONFIG_FILE, lora.WEIGHTS_FILE)]
@@ -181,6 +183,8 @@ def read(folder: Path, task: str | None = None, merged: bool = False, *, encoder
             f"model: merge it with PEFT's merge_and_unload, or take {lora.CONFIG_FILE} away"
         )
     config, tensors = read_config(folder), _read_tensors(folder)
+    if projector.is_beside(folder):
+        tensors |= projector.read(folder)
     is_v4 = jina_v4.is_one(config)
     try:
         tensors = jina_v4.translate(tensors) if is_v4 else _text_model(tensors)

@@ -32,6 +32,7 @@ FILES = (
     "added_tokens.json",
     "model.safetensors",
     "model.safetensors.index.json",
+    "projector.safetensors",
     "model-?????-of-?????.safetensors",
     # Of a model that sees: how large pictures may be, and what is subtracted from their pixels.
     "preprocessor_config.json",

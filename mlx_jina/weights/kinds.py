@@ -14,7 +14,7 @@ from typing import Any
 from mlx_jina import catalog
 from mlx_jina.catalog import Kind
 from mlx_jina.errors import CheckpointError
-from mlx_jina.weights import colbert, folder, hub, json_file
+from mlx_jina.weights import colbert, folder, hub, json_file, projector
 
 # What a model is, and the function of `mlx_jina` that opens it.
 _WORDS: Mapping[Kind, tuple[str, str]] = {
@@ -86,7 +86,8 @@ def check_embedding(path: Path, name: str, config: Mapping[str, Any], names: Col
 
 def check_refused(path: Path, name: str) -> None:
     """Refuse a reranker that does not run here. Raises CheckpointError."""
-    if (reason := catalog.refusal(name, path.name)) is not None:
+    # The .gguf files of a repository that is not fetched from may have been fetched by hand.
+    if not hub.holds_gguf(path) and (reason := catalog.refusal(name, path.name)) is not None:
         raise CheckpointError(f"{path}: {reason}")
 
 
@@ -100,6 +101,8 @@ def _of_folder(path: Path, name: str, config: Mapping[str, Any]) -> str | None:
     for file, mark in _MARKS:
         if (path / file).is_file() and mark in json_file.text(path / file):
             return f"{file} has {mark}"
+    if projector.is_beside(path):
+        return f"{projector.FILE} is beside its weights"
     return _reranker(path, name, config, ())
 
 

@@ -10,8 +10,9 @@ from typing import Any
 import mlx.core as mx
 
 from mlx_jina.errors import CheckpointError
+from mlx_jina.models.listwise import PROJECTOR_SIZES, ListwiseReranker
 from mlx_jina.models.rerankers import SCORE_ROWS, JinaBertReranker, Qwen3Reranker
-from mlx_jina.weights import jina_v3, kinds, quantize
+from mlx_jina.weights import jina_v3, kinds, projector, quantize
 from mlx_jina.weights.checkpoint import Checkpoint
 
 # Stock XLM-RoBERTa's names, as BAAI's rerankers have them, in those of models/xlm_roberta.py.
@@ -43,7 +44,7 @@ def translate(files: Checkpoint, name: str) -> Checkpoint:
         "qwen3": _qwen3,
     }
     kind = str(files.config.get("model_type"))
-    if kind == Qwen3Reranker.architecture:
+    if kind in (Qwen3Reranker.architecture, ListwiseReranker.architecture):
         # A .gguf, whose reader knows where the rows are.
         return files
     if kind not in readers:
@@ -87,6 +88,11 @@ def _renamed(name: str) -> str:
 def _qwen3(files: Checkpoint, name: str) -> Checkpoint:
     architectures = files.config.get("architectures") or []
     tensors = {tensor: x for tensor, x in files.tensors.items() if not tensor.startswith("lm_head.")}
+    if any(tensor.startswith("projector.") for tensor in tensors):
+        sizes = projector.sizes(files.path, {tensor: x.shape for tensor, x in tensors.items()})
+        return _with_kind(files, ListwiseReranker.architecture, tensors, **{PROJECTOR_SIZES: sizes})
+    if projector.ARCHITECTURE in architectures:
+        raise CheckpointError(f"{files.path} has no projector, neither {projector.NAMES[0]} nor {projector.FILE}")
     if "score.weight" in tensors:
         # "yes" less "no", as sequence classification with one label has it.
         rows = tensors["score.weight"].shape[0]

@@ -163,7 +163,7 @@ def check_kinds(config: Mapping[str, Any]) -> None:
 def check(config: Mapping[str, Any], architecture: str) -> None:
     """Refuse settings with which transformers computes other vectors. Raises CheckpointError."""
     # A reranker's model is the encoder's.
-    keys = KEYS[architecture.removesuffix("_reranker")]
+    keys = KEYS[architecture.removesuffix("_reranker").removesuffix("_listwise")]
     only, rope = keys.only, config.get("rope_parameters")
     for block in (config, rope if isinstance(rope, Mapping) else {}):
         for key in only.keys() & block.keys():

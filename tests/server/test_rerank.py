@@ -21,7 +21,11 @@ JINA = ("/v1/rerank", "/rerank", "/v1/reranking", "/reranking", "/api/rerank")
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("served")
-    return {"pairs": reranker_checkpoints.v2(root / "v2"), "qwen": reranker_checkpoints.qwen(root / "rerank-q")}
+    return {
+        "pairs": reranker_checkpoints.v2(root / "v2"),
+        "qwen": reranker_checkpoints.qwen(root / "rerank-q"),
+        "list": reranker_checkpoints.v3(root / "list"),
+    }
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +99,34 @@ def test_an_instruction(running: Server, folders: dict[str, Path]) -> None:
         assert found == dict(enumerate(scores.tolist()))
 
 
+def test_a_list(running: Server, folders: dict[str, Path]) -> None:
+    """Cosines, also as raw scores; documents in the order of the request."""
+    model = mlx_jina.load_reranker(folders["list"])
+    body = post(running, documents=DOCUMENTS, model="list", raw_scores=True)
+    assert [(hit["index"], hit["relevance_score"]) for hit in body["results"]] == [
+        (hit["corpus_id"], hit["score"]) for hit in model.rank(QUERY, DOCUMENTS)
+    ]
+    total = model.details(QUERY, DOCUMENTS).total_tokens
+    assert body["usage"]["total_tokens"] == total
+
+
+@pytest.mark.parametrize("model", ["pairs", "qwen", "list"])
+def test_a_limit_for_each_document(running: Server, folders: dict[str, Path], model: str) -> None:
+    documents = ["bake bread " * 9, "bread"]
+    fields = {"query": QUERY, "documents": documents, "model": model, "max_tokens_per_doc": 4}
+    answer = running.client.post("/v2/rerank", json=fields)
+    assert answer.headers["X-Rerank-Truncated"] == "1"
+    scores = mlx_jina.load_reranker(folders[model])
+    details = scores.details(QUERY, documents, max_document_length=4)
+    assert details.cut[0] > 0
+    found = {hit["index"]: hit["relevance_score"] for hit in answer.json()["results"]}
+    assert found == dict(enumerate(details.scores("default").tolist()))
+    assert (
+        "max_document_length=4"
+        in post(running, "/v2/rerank", 400, truncate=False, **fields | {"query": "a"})["message"]
+    )
+
+
 def test_windows_cut_nothing(running: Server) -> None:
     fields = {"query": QUERY, "documents": ["bread " * 300], "model": "pairs"}
     answer = running.client.post("/v1/rerank", json=fields)
@@ -132,8 +164,8 @@ def test_a_reranker_gives_no_vectors(running: Server) -> None:
 
 def test_the_list_of_models_says_what_each_is_for(running: Server) -> None:
     listed = {row["id"]: row["type"] for row in running.client.get("/v1/models").json()["data"]}
-    found = [listed[name] for name in ("pocket", "pairs", "qwen")]
-    assert found == ["embedding", "rerank", "rerank"]
+    found = [listed[name] for name in ("pocket", "pairs", "qwen", "list")]
+    assert found == ["embedding", "rerank", "rerank", "rerank"]
     assert running.client.post("/api/show", json={"model": "pairs"}).json()["capabilities"] == ["rerank"]
 
 

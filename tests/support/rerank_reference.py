@@ -77,6 +77,18 @@ def qwen_logits(folder: Path, rows: Sequence[Sequence[int]], no: int, yes: int) 
     return np.array([float(logits[yes] - logits[no]) for logits in found])
 
 
+def qwen_states(folder: Path, ids: Sequence[int]) -> npt.NDArray[np.float64]:
+    """The states (L, D) of one text by transformers' `Qwen3Model`."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch = pytest.importorskip("torch", reason=REASON)
+        transformers = pytest.importorskip("transformers", reason=REASON)
+        model = transformers.Qwen3Model.from_pretrained(folder, dtype="float32").eval()
+        with torch.no_grad():
+            states = model(input_ids=torch.tensor([list(map(int, ids))])).last_hidden_state[0]
+    return np.asarray(states.double())
+
+
 def tie(folder: Path) -> bool:
     """Whether config.json ties the language head to the embedding."""
     return bool(read_json(folder / "config.json")["tie_word_embeddings"])

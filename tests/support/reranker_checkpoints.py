@@ -263,3 +263,42 @@ def qwen_classifier(folder: Path, *, tied: bool = True) -> Path:
     weights["score.weight"] = head[yes : yes + 1] - head[no : no + 1]
     settings = {"architectures": ["Qwen3ForSequenceClassification"], "num_labels": 1}
     return checkpoints.write_folder(folder, {**config, **settings}, weights, tokenizer)
+
+
+V3_MARKERS = ("<|embed_token|>", "<|rerank_token|>")
+
+
+def v3_tokenizer() -> Tokenizer:
+    """jina-reranker-v3's: Qwen3's with two markers."""
+    tokenizer = qwen_tokenizer()
+    tokenizer.add_special_tokens(list(V3_MARKERS))
+    return tokenizer
+
+
+def v3_config() -> dict[str, Any]:
+    """config.json of jina-reranker-v3, tiny."""
+    return {**qwen_config(), "architectures": ["JinaForRanking"], "max_position_embeddings": 131072}
+
+
+def v3_weights(seed: int = 0) -> Weights:
+    """Tensors of the decoder and of the projector, as published."""
+    rng, config = np.random.default_rng(seed + 7), v3_config()
+    weights = qwen_weights(config, seed)
+    weights["projector.0.weight"] = rng.normal(0, 0.2, (32, config["hidden_size"])).astype(np.float32)
+    weights["projector.2.weight"] = rng.normal(0, 0.2, (24, 32)).astype(np.float32)
+    return weights
+
+
+def v3(folder: Path, dtype: mx.Dtype = mx.float32) -> Path:
+    """A jina-reranker-v3 repository."""
+    return checkpoints.write_folder(folder, v3_config(), v3_weights(), v3_tokenizer(), dtype)
+
+
+def v3_mlx(folder: Path, dtype: mx.Dtype = mx.float32) -> Path:
+    """A jina-reranker-v3-mlx repository: the projector in a file of its own."""
+    weights = v3_weights()
+    beside = {f"linear{n}.weight": weights.pop(f"projector.{i}.weight") for n, i in ((1, 0), (2, 2))}
+    checkpoints.write_folder(folder, v3_config(), weights, v3_tokenizer(), dtype)
+    tensors = {name: mx.array(x).astype(dtype) for name, x in beside.items()}
+    mx.save_safetensors(str(folder / "projector.safetensors"), tensors)
+    return folder

@@ -15,7 +15,6 @@ import numpy as np
 from pydantic import AliasChoices, BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from mlx_jina.reranker import activated
 from mlx_jina.server.dialects import cohere, openai
 from mlx_jina.server.dialects.base import MAX_TEXTS, Body, Cut, Endpoint, Name, Reply
 from mlx_jina.server.engine import Engine
@@ -46,6 +45,9 @@ class RerankRequest(Body):
     top_n: int | None = Field(None, ge=1, validation_alias=AliasChoices("top_n", "top_k"))
     return_documents: bool | None = Field(None, validation_alias=AliasChoices("return_documents", "return_text"))
     instruction: str | None = Field(None, validation_alias=AliasChoices("instruction", "instruct"))
+    max_document_length: int | None = Field(
+        None, ge=1, validation_alias=AliasChoices("max_tokens_per_doc", "max_doc_length")
+    )
     raw_scores: bool = False
     truncate: Cut = Field(True, validation_alias=AliasChoices("truncate", "truncation"))
     truncation_direction: Literal["right", "Right"] = "right"
@@ -66,11 +68,16 @@ async def rerank(engine: Engine, body: RerankRequest, *, returned: bool = True) 
     """Rank documents by how well they answer a query."""
     texts = [item if isinstance(item, str) else str(item["text"]) for item in body.given]
     model, scored = await engine.rerank(
-        body.query, texts, body.model, instruction=body.instruction, truncate=body.truncate
+        body.query,
+        texts,
+        body.model,
+        instruction=body.instruction,
+        max_document_length=body.max_document_length,
+        truncate=body.truncate,
     )
-    scores = activated(scored.logits, "none" if body.raw_scores else "default")
+    scores = scored.scores("none" if body.raw_scores else "default")
     order: Sequence[int] = np.argsort(-scores, kind="stable")[: body.top_n].tolist()
-    headers = {"X-Rerank-Truncated": str(int((scored.cut > 0).sum()))}
+    headers = {"X-Rerank-Truncated": str(scored.texts_cut)}
     if body.texts is not None:
         with_text = body.return_documents is True
         rows = [{"index": i, "score": float(scores[i])} | ({"text": texts[i]} if with_text else {}) for i in order]
@@ -82,7 +89,7 @@ async def rerank(engine: Engine, body: RerankRequest, *, returned: bool = True) 
         | ({"document": _document(body.given[i])} if returned else {})
         for i in order
     ]
-    tokens = int(scored.tokens.sum())
+    tokens = scored.total_tokens
     content = {
         "id": str(uuid.uuid4()),
         "object": "list",

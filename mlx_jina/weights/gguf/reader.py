@@ -212,7 +212,7 @@ def open_source(
         config |= {key: stored[key] for key in KINDS if key in stored}
     tokenizer, tokenizer_json = gguf_tokenizer.read(file)
     if kind == "reranker":
-        config, weights = gguf_rerankers.with_answers(file, tokenizer, config, weights)
+        config, weights = gguf_rerankers.with_head(file, tokenizer, config, weights)
     recognised = _recognise(file, bool(adapters), entry) if kind == "embedding" else None
     prompts = _stored_json(file, PROMPTS) or _known(config, recognised)
     general = {

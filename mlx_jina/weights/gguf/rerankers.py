@@ -1,6 +1,7 @@
-"""Rerankers in .gguf files: which files are some, and where the rows of Qwen3-Reranker's answers are.
+"""Rerankers in .gguf files: which files are some, and where their heads are.
 
-llama.cpp's converter writes the rows of "yes" and "no" as `cls.output` if the folder's name or its README says
+jina-reranker-v3's projector lies beside its .gguf files, which are plain decoders. Of Qwen3-Reranker, llama.cpp's
+converter writes the rows of "yes" and "no" as `cls.output` if the folder's name or its README says
 that it is a reranker. Other files have the rows in the language head, or in the embedding, which is tied to it.
 """
 
@@ -8,6 +9,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
@@ -15,9 +18,10 @@ import numpy as np
 from gguf import PoolingType
 
 from mlx_jina.errors import CheckpointError
+from mlx_jina.models.listwise import PROJECTOR_SIZES, ListwiseReranker
 from mlx_jina.models.rerankers import SCORE_ROWS, Qwen3Reranker
 from mlx_jina.text.tokenizer import Tokenizer
-from mlx_jina.weights import kinds
+from mlx_jina.weights import kinds, projector
 from mlx_jina.weights.gguf import blocks as gguf_blocks
 from mlx_jina.weights.gguf.file import GGUF
 from mlx_jina.weights.source import Weight
@@ -64,10 +68,28 @@ def _reason(file: GGUF) -> str | None:
     return f"general.name is {name!r}" if re.search("rerank", name, re.IGNORECASE) else None
 
 
-def with_answers(
+def with_head(
     file: GGUF, tokenizer: Tokenizer, config: Mapping[str, Any], weights: Mapping[str, Weight]
 ) -> tuple[dict[str, Any], dict[str, Weight]]:
-    """The settings and the tensors of models/rerankers.py, for the tensors of Qwen3. Raises CheckpointError."""
+    """The settings and the tensors of a reranker, for those of Qwen3. Raises CheckpointError."""
+    if projector.is_beside(file.path.parent) and _HEAD not in file.entries:
+        return _with_projector(file.path.parent, config, weights)
+    return _with_answers(file, tokenizer, config, weights)
+
+
+def _with_projector(
+    folder: Path, config: Mapping[str, Any], weights: Mapping[str, Weight]
+) -> tuple[dict[str, Any], dict[str, Weight]]:
+    tensors = projector.read(folder)
+    sizes = projector.sizes(folder, {name: x.shape for name, x in tensors.items()})
+    settings = {**config, "model_type": ListwiseReranker.architecture, PROJECTOR_SIZES: sizes}
+    found = {name: Weight(x.shape, x.dtype, partial(tensors.__getitem__, name)) for name, x in tensors.items()}
+    return settings, {**weights, **found}
+
+
+def _with_answers(
+    file: GGUF, tokenizer: Tokenizer, config: Mapping[str, Any], weights: Mapping[str, Weight]
+) -> tuple[dict[str, Any], dict[str, Weight]]:
     if _HEAD in file.entries:
         labels = [str(label) for label in file.get(_LABELS, list, ["yes", "no"])]
         if sorted(labels) != ["no", "yes"] or file.entries[_HEAD].shape[0] != len(labels):

@@ -151,3 +151,27 @@ def test_pairs_of_a_rebuilt_xlm_roberta_tokenizer(tmp_path: Path) -> None:
     for pair in (("bake bread", "paris"), ("how fast", "")):
         assert rebuilt.fast.encode(*pair).ids == theirs.encode(*pair).ids
         assert rebuilt.fast.encode(*pair).type_ids == theirs.encode(*pair).type_ids
+
+
+def test_v3_with_its_projector_beside_it(tmp_path: Path) -> None:
+    """As in its repository for llama.cpp, whose files are plain decoders."""
+    published = reranker_checkpoints.v3_mlx(tmp_path / "jina-reranker-v3-mlx")
+    wanted = mlx_jina.load_reranker(published).score(QUERY, DOCUMENTS)
+    (published / "projector.safetensors").rename(tmp_path / "projector.safetensors")
+    decoder = tmp_path / "decoder"
+    checkpoints.write_folder(
+        decoder,
+        checkpoints.read_config(published) | {"architectures": ["Qwen3ForCausalLM"]},
+        {name: np.array(x) for name, x in checkpoints.read_tensors(published).items()},
+        reranker_checkpoints.v3_tokenizer(),
+    )
+    convert.to_gguf(str(decoder), tmp_path / "decoder.gguf", kind="F32")
+    for name, keys in (("ours", {}), ("theirs", {**OURS, gguf_tokenizer.WHOLE: None})):
+        folder = tmp_path / name
+        folder.mkdir()
+        path = edited(tmp_path / "decoder.gguf", folder / "model-F32.gguf", keys)
+        (folder / "projector.safetensors").write_bytes((tmp_path / "projector.safetensors").read_bytes())
+        for source in (path, folder):
+            found = mlx_jina.load_reranker(source)
+            assert found.listwise
+            np.testing.assert_allclose(found.score(QUERY, DOCUMENTS), wanted, atol=bound(2e-6), rtol=0)
