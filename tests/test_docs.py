@@ -44,6 +44,7 @@ OTHERS_OPTIONS = {
     "--lora",
     "--only",
     "--quick",
+    "--rerank",
     "--sts",
     "--version",
 }
@@ -84,6 +85,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "v5-small": checkpoints.v5_small,
         "jina-reranker-v1-tiny-en": reranker_checkpoints.v1,
         "jina-reranker-v3": reranker_checkpoints.v3,
+        "Qwen3-Reranker-0.6B": reranker_checkpoints.qwen,
     }
     for name, make in makers.items():
         entry = catalog.find(name)

@@ -59,8 +59,14 @@ def _number(cell: str) -> str | int:
 def _facts(name: str, loading: LoadOptions) -> dict[str, Any]:
     """What `info` says of a model, for programs."""
     if (known := _known_reranker(name)) is not None:
-        return _reranker_facts(known, loading)
-    entry, model = _described_by(name, loading)
+        return _reranker_facts(known.repo, known, _open_reranker(known.repo, loading))
+    # Imported here, after the fast BLAS is open: it imports MLX.
+    from mlx_jina.weights.kinds import RerankerError
+
+    try:
+        entry, model = _described_by(name, loading)
+    except RerankerError:
+        return _reranker_facts(name, None, _open_reranker(name, loading))
     facts: dict[str, Any] = {"model": entry.repo if entry else name, "here": model is not None}
     if entry:
         facts |= {"licence": entry.license, "languages": entry.languages, "type": entry.kind}
@@ -107,9 +113,15 @@ def _described_by(name: str, loading: LoadOptions) -> tuple[Entry | None, Encode
 
 
 def _model(name: str, loading: LoadOptions) -> list[Row]:
-    if (reranker := _known_reranker(name)) is not None:
-        return _reranker(reranker, loading)
-    entry, model = _described_by(name, loading)
+    if (known := _known_reranker(name)) is not None:
+        return _reranker(known.repo, known, _open_reranker(known.repo, loading))
+    # Imported here, after the fast BLAS is open: it imports MLX.
+    from mlx_jina.weights.kinds import RerankerError
+
+    try:
+        entry, model = _described_by(name, loading)
+    except RerankerError:
+        return _reranker(name, None, _open_reranker(name, loading))
     rows: list[Row] = [("model", entry.repo if entry else name)]
     if entry:
         rows += [("licence", entry.license), ("languages", entry.languages)]
@@ -165,7 +177,7 @@ def _known_reranker(name: str) -> Entry | None:
     return entry if entry is not None and entry.kind == "reranker" else None
 
 
-def _open_reranker(entry: Entry, loading: LoadOptions) -> Reranker | None:
+def _open_reranker(name: str, loading: LoadOptions) -> Reranker | None:
     """The reranker, if it is here."""
     from mlx_jina import load_reranker
 
@@ -176,20 +188,18 @@ def _open_reranker(entry: Entry, loading: LoadOptions) -> Reranker | None:
         "local_files_only": True,
     }
     try:
-        return load_reranker(entry.repo, **places)
+        return load_reranker(name, **places)
     except ModelNotFoundError:
         return None
 
 
-def _reranker(entry: Entry, loading: LoadOptions) -> list[Row]:
-    rows: list[Row] = [("model", entry.repo), ("kind", "reranker: load_reranker, mlx-jina rerank")]
-    rows += [("licence", entry.license), ("languages", entry.languages)]
-    if (reranker := _open_reranker(entry, loading)) is None:
-        return [
-            *rows,
-            ("max length", f"{entry.max_length} tokens"),
-            ("here", "no; reranking with it downloads it"),
-        ]
+def _reranker(name: str, entry: Entry | None, reranker: Reranker | None) -> list[Row]:
+    rows: list[Row] = [("model", name), ("kind", "reranker: load_reranker, mlx-jina rerank")]
+    if entry is not None:
+        rows += [("licence", entry.license), ("languages", entry.languages)]
+        rows += [("max length", f"{entry.max_length} tokens")] if reranker is None else []
+    if reranker is None:
+        return [*rows, ("here", "no; reranking with it downloads it")]
     return [
         *rows,
         ("max length", f"{reranker.max_length} tokens"),
@@ -197,14 +207,15 @@ def _reranker(entry: Entry, loading: LoadOptions) -> list[Row]:
         ("instruction", "yes" if reranker.takes_instruction else "none"),
         ("dtype here", reranker.dtype),
         *_memory(reranker),
+        *(("quantised", line) for line in _quantised(reranker)),
         ("here", str(reranker.path)),
     ]
 
 
-def _reranker_facts(entry: Entry, loading: LoadOptions) -> dict[str, Any]:
-    reranker = _open_reranker(entry, loading)
-    facts: dict[str, Any] = {"model": entry.repo, "here": reranker is not None, "type": entry.kind}
-    facts |= {"licence": entry.license, "languages": entry.languages, "max_length": entry.max_length}
+def _reranker_facts(name: str, entry: Entry | None, reranker: Reranker | None) -> dict[str, Any]:
+    facts: dict[str, Any] = {"model": name, "here": reranker is not None, "type": "reranker"}
+    if entry is not None:
+        facts |= {"licence": entry.license, "languages": entry.languages, "max_length": entry.max_length}
     if reranker is None:
         return facts
     return {
@@ -216,6 +227,7 @@ def _reranker_facts(entry: Entry, loading: LoadOptions) -> dict[str, Any]:
         "dtype": reranker.dtype,
         "bytes": reranker.nbytes,
         "batch_tokens": reranker.loaded.budget.batch_tokens,
+        "quantised": _quantised(reranker),
     }
 
 

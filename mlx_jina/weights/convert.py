@@ -6,33 +6,33 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 from tqdm import tqdm
 
-from mlx_jina import device, durable
+from mlx_jina import device, durable, models
 from mlx_jina.choices import MODES, RECIPES, Bits, Dtype, GGUFType, GroupSize, Mode, Recipe
 from mlx_jina.errors import InputError
 from mlx_jina.models.qwen2_5_vl import PROJECTOR, TOWER
 from mlx_jina.options import check as check_options
-from mlx_jina.weights import checkpoint, folder, json_file, lora, quantize, replace, safetensors_file
+from mlx_jina.weights import checkpoint, folder, json_file, lora, quantize, replace, rerankers, safetensors_file
 from mlx_jina.weights.gguf import architectures, writer
 from mlx_jina.weights.gguf import blocks as gguf_blocks
 from mlx_jina.weights.gguf import file as gguf_file
 from mlx_jina.weights.gguf import lora as gguf_lora
 from mlx_jina.weights.gguf import types as gguf_types
-from mlx_jina.weights.gguf.architectures import Architecture
 from mlx_jina.weights.jina_v4 import PREPROCESSOR
 from mlx_jina.weights.open import open_source
 from mlx_jina.weights.quantize import Packing
 from mlx_jina.weights.safetensors_file import Layout, Output
 from mlx_jina.weights.source import Source, Weight
 
-# Two rows are no matrix to save memory on, and every text's vector passes through one of them. v4's projector is
+# Few rows are no matrix to save memory on, and every text's vector passes through some of them. v4's projector is
 # small, and its vision tower loses most by rounding.
-_NEVER_QUANTIZED = ("embeddings.token_type_embeddings", PROJECTOR, TOWER)
+_NEVER_QUANTIZED = ("embeddings.token_type_embeddings", "embeddings.position_embeddings", PROJECTOR, TOWER)
 # Of a folder with a model that sees: what mlx-jina knows of pictures besides config.json.
 _COPIED = (PREPROCESSOR,)
 
@@ -133,9 +133,8 @@ def to_mlx(
     target = replace.check_folder(Path(target), force)
     opened = open_source(str(source), task, as_model)
     replace.refuse_source(target, opened.path)
-    architecture = architectures.of_config(opened.config)
     packing_of = _packing_of(opened, packing, recipe)
-    outputs, block = _outputs(opened, architecture, getattr(mx, dtype) if dtype else None, packing_of)
+    outputs, block = _outputs(opened, getattr(mx, dtype) if dtype else None, packing_of)
     with replace.replacing_folder(target) as beside:
         _write_json(beside / "config.json", _config(opened, block))
         durable.write_text(beside / "tokenizer.json", opened.tokenizer_json)
@@ -195,7 +194,8 @@ def _packing_of(source: Source, packing: Packing | None, recipe: str | None) -> 
 
 def _config(source: Source, block: Mapping[str, Any] | None) -> dict[str, Any]:
     """config.json of the new folder, with this `quantization` block."""
-    config = {key: value for key, value in source.config.items() if key not in quantize.BLOCKS}
+    config = rerankers.published_config(source.config) if source.kind == "reranker" else source.config
+    config = {key: value for key, value in config.items() if key not in quantize.BLOCKS}
     if block is not None:
         config["quantization"] = block
     if source.general:
@@ -203,18 +203,27 @@ def _config(source: Source, block: Mapping[str, Any] | None) -> dict[str, Any]:
     return config
 
 
+def _naming(source: Source) -> Callable[[str], str | None]:
+    """The names in model.safetensors of tensors and layers; None for a tensor that is left out."""
+    if source.kind == "reranker":
+        # Tensors of other heads are gone already.
+        return partial(rerankers.published_name, models.identify(source.config).architecture)
+    architecture = architectures.of_config(source.config)
+    return lambda name: None if name.startswith(architecture.unused) else f"{architecture.mlx_prefix}{name}"
+
+
 def _outputs(
-    source: Source, architecture: Architecture, dtype: mx.Dtype | None, packing_of: PackingOf | None
+    source: Source, dtype: mx.Dtype | None, packing_of: PackingOf | None
 ) -> tuple[list[Output], dict[str, Any] | None]:
     """What goes into model.safetensors, and config.json's `quantization` block."""
+    naming = _naming(source)
     outputs: list[Output] = []
     packings: dict[str, Packing] = {}
     keeps_blocks = dtype is None and packing_of is None
     for name, weight in source.weights.items():
-        if name.startswith(architecture.unused):
-            continue
         layer = name.removesuffix(".weight")
-        target = f"{architecture.mlx_prefix}{layer}"
+        if (target := naming(layer)) is None:
+            continue
         packing = packing_of(layer) if packing_of is not None and _is_matrix(name, weight) else None
         if keeps_blocks and weight.pack is not None:
             blocks = weight.pack()
@@ -224,13 +233,15 @@ def _outputs(
             packings[target] = packing
             outputs.append(_quantized_output(target, weight, dtype or weight.dtype, packing))
         else:
-            outputs.append(_plain_output(f"{architecture.mlx_prefix}{name}", weight, dtype or weight.dtype))
+            outputs.append(_plain_output(f"{target}{name[len(layer) :]}", weight, dtype or weight.dtype))
     return outputs, quantize.block(packings) if packings else None
 
 
 def _is_matrix(name: str, weight: Weight) -> bool:
     layer, _, leaf = name.rpartition(".")
-    return leaf == "weight" and len(weight.shape) == 2 and not layer.startswith(_NEVER_QUANTIZED)
+    return (
+        leaf == "weight" and len(weight.shape) == 2 and not name.startswith((*_NEVER_QUANTIZED, *rerankers.HEADS))
+    )
 
 
 def _packed_output(layer: str, blocks: gguf_blocks.Packed, pack: Callable[[], gguf_blocks.Packed]) -> Output:

@@ -12,8 +12,10 @@ import mlx.core as mx
 from mlx_jina import catalog
 from mlx_jina.catalog import Entry
 from mlx_jina.errors import CheckpointError, InputError
+from mlx_jina.models.base import EncoderModel
 from mlx_jina.text import prompts
-from mlx_jina.weights import checkpoint, folder, hub, jina_v4, json_file, kinds, lora, quantize
+from mlx_jina.weights import checkpoint, folder, hub, jina_v4, json_file, kinds, lora, quantize, rerankers
+from mlx_jina.weights.checkpoint import Checkpoint
 from mlx_jina.weights.gguf import architectures
 from mlx_jina.weights.gguf import reader as gguf_reader
 from mlx_jina.weights.lora import Adapter
@@ -26,8 +28,17 @@ def open_source(name: str, task: str | None = None, as_model: str | None = None)
 
     `as_model`: which published model it is.
     """
-    wanted = None if as_model is None else checkpoint.published(as_model)
     path = hub.resolve(name, task=task)
+    try:
+        return _open_encoder(path, name, task, as_model)
+    except kinds.RerankerError:
+        if task is not None or as_model is not None:
+            raise
+    return _open_reranker(path, name)
+
+
+def _open_encoder(path: Path, name: str, task: str | None, as_model: str | None) -> Source:
+    wanted = None if as_model is None else checkpoint.published(as_model)
     if hub.holds_gguf(path):
         # Blocks with an adapter fused into them are no longer those of the file.
         source = gguf_reader.open_source(path, task, packed=task is None, entry=wanted)
@@ -44,14 +55,30 @@ def open_source(name: str, task: str | None = None, as_model: str | None = None)
     return source if task is None else _for_task(source, task)
 
 
+def _open_reranker(path: Path, name: str) -> Source:
+    """A reranker, with the settings and the names of tensors that its model has here."""
+    if hub.holds_gguf(path):
+        source = gguf_reader.open_source(path, packed=True, kind="reranker")
+        checkpoint.build(source.path, source.config, source.weights)
+        return source
+    files = rerankers.translate(folder.read(path, encoder=False), name)
+    model = checkpoint.build(path, files.config, files.tensors)
+    source = _source(files.without(model.unused), model, name, catalog.find(name, path.name))
+    return replace(source, kind="reranker")
+
+
 def _open_folder(path: Path, name: str, task: str | None, wanted: Entry | None) -> Source:
     entry = wanted or catalog.find(name, path.name)
     files = folder.read(path, task, merged=entry is not None and entry.merged)
     entry = wanted or checkpoint.catalog_entry(name, files)
-    config = dict(files.config)
-    model = checkpoint.build(path, config, files.tensors)
+    model = checkpoint.build(path, files.config, files.tensors)
     if wanted is not None:
         checkpoint.check_is(wanted, model, path, bool(files.adapters))
+    return _source(files, model, name, entry)
+
+
+def _source(files: Checkpoint, model: EncoderModel, name: str, entry: Entry | None) -> Source:
+    path, config = files.path, dict(files.config)
     general = {**_general(path, entry), **config.pop("gguf", {})}
     return Source(
         path=path,

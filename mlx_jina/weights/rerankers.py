@@ -9,7 +9,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from mlx_jina.errors import CheckpointError
+from mlx_jina.errors import CheckpointError, shown
 from mlx_jina.models.listwise import PROJECTOR_SIZES, ListwiseReranker
 from mlx_jina.models.rerankers import SCORE_ROWS, JinaBertReranker, Qwen3Reranker
 from mlx_jina.weights import jina_v3, kinds, projector, quantize
@@ -28,8 +28,22 @@ _STOCK = (
     (r"^(layers\.\d+)\.output\.dense\.", r"\1.mlp.fc2."),
     (r"^(layers\.\d+)\.output\.LayerNorm\.", r"\1.post_mlp_layernorm."),
 )
-# The two answers of Qwen3-Reranker.
+# The other way round, with dots at the end or without, as in the names of layers.
+_TO_STOCK = (
+    (r"^layers\.(\d+)\.self_attn\.q_proj", r"encoder.layer.\1.attention.self.query"),
+    (r"^layers\.(\d+)\.self_attn\.k_proj", r"encoder.layer.\1.attention.self.key"),
+    (r"^layers\.(\d+)\.self_attn\.v_proj", r"encoder.layer.\1.attention.self.value"),
+    (r"^layers\.(\d+)\.self_attn\.o_proj", r"encoder.layer.\1.attention.output.dense"),
+    (r"^layers\.(\d+)\.post_attention_layernorm", r"encoder.layer.\1.attention.output.LayerNorm"),
+    (r"^layers\.(\d+)\.mlp\.fc1", r"encoder.layer.\1.intermediate.dense"),
+    (r"^layers\.(\d+)\.mlp\.fc2", r"encoder.layer.\1.output.dense"),
+    (r"^layers\.(\d+)\.post_mlp_layernorm", r"encoder.layer.\1.output.LayerNorm"),
+)
+# What stands in front of a score. So few numbers are no memory to save, and every score passes through them.
+HEADS = ("classifier.", "score", "projector.", "pooler.")
+# The two answers of Qwen3-Reranker, and its head's rows as labels.
 NO, YES = "no", "yes"
+_LABELS = {"0": NO, "1": YES}
 
 
 def translate(files: Checkpoint, name: str) -> Checkpoint:
@@ -52,6 +66,33 @@ def translate(files: Checkpoint, name: str) -> Checkpoint:
             f"{files.path}: model_type {kind!r} is no reranker that mlx-jina runs (JinaBERT, XLM-RoBERTa, Qwen3)"
         )
     return readers[kind](files, name)
+
+
+def published_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """config.json of a folder with a model of models/rerankers.py or listwise.py, which `translate` takes."""
+    kind = config["model_type"]
+    kept = {key: x for key, x in config.items() if key not in ("auto_map", SCORE_ROWS, PROJECTOR_SIZES)}
+    if kind == Qwen3Reranker.architecture:
+        labels = {"num_labels": 1} if config[SCORE_ROWS] == 1 else {"num_labels": 2, "id2label": _LABELS}
+        return {**kept, **labels, "model_type": "qwen3", "architectures": ["Qwen3ForSequenceClassification"]}
+    if kind == ListwiseReranker.architecture:
+        return {**kept, "model_type": "qwen3", "architectures": [projector.ARCHITECTURE]}
+    if kind == JinaBertReranker.architecture:
+        return {**kept, "model_type": "bert"}
+    return kept
+
+
+def published_name(kind: str, name: str) -> str:
+    """The name of a tensor, or of its layer, in such a folder: as transformers has it, where it has the model."""
+    if name.startswith(HEADS):
+        return name
+    if kind in (Qwen3Reranker.architecture, ListwiseReranker.architecture):
+        return f"model.{name}"
+    if kind == JinaBertReranker.architecture:
+        return f"bert.{name}"
+    for ours, theirs in _TO_STOCK:
+        name = re.sub(ours, theirs, name)
+    return f"roberta.{name}"
 
 
 def _with_kind(files: Checkpoint, kind: str, tensors: dict[str, mx.array], **settings: Any) -> Checkpoint:
@@ -94,11 +135,14 @@ def _qwen3(files: Checkpoint, name: str) -> Checkpoint:
     if projector.ARCHITECTURE in architectures:
         raise CheckpointError(f"{files.path} has no projector, neither {projector.NAMES[0]} nor {projector.FILE}")
     if "score.weight" in tensors:
-        # "yes" less "no", as sequence classification with one label has it.
-        rows = tensors["score.weight"].shape[0]
-        if rows != 1:
-            raise CheckpointError(f"{files.path}: score.weight has {rows} rows; a reranker's has one")
-        return _with_kind(files, Qwen3Reranker.architecture, tensors, **{SCORE_ROWS: 1})
+        # "yes" less "no", as sequence classification with one label has it, or both as it has two labels.
+        rows, labels = tensors["score.weight"].shape[0], files.config.get("id2label")
+        if rows != 1 and (rows != 2 or labels != _LABELS):
+            raise CheckpointError(
+                f"{files.path}: score.weight has {rows} rows, for the labels {shown(labels)}; a reranker's has "
+                "one, or two for no and yes"
+            )
+        return _with_kind(files, Qwen3Reranker.architecture, tensors, **{SCORE_ROWS: rows})
     if "Qwen3ForCausalLM" not in architectures or any(
         "embed" in called.lower() for called in (name, files.path.name)
     ):

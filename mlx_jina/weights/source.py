@@ -9,6 +9,7 @@ from typing import Any
 
 import mlx.core as mx
 
+from mlx_jina.catalog import Kind
 from mlx_jina.text.tokenizer import Tokenizer
 from mlx_jina.weights.checkpoint import Recognised
 from mlx_jina.weights.gguf.blocks import Packed
@@ -45,6 +46,7 @@ class Source:
     adapters: Mapping[str, Adapter] = field(default_factory=dict)
     # Of a .gguf: the published model that it is.
     recognised: Recognised | None = None
+    kind: Kind = "embedding"
 
     @property
     def sentence_transformers_config(self) -> dict[str, Any]:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 import mlx_jina
+from mlx_jina.cli import app
+from mlx_jina.weights import convert
 from tests.support import checkpoints, reranker_checkpoints
 from tests.support.command import run
 
@@ -63,6 +67,16 @@ def test_an_embedding_model(tmp_path: Path) -> None:
     done = run("rerank", str(checkpoints.tiny_jina_bert(tmp_path / "v2")), "bread", "a")
     assert done.returncode == 1
     assert "mlx_jina.load opens embedding models" in done.stderr
+
+
+def test_info_of_a_file(tmp_path: Path) -> None:
+    source = reranker_checkpoints.v3(tmp_path / "list")
+    convert.to_mlx(source, tmp_path / "packed", bits=8)
+    done = CliRunner().invoke(app.commands, ["info", str(tmp_path / "packed")], catch_exceptions=False)
+    assert re.search(r"^reads +all documents at once$", done.stdout, re.MULTILINE)
+    assert re.search(r"^quantised +mode affine, 8 bits", done.stdout, re.MULTILINE)
+    facts = CliRunner().invoke(app.commands, ["info", "--json", str(tmp_path / "packed")], catch_exceptions=False)
+    assert json.loads(facts.stdout)["listwise"] is True
 
 
 def test_info_knows_rerankers() -> None:

@@ -59,6 +59,35 @@ def vectors(
     )
 
 
+_RERANK = """
+import json, sys
+import xllamacpp as x
+p = x.CommonParams()
+p.model.path = sys.argv[1]
+p.embedding = True
+p.pooling_type = x.llama_pooling_type.LLAMA_POOLING_TYPE_RANK
+p.n_ctx, p.n_batch, p.n_ubatch, p.n_parallel = 1024, 1024, 1024, 1
+p.cpuparams.n_threads = 2
+p.warmup = False
+p.flash_attn_type = x.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
+p.cache_type_k = x.ggml_type.GGML_TYPE_F32
+p.cache_type_v = x.ggml_type.GGML_TYPE_F32
+answer = x.Server(p).handle_rerank({"query": sys.argv[2], "documents": sys.argv[3:]})
+rows = {row["index"]: row["relevance_score"] for row in answer["results"]}
+print("ANSWER", json.dumps([rows[i] for i in range(len(rows))]))
+"""
+
+
+def scores(path: Path, query: str, documents: Sequence[str]) -> npt.NDArray[np.float64]:
+    """What llama.cpp's `--rerank` says of documents, in their order."""
+    pytest.importorskip("xllamacpp", reason="llama.cpp is not installed (pip install xllamacpp)")
+    command = [sys.executable, "-c", _RERANK, str(path), query, *documents]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    answers = [line for line in done.stdout.splitlines() if line.startswith("ANSWER")]
+    assert answers, done.stdout[-2000:] + done.stderr[-3000:]
+    return np.array(json.loads(answers[0].removeprefix("ANSWER")))
+
+
 # The C interface, of which the wheel has no Python form. Settings go in and out whole, so only that there is room
 # for them matters.
 _TOKENIZER = """

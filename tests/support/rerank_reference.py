@@ -1,4 +1,4 @@
-"""What rerankers say, without a line of mlx_jina: sentence-transformers, transformers and float64 NumPy."""
+"""What rerankers say, by libraries that are not mlx_jina: sentence-transformers, transformers, float64 NumPy."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from mlx_jina import Reranker
+from mlx_jina.engine.reranking import PointwiseWork
+from mlx_jina.text.pairs import PairOptions
 from tests.support import reference
 from tests.support.checkpoints import read_json
 
@@ -75,6 +78,32 @@ def qwen_logits(folder: Path, rows: Sequence[Sequence[int]], no: int, yes: int) 
         with torch.no_grad():
             found = [model(input_ids=torch.tensor([list(row)])).logits[0, -1].double() for row in rows]
     return np.array([float(logits[yes] - logits[no]) for logits in found])
+
+
+def rows_of(model: Reranker, query: str, documents: Sequence[str]) -> list[list[int]]:
+    """The rows of tokens that a cross-encoder reads, one for each document."""
+    options = PairOptions(model.max_length, truncate=False, windows=False, instruction=None)
+    rows: dict[int, list[int]] = {}
+    work = model._work([(query, document) for document in documents], options)
+    assert isinstance(work, PointwiseWork)
+    for group in work.groups:
+        rows |= {i: [*group.beginning, *row] for i, row in zip(group.pairs, group.rows, strict=True)}
+    return [rows[i] for i in range(len(documents))]
+
+
+def classifier_logits(folder: Path, rows: Sequence[Sequence[int]]) -> npt.NDArray[np.float64]:
+    """Logits by transformers' `AutoModelForSequenceClassification`; of two, the second less the first."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch = pytest.importorskip("torch", reason=REASON)
+        transformers = pytest.importorskip("transformers", reason=REASON)
+        model, found = transformers.AutoModelForSequenceClassification.from_pretrained(
+            folder, dtype="float32", output_loading_info=True
+        )
+        assert not any(found[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+        with torch.no_grad():
+            logits = [model.eval()(input_ids=torch.tensor([list(map(int, row))])).logits[0] for row in rows]
+    return np.array([float(row[-1] - row[0] if len(row) == 2 else row[0]) for row in logits])
 
 
 def qwen_states(folder: Path, ids: Sequence[int]) -> npt.NDArray[np.float64]:

@@ -22,8 +22,10 @@ def test_rerankers_are_no_encoders(tmp_path: Path, make: Callable[[Path], Path])
     folder = make(tmp_path / "model")
     with pytest.raises(CheckpointError, match=f"is a reranker \\(config.json has the architecture .*{OPENS}"):
         mlx_jina.load(folder)
-    with pytest.raises(CheckpointError, match=OPENS):
-        open_source(str(folder))
+    assert open_source(str(folder)).kind == "reranker"
+    for options in ({"task": "retrieval"}, {"as_model": "v5-small-retrieval"}):
+        with pytest.raises(CheckpointError, match=OPENS):
+            open_source(str(folder), **options)
 
 
 def merged_qwen(folder: Path) -> Path:

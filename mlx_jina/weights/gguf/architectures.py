@@ -14,9 +14,11 @@ from mlx_jina.errors import CheckpointError
 from mlx_jina.models.base import EncoderModel
 from mlx_jina.models.eurobert import EuroBert
 from mlx_jina.models.jina_bert import JinaBert
+from mlx_jina.models.listwise import ListwiseReranker
 from mlx_jina.models.qwen2 import Qwen2
 from mlx_jina.models.qwen2_5_vl import PROJECTOR, TOWER, Qwen25VL
 from mlx_jina.models.qwen3 import Qwen3
+from mlx_jina.models.rerankers import JinaBertReranker, Qwen3Reranker, XLMRobertaReranker
 from mlx_jina.models.xlm_roberta import XLMRoberta
 
 # GGUF's names by our name of a module.
@@ -55,7 +57,7 @@ class Architecture:
     @property
     def pooling(self) -> int:
         """The value of `pooling_type`."""
-        return int(PoolingType[self.model.pooling.upper()])
+        return int(PoolingType["RANK" if self.model.kind == "reranker" else self.model.pooling.upper()])
 
     @property
     def unused(self) -> tuple[str, ...]:
@@ -179,6 +181,15 @@ QWEN3 = Architecture(
     mlx_prefix="model.",
 )
 
+# Its head has the rows of both answers; gguf/rerankers.py says more.
+QWEN3_RERANKER = replace(
+    QWEN3,
+    model=Qwen3Reranker,
+    fixed={**QWEN3.fixed, "model_type": Qwen3Reranker.architecture},
+    modules={**QWEN3.modules, "score": ("cls.output",)},
+    extra={"classifier.output_labels": ["yes", "no"]},
+)
+
 # EuroBERT's heads divide the width, and their queries and keys have no norms.
 _HEAD_NORMS = ("layers.N.self_attn.q_norm", "layers.N.self_attn.k_norm")
 EUROBERT = replace(
@@ -246,7 +257,13 @@ JINA_BERT_V3 = Architecture(
 
 ARCHITECTURES = (JINA_BERT, QWEN3, EUROBERT, QWEN2, QWEN2VL, JINA_BERT_V3)
 _BY_NAME = {architecture.name: architecture for architecture in ARCHITECTURES}
-_BY_MODEL = {architecture.model: architecture for architecture in ARCHITECTURES}
+_BY_MODEL = {architecture.model: architecture for architecture in (*ARCHITECTURES, QWEN3_RERANKER)}
+# Models that have no .gguf, and why.
+_WITHOUT: Mapping[type[EncoderModel], str] = {
+    JinaBertReranker: "llama.cpp leaves out its pooler, and ranks by another function",
+    XLMRobertaReranker: "llama.cpp's own converter writes one, which mlx-jina does not read",
+    ListwiseReranker: "llama.cpp has no place for its projector, and runs its decoder alone",
+}
 
 
 def is_real(key: str) -> bool:
@@ -266,7 +283,6 @@ def of_config(config: Mapping[str, Any]) -> Architecture:
     """The table for a config.json. Raises CheckpointError for a model that mlx-jina does not run."""
     model = models.identify(config)
     if model not in _BY_MODEL:
-        raise CheckpointError(
-            f"a {model.architecture} is not converted: neither llama.cpp nor another program reads its file"
-        )
+        reason = _WITHOUT.get(model, "neither llama.cpp nor another program reads its file")
+        raise CheckpointError(f"a {model.architecture} is not converted to a .gguf: {reason}")
     return _BY_MODEL[model]

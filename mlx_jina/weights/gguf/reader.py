@@ -232,6 +232,7 @@ def open_source(
         names=(str(file.metadata.get("tokenizer.ggml.pre")), str(file.metadata.get("general.name")), str(path)),
         adapters=adapters,
         recognised=recognised,
+        kind=kind,
     )
 
 

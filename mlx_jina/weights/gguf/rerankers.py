@@ -1,14 +1,15 @@
 """Rerankers in .gguf files: which files are some, and where their heads are.
 
 jina-reranker-v3's projector lies beside its .gguf files, which are plain decoders. Of Qwen3-Reranker, llama.cpp's
-converter writes the rows of "yes" and "no" as `cls.output` if the folder's name or its README says
-that it is a reranker. Other files have the rows in the language head, or in the embedding, which is tied to it.
+converter writes the rows of "yes" and "no" as `cls.output` if the folder's name or its README says that it is a
+reranker. Other files have the rows in the language head, or in the embedding, which is tied to it.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,15 +21,17 @@ from gguf import PoolingType
 from mlx_jina.errors import CheckpointError
 from mlx_jina.models.listwise import PROJECTOR_SIZES, ListwiseReranker
 from mlx_jina.models.rerankers import SCORE_ROWS, Qwen3Reranker
+from mlx_jina.text import pairs
 from mlx_jina.text.tokenizer import Tokenizer
 from mlx_jina.weights import kinds, projector
 from mlx_jina.weights.gguf import blocks as gguf_blocks
 from mlx_jina.weights.gguf.file import GGUF
-from mlx_jina.weights.source import Weight
+from mlx_jina.weights.source import Source, Weight
 
 QWEN3, JINA_BERT = "qwen3", "jina-bert-v2"
 # A key of every file that mlx-jina writes.
 OURS = "mlx-jina.config"
+_TEMPLATE = "tokenizer.chat_template.rerank"
 _HEAD, _LABELS = "cls.output.weight", f"{QWEN3}.classifier.output_labels"
 
 
@@ -61,7 +64,7 @@ def _reason(file: GGUF) -> str | None:
         return f"it has the tensor {head}"
     if file.metadata.get(f"{architecture}.pooling_type") == int(PoolingType.RANK):
         return f"{architecture}.pooling_type is {int(PoolingType.RANK)}"
-    for key in (f"{architecture}.classifier.output_labels", "tokenizer.chat_template.rerank"):
+    for key in (f"{architecture}.classifier.output_labels", _TEMPLATE):
         if key in file.metadata:
             return f"it has {key}"
     name = str(file.metadata.get("general.name", ""))
@@ -111,6 +114,26 @@ def _with_answers(
 
     settings = {**config, "model_type": Qwen3Reranker.architecture, SCORE_ROWS: 2}
     return settings, {**weights, "score.weight": Weight((2, width), mx.float32, make)}
+
+
+def for_llama(source: Source) -> tuple[dict[str, Any], Source]:
+    """What a .gguf of Qwen3-Reranker has besides a decoder's keys, and the source with llama.cpp's head.
+
+    Its rows are those of "yes" and "no". Where only their difference is known, a row of zeros stands for "no":
+    the softmax of both is the same.
+    """
+    score = source.weights["score.weight"]
+    width = score.shape[1]
+
+    def make() -> mx.array:
+        rows = score.make().astype(mx.float32)
+        return rows[::-1] if score.shape[0] == 2 else mx.concatenate([rows, mx.zeros((1, width))])
+
+    template = f"{pairs.QWEN_PREFIX}{pairs.QWEN_HEAD} {{}}{pairs.QWEN_SUFFIX}"
+    filled = template.format(pairs.QWEN_INSTRUCTION, "{query}", "{document}")
+    keys = {"tokenizer.chat_templates": ["rerank"], _TEMPLATE: filled}
+    weights = {**source.weights, "score.weight": Weight((2, width), mx.float32, make)}
+    return keys, replace(source, weights=weights)
 
 
 def _token(file: GGUF, tokenizer: Tokenizer, answer: str) -> int:

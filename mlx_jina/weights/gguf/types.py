@@ -113,8 +113,8 @@ def _mixed(name: str, file_type: str, layers: int, heads_per_kv: int) -> Type:
 
 
 def choose(name: str, shape: tuple[int, ...], file_type: str, layers: int, heads_per_kv: int = 1) -> Type:
-    """A tensor's type in a file of `file_type`. Vectors, norms and token types stay in F32."""
-    if len(shape) < 2 or name.endswith("_norm.weight") or name == "token_types.weight":
+    """A tensor's type in a file of `file_type`. Vectors, norms, token types and heads stay in F32."""
+    if len(shape) < 2 or name.endswith("_norm.weight") or name == "token_types.weight" or name.startswith("cls."):
         return Type.F32
     kind = _mixed(name, file_type, layers, heads_per_kv)
     if nbytes(kind, shape) is None:

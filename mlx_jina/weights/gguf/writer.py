@@ -16,6 +16,7 @@ from mlx_jina.weights.gguf import architectures, names
 from mlx_jina.weights.gguf import blocks as gguf_blocks
 from mlx_jina.weights.gguf import file as gguf_file
 from mlx_jina.weights.gguf import lora as gguf_lora
+from mlx_jina.weights.gguf import rerankers as gguf_rerankers
 from mlx_jina.weights.gguf import tokenizer as gguf_tokenizer
 from mlx_jina.weights.gguf import types as gguf_types
 from mlx_jina.weights.gguf.architectures import Architecture
@@ -28,7 +29,10 @@ _NOT_KEPT = ("quantization", "quantization_config", "auto_map", "_name_or_path",
 
 def model_file(source: Source, architecture: Architecture, target: Path, file_type: str) -> gguf_file.File:
     """The .gguf of a model, to be written to `target` with tensors of the types that `file_type` asks for."""
-    metadata = _model_keys(source, architecture, file_type)
+    keys: dict[str, Any] = {}
+    if source.kind == "reranker":
+        keys, source = gguf_rerankers.for_llama(source)
+    metadata = keys | _model_keys(source, architecture, file_type)
     metadata |= gguf_tokenizer.metadata(
         source.tokenizer_json,
         source.tokenizer,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,13 @@ import pytest
 from gguf import GGMLQuantizationType as Type
 
 import mlx_jina
+from mlx_jina.choices import GGUFType
 from mlx_jina.errors import CheckpointError
 from mlx_jina.weights import convert
 from mlx_jina.weights.gguf import file as gguf_file
 from mlx_jina.weights.gguf import tokenizer as gguf_tokenizer
 from mlx_jina.weights.gguf.file import GGUF
-from tests.support import checkpoints, reranker_checkpoints, v3_checkpoints
+from tests.support import checkpoints, llama_cpp, reranker_checkpoints, v3_checkpoints
 from tests.support.tolerance import bound
 
 QUERY, DOCUMENTS = "What is the capital of France?", ["paris", "bake bread", "", "light travels fast"]
@@ -151,6 +152,58 @@ def test_pairs_of_a_rebuilt_xlm_roberta_tokenizer(tmp_path: Path) -> None:
     for pair in (("bake bread", "paris"), ("how fast", "")):
         assert rebuilt.fast.encode(*pair).ids == theirs.encode(*pair).ids
         assert rebuilt.fast.encode(*pair).type_ids == theirs.encode(*pair).type_ids
+
+
+@pytest.mark.parametrize("labels", [1, 2])
+def test_llama_cpp_computes_our_scores(folder: Path, tied: bool, labels: int, tmp_path: Path) -> None:
+    """From a file with its head and its prompt; the head is that of both answers or of their difference."""
+    make = partial(reranker_checkpoints.qwen if labels == 2 else reranker_checkpoints.qwen_classifier, tied=tied)
+    source = make(tmp_path / "Qwen3-Reranker-0.6B")
+    convert.to_gguf(str(source), tmp_path / "model.gguf", kind="F32")
+    file = GGUF(tmp_path / "model.gguf")
+    assert file.metadata["qwen3.pooling_type"] == 4
+    assert list(file.metadata["qwen3.classifier.output_labels"]) == ["yes", "no"]
+    assert "output.weight" not in file.entries
+    wanted = mlx_jina.load_reranker(source).score(QUERY, DOCUMENTS)
+    read = mlx_jina.load_reranker(tmp_path / "model.gguf").score(QUERY, DOCUMENTS)
+    np.testing.assert_allclose(read, wanted, atol=bound(1e-7), rtol=0)
+    np.testing.assert_allclose(llama_cpp.scores(file.path, QUERY, DOCUMENTS), wanted, atol=5e-6, rtol=0)
+
+
+def test_a_file_that_lost_its_head_is_repaired(decoder: Path, wanted: Array, tied: bool, tmp_path: Path) -> None:
+    tensors = {} if tied else {"output.weight": head(tied)}
+    broken = edited(decoder, tmp_path / "broken.gguf", OURS | {"general.name": "Qwen3 Reranker 0.6B"}, tensors)
+    convert.to_gguf(str(broken), tmp_path / "whole.gguf", kind="F32")
+    found = llama_cpp.scores(tmp_path / "whole.gguf", QUERY, DOCUMENTS)
+    np.testing.assert_allclose(found, 1 / (1 + np.exp(-wanted)), atol=5e-6, rtol=0)
+
+
+def test_quantised_types_keep_the_head(tmp_path: Path) -> None:
+    source = reranker_checkpoints.qwen(tmp_path / "Qwen3-Reranker-0.6B")
+    exact = mlx_jina.load_reranker(source).score(QUERY, DOCUMENTS)
+    kinds: dict[GGUFType, float] = {"F16": 1e-3, "Q8_0": 0.05}
+    for kind, most in kinds.items():
+        convert.to_gguf(str(source), tmp_path / "model.gguf", kind=kind, force=True)
+        path = tmp_path / "model.gguf"
+        assert GGUF(path).entries["cls.output.weight"].type == Type.F32
+        found = mlx_jina.load_reranker(path).score(QUERY, DOCUMENTS)
+        assert abs(found - exact).max() < most
+        np.testing.assert_allclose(llama_cpp.scores(path, QUERY, DOCUMENTS), found, atol=0.02, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (reranker_checkpoints.v1, "leaves out its pooler"),
+        (reranker_checkpoints.v2, "llama.cpp's own converter writes one"),
+        (reranker_checkpoints.bge, "llama.cpp's own converter writes one"),
+        (reranker_checkpoints.v3, "no place for its projector"),
+    ],
+)
+def test_models_without_a_gguf(make: Callable[[Path], Path], words: str, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=words):
+        convert.to_gguf(str(make(tmp_path / "model")), tmp_path / "model.gguf")
+    assert not (tmp_path / "model.gguf").exists()
 
 
 def test_v3_with_its_projector_beside_it(tmp_path: Path) -> None:
