@@ -10,7 +10,7 @@ import json
 import os
 import random
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,7 +26,7 @@ from mlx_jina.weights import hub
 
 blas.open_fast()
 import mlx.core as mx  # noqa: E402
-from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, trainers  # noqa: E402
+from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, trainers  # noqa: E402
 from tokenizers import Tokenizer as FastTokenizer  # noqa: E402
 
 from bench import texts  # noqa: E402
@@ -82,14 +82,24 @@ def find(name: str, *, quick: bool = False) -> Model:
         return Model(name, "jina_bert", 4, "float16", hub.embedded(name))
     family, layers, half, make = _MAKERS[name]
     layers = QUICK_LAYERS if quick else layers
-    folder = CACHE / f"{name}-{layers}"
+    folder = _made(f"{name}-{layers}", lambda unfinished: make(unfinished, layers))
+    return Model(f"{name}, {layers} layers" if quick else name, family, layers, half, folder)
+
+
+def reranker(layers: int) -> Path:
+    """The shape of Qwen3-Reranker-0.6B with random weights, as sequence classification, made at its first use."""
+    return _made(f"qwen3-reranker-{layers}", partial(qwen3_reranker, layers=layers))
+
+
+def _made(name: str, make: Callable[[Path], None]) -> Path:
+    folder = CACHE / name
     if not folder.is_dir():
-        unfinished = CACHE / f"{folder.name}.unfinished"
+        unfinished = CACHE / f"{name}.unfinished"
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(parents=True)
-        make(unfinished, layers)
+        make(unfinished)
         os.replace(unfinished, folder)
-    return Model(f"{name}, {layers} layers" if quick else name, family, layers, half, folder)
+    return folder
 
 
 def tensors(folder: Path) -> dict[str, mx.array]:
@@ -97,6 +107,11 @@ def tensors(folder: Path) -> dict[str, mx.array]:
     files = reader.read(folder)
     model = checkpoint.build(folder, files.config, files.tensors)
     return quantize.dequantize(files.tensors, checkpoint.packings(files, model), mx.float32)
+
+
+def tokenizer_of(folder: Path) -> Tokenizer:
+    """The tokenizer of a folder of any kind."""
+    return reader.read(folder, encoder=False).tokenizer
 
 
 def float32_tensors(folder: Path) -> checkpoints.Weights:
@@ -127,15 +142,40 @@ def v5_nano(folder: Path, layers: int) -> None:
 
 
 def v5_small(folder: Path, layers: int) -> None:
-    """jina-embeddings-v5-text-small's shape with one task merged, written tensor by tensor."""
+    """jina-embeddings-v5-text-small's shape with one task merged."""
     c = checkpoints.v5_small_config(**{**checkpoints.V5_SMALL, "layers": layers})
-    c |= {"model_type": "qwen3", "architectures": ["Qwen3Model"]}
+    _qwen3(folder, c | {"model_type": "qwen3", "architectures": ["Qwen3Model"]}, "")
+    qwen_tokenizer().save(str(folder / "tokenizer.json"))
+    _last_token_modules(folder, "<|endoftext|>")
+
+
+def qwen3_reranker(folder: Path, layers: int) -> None:
+    """Qwen3-Reranker-0.6B's shape, with one row as its head."""
+    c = checkpoints.v5_small_config(**{**checkpoints.V5_SMALL, "layers": layers})
+    c |= {"model_type": "qwen3", "architectures": ["Qwen3ForSequenceClassification"], "rope_theta": 1000000}
+    c |= {"max_position_embeddings": 40960, "num_labels": 1}
+    del c["auto_map"], c["task_names"]
+    tokenizer = qwen_tokenizer()
+    tokenizer.add_tokens([AddedToken(token, special=False) for token in ("<think>", "</think>")])
+    pad = {"pad_token_id": tokenizer.token_to_id("<|endoftext|>")}
+    _qwen3(folder, c | pad, "model.", {"score.weight": (1, c["hidden_size"])})
+    tokenizer.save(str(folder / "tokenizer.json"))
+    settings = {"pad_token": "<|endoftext|>", "padding_side": "left", "model_max_length": 8192}
+    checkpoints.write_json(
+        folder / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast", **settings}
+    )
+
+
+def _qwen3(
+    folder: Path, c: dict[str, Any], prefix: str, more: Mapping[str, tuple[int, ...]] | None = None
+) -> None:
+    """config.json, and random weights in bfloat16, written tensor by tensor."""
     hidden, head = c["hidden_size"], c["head_dim"]
     shapes: dict[str, tuple[int, ...]] = {
         "embed_tokens.weight": (c["vocab_size"], hidden),
         "norm.weight": (hidden,),
     }
-    for i in range(layers):
+    for i in range(c["num_hidden_layers"]):
         own = f"layers.{i}"
         shapes |= {f"{own}.{norm}.weight": (hidden,) for norm in ("input_layernorm", "post_attention_layernorm")}
         shapes |= {f"{own}.self_attn.{norm}.weight": (head,) for norm in ("q_norm", "k_norm")}
@@ -148,12 +188,12 @@ def v5_small(folder: Path, layers: int) -> None:
 
     outputs = [
         safetensors_file.Output({name: (shape, mx.bfloat16)}, partial(make, name, shape))
-        for name, shape in shapes.items()
+        for name, shape in (
+            {f"{prefix}{name}": shape for name, shape in shapes.items()} | dict(more or {})
+        ).items()
     ]
     safetensors_file.write(folder / "model.safetensors", outputs)
     checkpoints.write_json(folder / "config.json", c)
-    qwen_tokenizer().save(str(folder / "tokenizer.json"))
-    _last_token_modules(folder, "<|endoftext|>")
 
 
 _MAKERS: dict[str, tuple[str, int, Dtype, Callable[[Path, int], None]]] = {
