@@ -22,6 +22,7 @@ from mlx_jina.engine.pipeline import Item
 from mlx_jina.engine.reranking import Scored
 from mlx_jina.errors import InputError, MlxJinaError, TooLongError
 from mlx_jina.models.base import EncoderModel
+from mlx_jina.server import reranking
 from mlx_jina.server.errors import ApiError
 from mlx_jina.server.model_store import Model, ModelStore
 from mlx_jina.server.scheduler import BatchError
@@ -180,11 +181,12 @@ class Engine:
                 instruction=instruction,
                 max_document_length=max_document_length,
                 truncate=truncate,
+                batch_tokens=reranking.batch_tokens(),
                 show_progress_bar=False,
             )
             started = time.perf_counter()
             try:
-                scored = await self.store.rerank(job)
+                scored = await self.store.reranking.run(job, query, list(documents))
             except TooLongError as error:
                 raise ApiError(400, str(error), "INPUT_TOKEN_LIMIT_EXCEEDED", "documents") from None
             except InputError as error:
@@ -193,7 +195,9 @@ class Engine:
                 raise ApiError(500, str(error), "computation_failed") from None
             finally:
                 gone.set()
-            self.store.observe(chosen, len(documents), scored.computed_tokens, time.perf_counter() - started)
+            seconds = time.perf_counter() - started
+            self.store.reranking.observe(scored.computed_tokens, seconds)
+            self.store.observe(chosen, len(documents), scored.computed_tokens, seconds)
         return Reranked(chosen, scored)
 
     async def embed_tokens(

@@ -25,6 +25,7 @@ from mlx_jina.multi_vector import MultiVectorEncoder, load_multi_vector
 from mlx_jina.options import LoadOptions, PlaceOptions
 from mlx_jina.reranker import Reranker, load_reranker
 from mlx_jina.server.errors import ApiError
+from mlx_jina.server.reranking import Reranking
 from mlx_jina.server.scheduler import Scheduler
 from mlx_jina.weights import hub, kinds
 
@@ -35,8 +36,6 @@ logger = logging.getLogger(__name__)
 
 # A request waits for a download so long; the download goes on for later ones.
 DOWNLOAD_SECONDS = 60
-# Requests to rerank that take turns; others wait.
-RERANKING = 4
 
 T = TypeVar("T")
 
@@ -177,7 +176,8 @@ class ModelStore:
             ThreadPoolExecutor(1, thread_name_prefix="mlx-jina-tokens"),
             ThreadPoolExecutor(1, thread_name_prefix="mlx-jina-tokens-large"),
         )
-        self._reranking = ThreadPoolExecutor(RERANKING, thread_name_prefix="mlx-jina-rerank")
+        self.reranking = Reranking()
+        """Where requests to rerank wait."""
         self._models: dict[str, Model] = {}
         for argument in names:
             alias, source = hub.split_alias(argument)
@@ -259,23 +259,19 @@ class ModelStore:
 
     def waiting_tokens(self) -> int:
         """Tokens of all texts whose batch has not started."""
-        return sum(model.loaded.scheduler.waiting_tokens for model in self.in_memory() if model.loaded)
+        waiting = sum(model.loaded.scheduler.waiting_tokens for model in self.in_memory() if model.loaded)
+        return waiting + self.reranking.waiting_tokens
 
     def seconds_ahead(self) -> float:
-        """Roughly how long the waiting texts will take."""
-        return max(
-            (model.loaded.scheduler.seconds_ahead() for model in self.in_memory() if model.loaded), default=0
-        )
+        """Roughly how long the waiting texts will take; embeddings and reranks share one device."""
+        embeddings = (model.loaded.scheduler.seconds_ahead() for model in self.in_memory() if model.loaded)
+        return max(embeddings, default=0.0) + self.reranking.seconds_ahead()
 
     def observe(self, model: Model, texts: int, tokens: int, seconds: float) -> None:
         """Count what a model has computed."""
         self._observe(model.name, texts, tokens, seconds)
 
     # ---- in memory
-
-    async def rerank(self, function: Callable[[], T]) -> T:
-        """Run a reranker's job in a thread; a few jobs take turns on the reranker's own, batch by batch."""
-        return await asyncio.get_running_loop().run_in_executor(self._reranking, function)
 
     async def in_turn(self, function: Callable[..., T], *arguments: Any) -> T:
         """Run memory-hungry work in a thread, one call after the other."""

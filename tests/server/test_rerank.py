@@ -169,6 +169,25 @@ def test_the_list_of_models_says_what_each_is_for(running: Server) -> None:
     assert running.client.post("/api/show", json={"model": "pairs"}).json()["capabilities"] == ["rerank"]
 
 
+def test_others_are_answered_while_a_long_list_is_ranked(running: Server) -> None:
+    documents = ["how do i bake bread and light travels fast in vacuum " * 4] * 160
+    ranked: list[int] = []
+
+    def rank() -> None:
+        ranked.append(len(post(running, documents=documents, model="list")["results"]))
+
+    long = threading.Thread(target=rank)
+    long.start()
+    while running.client.get("/health").json()["waiting_tokens"] == 0 and long.is_alive():
+        pass
+    assert running.embed(["bread"], model="pocket").status_code == 200
+    assert post(running, documents=DOCUMENTS, model="pairs")["results"]
+    assert long.is_alive()
+    long.join()
+    assert ranked == [160]
+    assert running.client.get("/health").json()["waiting_tokens"] == 0
+
+
 def test_embeddings_and_reranks_at_once(running: Server, pairs: mlx_jina.Reranker) -> None:
     wanted = {hit["corpus_id"]: hit["score"] for hit in pairs.rank(QUERY, DOCUMENTS)}
     vector = running.embed(["bread"], model="pocket").json()["data"][0]["embedding"]

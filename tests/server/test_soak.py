@@ -9,13 +9,16 @@ import random
 import subprocess
 import time
 from collections import Counter
+from pathlib import Path
 
 import httpx2
 import numpy as np
 import pytest
 
+import mlx_jina
 from mlx_jina import Encoder
 from mlx_jina.vectors import Floats
+from tests.support import reranker_checkpoints
 from tests.support.process import Server
 from tests.support.tolerance import bound
 
@@ -38,12 +41,52 @@ class Texts:
         return self.random.choices(range(len(self.texts)), k=count)
 
 
+class Reranks:
+    """Queries and documents for two rerankers, and the scores that they give offline."""
+
+    def __init__(self, root: Path, documents: list[str]) -> None:
+        self.random = random.Random(1)
+        self.folders = {
+            "pairs": reranker_checkpoints.v2(root / "v2"),
+            "list": reranker_checkpoints.v3(root / "v3"),
+        }
+        self.documents = documents
+        self.queries = [" ".join(self.random.choices(WORDS, k=3)) for _ in range(4)]
+        pairs, listwise = (mlx_jina.load_reranker(folder) for folder in self.folders.values())
+        self.scores = {query: pairs.score(query, documents) for query in self.queries}
+        # A list has scores of its own, so that lists are few.
+        self.lists = [self.random.choices(range(len(documents)), k=k) for k in (1, 2, 5, 12, 30)]
+        self.of_lists = {
+            (query, number): listwise.score(query, [documents[i] for i in chosen])
+            for query in self.queries
+            for number, chosen in enumerate(self.lists)
+        }
+
+    @property
+    def models(self) -> list[str]:
+        """Arguments of the server."""
+        return [f"{name}={folder}" for name, folder in self.folders.items()]
+
+    def some(self) -> tuple[dict[str, object], Floats]:
+        """A request, and its scores by index."""
+        query = self.random.choice(self.queries)
+        if self.random.random() < 0.3:
+            number = self.random.randrange(len(self.lists))
+            chosen, scores, model = self.lists[number], self.of_lists[query, number], "list"
+        else:
+            chosen = self.random.choices(range(len(self.documents)), k=self.random.randint(1, 40))
+            scores, model = self.scores[query][chosen], "pairs"
+        documents = [self.documents[i] for i in chosen]
+        return {"model": model, "query": query, "documents": documents, "return_documents": False}, scores
+
+
 class Crowd:
     """Clients that come at a rate of their own, whatever the server does, and what became of them."""
 
-    def __init__(self, server: Server, texts: Texts) -> None:
+    def __init__(self, server: Server, texts: Texts, reranks: Reranks | None = None) -> None:
         self.server = server
         self.texts = texts
+        self.reranks = reranks
         self.ends: Counter[str] = Counter()
         self.client = httpx2.AsyncClient(
             base_url=server.url, timeout=300, limits=httpx2.Limits(max_connections=None)
@@ -56,6 +99,9 @@ class Crowd:
 
     async def ordinary(self) -> None:
         """Every answer is right, or says that the server is full and when to come back."""
+        if self.reranks is not None and self.texts.random.random() < 0.4:
+            await self.reranking(self.reranks)
+            return
         indices = self.texts.some()
         body = {"input": [self.texts.texts[i] for i in indices], "encoding_format": "base64"}
         answer = await self.client.post("/v1/embeddings", json=body)
@@ -67,11 +113,28 @@ class Crowd:
             np.testing.assert_allclose(rows, self.texts.vectors[indices], atol=bound(1e-5))
         self.ends[f"answered {answer.status_code}"] += 1
 
+    async def reranking(self, reranks: Reranks) -> None:
+        """Scores are those of `Reranker.score`, in falling order."""
+        body, scores = reranks.some()
+        answer = await self.client.post("/v1/rerank", json=body)
+        if answer.status_code == 503:
+            assert int(answer.headers["Retry-After"]) >= 1
+        else:
+            assert answer.status_code == 200, answer.text
+            rows = answer.json()["results"]
+            found = [row["relevance_score"] for row in rows]
+            assert found == sorted(found, reverse=True)
+            np.testing.assert_allclose(found, scores[[row["index"] for row in rows]], atol=bound(2e-6))
+        self.ends[f"reranked {answer.status_code}"] += 1
+
     async def vanishing(self) -> None:
         """Does not wait for its answer."""
-        body = {"input": [self.texts.texts[i] for i in self.texts.some()]}
+        path = "/v1/embeddings"
+        body: dict[str, object] = {"input": [self.texts.texts[i] for i in self.texts.some()]}
+        if self.reranks is not None and self.texts.random.random() < 0.4:
+            path, body = "/v1/rerank", self.reranks.some()[0]
         try:
-            await self.client.post("/v1/embeddings", json=body, timeout=self.texts.random.uniform(0.001, 0.5))
+            await self.client.post(path, json=body, timeout=self.texts.random.uniform(0.001, 0.5))
         except httpx2.TimeoutException:
             self.ends["vanished"] += 1
 
@@ -120,9 +183,11 @@ async def capacity(crowd: Crowd, seconds: float) -> float:
     return crowd.ends.total() / (time.monotonic() - end + seconds)
 
 
-async def soak(server: Server, texts: Texts, seconds: float) -> tuple[Counter[str], list[float]]:
+async def soak(
+    server: Server, texts: Texts, seconds: float, reranks: Reranks | None = None
+) -> tuple[Counter[str], list[float]]:
     """What became of the clients, and the server's memory over time."""
-    crowd = Crowd(server, texts)
+    crowd = Crowd(server, texts, reranks)
     rate = 2 * await capacity(crowd, min(seconds / 3, 20))
     clients: set[asyncio.Task[None]] = set()
     failures: list[BaseException] = []
@@ -164,6 +229,30 @@ def test_soak(pocket: Encoder, seconds: float, texts: int, tokens: int) -> None:
         assert server.metric("requests_under_way") == 0
         if seconds > 60:
             assert all(ends[kind] for kind in ("answered 503", "vanished", "malformed 400", "slow 200"))
+            early, late = max(memory[len(memory) // 5 : len(memory) // 2]), max(memory[-len(memory) // 3 :])
+            assert late < 1.1 * early + 20, memory
+        assert server.stop() == 0
+        assert "Traceback" not in server.log
+        assert "ERROR" not in server.log
+
+
+@pytest.mark.parametrize(
+    ("seconds", "texts", "tokens"), [(2, 20, 4000), pytest.param(300, 100, 16000, marks=pytest.mark.slow)]
+)
+def test_soak_of_embeddings_and_reranks(
+    pocket: Encoder, tmp_path: Path, seconds: float, texts: int, tokens: int
+) -> None:
+    given = Texts(pocket, texts)
+    reranks = Reranks(tmp_path, [text[:300] for text in given.texts])
+    with Server("--max-waiting", tokens / 1e6, "pocket", *reranks.models) as server:
+        ends, memory = asyncio.run(soak(server, given, seconds, reranks))
+        print(dict(ends), [round(each) for each in memory])
+        assert ends["answered 200"] + ends["reranked 200"] > seconds
+        assert {end for end in ends if end.endswith("500")} == set()
+        assert server.client.get("/health").json()["waiting_tokens"] == 0
+        assert server.metric("requests_under_way") == 0
+        if seconds > 60:
+            assert all(ends[kind] for kind in ("reranked 200", "reranked 503", "answered 200", "vanished"))
             early, late = max(memory[len(memory) // 5 : len(memory) // 2]), max(memory[-len(memory) // 3 :])
             assert late < 1.1 * early + 20, memory
         assert server.stop() == 0
