@@ -238,10 +238,8 @@ def _outputs(
 
 
 def _is_matrix(name: str, weight: Weight) -> bool:
-    layer, _, leaf = name.rpartition(".")
-    return (
-        leaf == "weight" and len(weight.shape) == 2 and not name.startswith((*_NEVER_QUANTIZED, *rerankers.HEADS))
-    )
+    is_weight = name.endswith(".weight") and len(weight.shape) == 2
+    return is_weight and not name.startswith((*_NEVER_QUANTIZED, *rerankers.HEADS))
 
 
 def _packed_output(layer: str, blocks: gguf_blocks.Packed, pack: Callable[[], gguf_blocks.Packed]) -> Output:
