@@ -26,7 +26,7 @@ ROOMS = (
     ("multi_vector", "reranker"),
     ("encoder",),
     ("compare", "files", "integrations", "ray", "search"),
-    ("server",),
+    ("mcp", "server"),
     ("cli",),
     ("encode", "__main__"),
 )

@@ -18,6 +18,7 @@ from mlx_jina import __version__, catalog
 from mlx_jina.choices import CHUNK_KINDS, DTYPES, PRECISIONS, ChunkKind
 from mlx_jina.cli.convert import convert
 from mlx_jina.cli.index import index
+from mlx_jina.cli.mcp import mcp
 from mlx_jina.cli.search import duplicates, related, search
 from mlx_jina.cli.serve import serve
 from mlx_jina.cli.service import service
@@ -261,7 +262,7 @@ def info(model: str | None, as_json: bool, **options: Any) -> None:
     run(model, cast(LoadOptions, options), as_json=as_json)
 
 
-for command in (index, search, related, duplicates):
+for command in (index, search, related, duplicates, mcp):
     commands.add_command(command)
 commands.add_command(serve)
 commands.add_command(service)

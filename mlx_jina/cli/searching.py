@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import json
 import os
 import re
@@ -12,14 +11,18 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from mlx_jina.errors import InputError, MlxJinaError
-from mlx_jina.search import location
+from mlx_jina.search import answers, location
+from mlx_jina.search.answers import Answer
 from mlx_jina.search.changes import Report
-from mlx_jina.search.hits import Explanation, Found, Hit, check_uri
+from mlx_jina.search.hits import check_uri, marked
 from mlx_jina.search.index import Index
 from mlx_jina.search.query import Where
 
 # Seconds that a search spends on what changed since the last one.
 SYNC_SECONDS = 1.0
+
+# What a hit has of each half, and its digits.
+_HALVES = (("cosine", 3), ("bm25", 2))
 
 _BOLD, _DIM, _PLAIN = "\x1b[1m", "\x1b[2m", "\x1b[0m"
 
@@ -63,21 +66,22 @@ def search(
             min_score=min_score,
             min_cosine=min_cosine,
         )
-        if found.warning:
-            _tell(found.warning)
-    took = round(1000 * (time.monotonic() - started))
+    took = time.monotonic() - started
+    answer = answers.of_search(query, found, uri, took=took, unread=report.waiting, explain=explain)
+    _print_answer(answer, output, nul)
+
+
+def _print_answer(answer: Answer, output: str | None, nul: bool) -> None:
+    if answer["warning"]:
+        _tell(answer["warning"])
     if output == "json":
-        stale = {"words": report.waiting, "vectors": found.waiting}
-        head = {"query": query, "mode": found.mode, "model": found.model, "fingerprint": found.fingerprint}
-        rows = [_as_json(hit, uri) for hit in found.hits]
-        reasons = {"explanation": _explained_as_json(found.explanation)} if explain else {}
-        _print(json.dumps({**head, "took_ms": took, "stale": stale, **reasons, "hits": rows}, ensure_ascii=False))
+        _print(_json({**answer, "hits": [answers.written(hit) for hit in answer["hits"]]}))
         return
-    _print_hits(found.hits, output, nul, uri, found.explanation if explain else None)
-    if not found.hits:
-        _tell("nothing found" if found.explanation.chunks else "the index has no notes")
-    if explain and output is None:
-        _print("\n".join(_explained(found)))
+    _print_hits(answer["hits"], output, nul, explain="explanation" in answer)
+    if not answer["hits"]:
+        _tell("nothing found" if answer["chunks"] else "the index has no notes")
+    if "explanation" in answer and output is None:
+        _print("\n".join(_explained(answer)))
 
 
 def related(
@@ -89,12 +93,11 @@ def related(
     if not os.path.exists(note) and (match := re.fullmatch(r"(.+):(\d+)", note)):
         path, line = match[1], int(match[2])
     with Index(location.choose(index), create=False) as opened:
-        hits = opened.related(path, limit, line=line, linked=linked)
+        hits = [answers.of_hit(hit, uri) for hit in opened.related(path, limit, line=line, linked=linked)]
     if output == "json":
-        rows = [_as_json(hit, uri) for hit in hits]
-        _print(json.dumps({"note": path, "line": line, "hits": rows}, ensure_ascii=False))
+        _print(_json({"note": path, "line": line, "hits": list(map(answers.written, hits))}))
     else:
-        _print_hits(hits, output, nul, uri, None)
+        _print_hits(hits, output, nul)
 
 
 def duplicates(index: str | None, threshold: float, as_json: bool) -> None:
@@ -106,7 +109,7 @@ def duplicates(index: str | None, threshold: float, as_json: bool) -> None:
             {"path": pair.path, "other": pair.other, "cosine": round(pair.cosine, 4), "identical": pair.identical}
             for pair in pairs
         ]
-        _print(json.dumps({"threshold": threshold, "duplicates": rows}, ensure_ascii=False))
+        _print(_json({"threshold": threshold, "duplicates": rows}))
         return
     for pair in pairs:
         _print(f"{'identical' if pair.identical else f'{pair.cosine:.3f}':9}  {pair.path}  {pair.other}")
@@ -138,95 +141,56 @@ def _checked(output: str | None, nul: bool, uri: str | None) -> str | None:
     return output
 
 
-def _print_hits(
-    hits: Sequence[Hit], output: str | None, nul: bool, uri: str | None, explanation: Explanation | None
-) -> None:
+def _print_hits(hits: Sequence[Answer], output: str | None, nul: bool, *, explain: bool = False) -> None:
     if output == "paths":
         end = "\0" if nul else "\n"
-        for path in dict.fromkeys(hit.absolute_path for hit in hits):
+        for path in dict.fromkeys(hit["absolute_path"] for hit in hits):
             sys.stdout.buffer.write(os.fsencode(path) + end.encode())
         sys.stdout.buffer.flush()
     elif output == "jsonl":
         for hit in hits:
-            _print(json.dumps(_as_json(hit, uri), ensure_ascii=False))
+            _print(_json(answers.written(hit)))
     else:
         for hit in hits:
-            _print("\n".join(_lines(hit, uri, explanation)))
+            _print("\n".join(_lines(hit, explain)))
 
 
-def _lines(hit: Hit, uri: str | None, explanation: Explanation | None) -> Iterator[str]:
+def _lines(hit: Answer, explain: bool) -> Iterator[str]:
     """A hit for a person."""
     terminal = sys.stdout.isatty()
     colours = terminal and not os.environ.get("NO_COLOR")
-    place = _shown(f"{hit.path}:{hit.line}")
+    place = _shown(f"{hit['path']}:{hit['line']}")
     if terminal:
-        link = hit.uri_by(uri) if uri else hit.uri
-        place = f"\x1b]8;;{_shown(link)}\x1b\\{place}\x1b]8;;\x1b\\"
-    names = _shown(" > ".join(filter(None, (hit.title, hit.heading))))
-    yield f"{place}  {hit.score:.2f}  {names}"
-    more = f"  (+{hit.more} more)" if hit.more else ""
-    snippet = hit.marked(_BOLD, _PLAIN) if colours else hit.snippet
+        place = f"\x1b]8;;{_shown(hit['uri'])}\x1b\\{place}\x1b]8;;\x1b\\"
+    names = _shown(" > ".join(filter(None, (hit["title"], hit["heading"]))))
+    yield f"{place}  {hit['score']:.2f}  {names}"
+    more = f"  (+{hit['more']} more)" if hit["more"] else ""
+    snippet = marked(hit["snippet"], hit["highlights"], _BOLD, _PLAIN) if colours else hit["snippet"]
     yield f"    {snippet}{more}"
-    if explanation is not None:
-        parts = []
-        if hit.cosine is not None:
-            parts.append(f"cosine {hit.cosine:.3f}")
-        if hit.bm25 is not None:
-            parts.append(f"bm25 {hit.bm25:.2f}")
-        words = ", ".join(parts) or "neither half"
+    if explain:
+        names = ", ".join(f"{name} {hit[name]:.{digits}f}" for name, digits in _HALVES if hit[name] is not None)
+        words = names or "neither half"
         yield f"    {_DIM}{words}{_PLAIN}" if colours else f"    {words}"
 
 
-def _explained(found: Found) -> Iterator[str]:
+def _explained(answer: Answer) -> Iterator[str]:
     """How all scores came about."""
-    why = found.explanation
-    yield f"\nmode {found.mode}, {why.chunks:,} chunks" + (
-        "" if why.allowed is None else f", filters let {why.allowed:,} notes through"
+    why = answer["explanation"]
+    yield f"\nmode {answer['mode']}, {why['chunks']:,} chunks" + (
+        "" if why["allowed_notes"] is None else f", filters let {why['allowed_notes']:,} notes through"
     )
-    if why.mean is not None and why.best is not None:
-        yield f"meaning: weight {why.weight}, cosines from a mean of {why.mean:.3f} to {why.best:.3f}"
-    if why.best_bm25 is not None:
-        yield f"words: best bm25 {why.best_bm25:.2f}"
-    for term, count in why.counts.items():
-        word = term.strip('"').replace('""', '"')
-        yield f"  {word}: " + (
-            "in more than half of all chunks, left out" if term in why.dropped else f"in {count:,} chunks"
-        )
+    if why["mean_cosine"] is not None:
+        mean, best = why["mean_cosine"], why["best_cosine"]
+        yield f"meaning: weight {why['weight']}, cosines from a mean of {mean:.3f} to {best:.3f}"
+    if why["best_bm25"] is not None:
+        yield f"words: best bm25 {why['best_bm25']:.2f}"
+    for word, count in why["words"].items():
+        left_out = word in why["dropped"]
+        yield f"  {word}: " + ("in more than half of all chunks, left out" if left_out else f"in {count:,} chunks")
 
 
-def _explained_as_json(why: Explanation) -> dict[str, Any]:
-    return {
-        "chunks": why.chunks,
-        "allowed_notes": why.allowed,
-        "mean_cosine": why.mean,
-        "best_cosine": why.best,
-        "best_bm25": why.best_bm25,
-        "weight": why.weight,
-        "words": {term.strip('"').replace('""', '"'): count for term, count in why.counts.items()},
-        "dropped": [term.strip('"').replace('""', '"') for term in why.dropped],
-    }
-
-
-def _as_json(hit: Hit, uri: str | None) -> dict[str, Any]:
-    return {
-        "path": hit.path,
-        "absolute_path": hit.absolute_path.encode("utf-8", "backslashreplace").decode(),
-        "line": hit.line,
-        "end_line": hit.end_line,
-        "start": hit.span[0],
-        "stop": hit.span[1],
-        "title": hit.title,
-        "heading": hit.heading,
-        "tags": list(hit.tags),
-        "modified": datetime.datetime.fromtimestamp(hit.modified, datetime.timezone.utc).isoformat("T", "seconds"),
-        "score": round(hit.score, 4),
-        "cosine": None if hit.cosine is None else round(hit.cosine, 4),
-        "bm25": None if hit.bm25 is None else round(hit.bm25, 4),
-        "snippet": hit.snippet,
-        "highlights": [list(span) for span in hit.highlights],
-        "more": hit.more,
-        "uri": hit.uri_by(uri) if uri else hit.uri,
-    }
+def _json(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _shown(text: str) -> str:

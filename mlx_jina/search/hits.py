@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from string import Formatter
 from typing import Literal
 from urllib.parse import quote
 
@@ -20,6 +21,7 @@ URIS = {
     "adv-uri": "obsidian://adv-uri?vault={vault}&filepath={file}&line={line}",
     "vscode": "vscode://file{path}:{line}",
 }
+_PARTS = ("path", "file", "vault", "line", "heading")
 
 
 @dataclass(frozen=True)
@@ -78,11 +80,7 @@ class Hit:
 
     def marked(self, before: str, after: str) -> str:
         """The snippet with something around every match."""
-        parts, here = [], 0
-        for start, stop in self.highlights:
-            parts += [self.snippet[here:start], before, self.snippet[start:stop], after]
-            here = stop
-        return "".join([*parts, self.snippet[here:]])
+        return marked(self.snippet, self.highlights, before, after)
 
 
 @dataclass(frozen=True)
@@ -123,12 +121,26 @@ class Found:
     """Notes without vectors."""
 
 
+def marked(text: str, spans: Sequence[Sequence[int]], before: str, after: str) -> str:
+    """A text with something around every span of it."""
+    parts, here = [], 0
+    for start, stop in spans:
+        parts += [text[here:start], before, text[start:stop], after]
+        here = stop
+    return "".join([*parts, text[here:]])
+
+
 def check_uri(template: str) -> str:
-    """The template of a name, or the template itself. Raises InputError for what cannot be filled in."""
+    """The template of a name, or the template itself. Raises InputError for what cannot be filled in.
+
+    Python's own templates could do more, such as to ask for a width of a billion characters.
+    """
     template = URIS.get(template, template)
     try:
-        template.format(path="", file="", vault="", line=1, heading="")
-    except (KeyError, ValueError, IndexError, AttributeError) as error:
+        for _, name, form, conversion in Formatter().parse(template):
+            if name is not None and (name not in _PARTS or form or conversion):
+                raise ValueError(f"{{{name}{f'!{conversion}' if conversion else ''}{f':{form}' if form else ''}}}")
+    except ValueError as error:
         names = ", ".join(URIS)
         raise InputError(
             f"{template!r} is no URI template ({error}): use {names}, or text with {{path}}, {{file}}, {{vault}}, "

@@ -18,6 +18,7 @@ from mlx_jina.options import check as check_options
 from mlx_jina.search import location, roots, spaces
 from mlx_jina.search.changes import Options as SyncOptions
 from mlx_jina.search.changes import Report
+from mlx_jina.search.contents import Contents
 from mlx_jina.search.database import Database, one
 from mlx_jina.search.find import Options, find
 from mlx_jina.search.hits import MODES, Found, Hit, Mode
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     from mlx_jina.search.rows import Row
 
 
-class Index:
+class Index(Contents):
     """An index of notes: opened, or made, at `file`. Searches may come from several threads at once.
 
     `model` is a name that `mlx_jina.load` takes, or a loaded model; by default the one that the index has vectors

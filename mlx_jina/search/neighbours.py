@@ -92,6 +92,13 @@ def duplicates(connection: sqlite3.Connection, vectors: Vectors, threshold: floa
 
 def find_note(connection: sqlite3.Connection, path: str | Path) -> int:
     """The id of a note by its absolute path, its path in the index, or its title. Raises InputError for none."""
+    unknown = f"{str(path)!r} is not in this index; give the path of a note that is, or run mlx-jina index"
+    try:
+        nameable = b"\0" not in os.fsencode(path)
+    except UnicodeEncodeError:
+        nameable = False
+    if not nameable:
+        raise InputError(unknown)
     given = os.path.abspath(os.path.expanduser(path))
     for root, folder in connection.execute("select id, path from root"):
         inside = os.path.relpath(os.path.realpath(given), folder)
@@ -109,7 +116,7 @@ def find_note(connection: sqlite3.Connection, path: str | Path) -> int:
             return int(ids[0])
         if ids:
             raise InputError(f"{str(path)!r} means {len(ids)} notes; give a path with its folders")
-    raise InputError(f"{str(path)!r} is not in this index; give the path of a note that is, or run mlx-jina index")
+    raise InputError(unknown)
 
 
 def _pairs(connection: sqlite3.Connection, vectors: Vectors, threshold: float) -> Iterator[tuple[int, int, float]]:

@@ -22,7 +22,7 @@ from mlx_jina.search.changes import (
 from mlx_jina.search.database import Database
 from mlx_jina.search.model import Progress
 from mlx_jina.search.roots import Root
-from mlx_jina.search.walk import Entry, is_dataless
+from mlx_jina.search.walk import Entry, is_dataless, open_below
 
 # Notes, and characters of them, that are written in one transaction.
 _BATCH_NOTES, _BATCH_CHARACTERS = 100, 4_000_000
@@ -110,10 +110,8 @@ class Update:
 
     def _bytes(self, entry: Entry) -> tuple[Entry, bytes | None]:
         """A file's content and what it looked like just before; None if it is too large."""
-        # Between the scan and now a link may have taken the file's place.
-        descriptor = os.open(os.path.join(self.root.path, entry.name), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        with open(descriptor, "rb") as file:
-            status = os.fstat(descriptor)
+        with open(open_below(self.root.path, entry.name), "rb") as file:
+            status = os.fstat(file.fileno())
             if is_dataless(status):
                 raise OSError(errno.EAGAIN, NOT_DOWNLOADED)
             entry = entry._replace(size=status.st_size, mtime_ns=status.st_mtime_ns, inode=status.st_ino)

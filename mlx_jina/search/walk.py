@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import unicodedata
@@ -76,6 +77,29 @@ def scan(folder: str, selection: Selection) -> Scan:
     found = Scan()
     _Walker(selection, found).walk(folder, "", "", [])
     return found
+
+
+def open_below(folder: str, name: str) -> int:
+    """A descriptor of a file below a folder, to be read. No part of the name may be a link: since the scan one may
+    have taken the place of the file, or of a folder above it.
+
+    Raises OSError.
+    """
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+    *folders, file = name.split("/")
+    if ".." in name.split("/") or not file:
+        raise OSError(errno.EINVAL, "not a path below the folder")
+    # The folder itself may be reached by a link: it was chosen by its owner.
+    here = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        for each in folders:
+            below = os.open(each, flags | os.O_DIRECTORY, dir_fd=here)
+            os.close(here)
+            here = below
+        # Not to wait for whoever writes into a named pipe.
+        return os.open(file, flags | os.O_NONBLOCK, dir_fd=here)
+    finally:
+        os.close(here)
 
 
 def is_dataless(status: os.stat_result) -> bool:

@@ -106,12 +106,14 @@ def test_words_alone_import_little(indexed: Path) -> None:
 def test_json(indexed: Path) -> None:
     done = run("search", "feed starter", "--json", "--tag", "food")
     found = json.loads(done.stdout)
-    assert found.keys() == {"query", "mode", "model", "fingerprint", "took_ms", "stale", "hits"}
+    head = {"query", "mode", "model", "fingerprint", "took_ms", "stale", "warning", "chunks"}
+    assert found.keys() == head | {"hits"}
     assert (found["query"], found["mode"], found["model"]) == ("feed starter", "hybrid", "pocket")
     assert found["stale"] == {"words": 0, "vectors": 0}
     (hit,) = found["hits"]
     text = (indexed / "notes/bread.md").read_text()
     assert hit == {
+        "id": hit["id"],
         "path": "bread.md",
         "absolute_path": str(indexed / "notes/bread.md"),
         "line": 4,

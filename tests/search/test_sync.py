@@ -319,10 +319,10 @@ def test_a_bad_file_stops_nothing(index: Index, folder: Path, monkeypatch: pytes
     opened = os.open
     errors = {"late.md": errno.ETIMEDOUT, "denied.md": errno.EACCES, "good.md": errno.EDEADLK}
 
-    def failing(path: str, *arguments: int) -> int:
+    def failing(path: str, *arguments: int, dir_fd: int | None = None) -> int:
         if (number := errors.get(os.path.basename(path))) is not None:
             raise OSError(number, os.strerror(number))
-        return opened(path, *arguments)
+        return opened(path, *arguments, dir_fd=dir_fd)
 
     for name in errors:
         (folder / name).write_text("changed words")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from operator import itemgetter
@@ -97,6 +97,19 @@ class Lines:
         """The line, page or cell of a position."""
         index = bisect_right(self._starts, position) - 1
         return index + 1 if self._numbers is None else self._numbers[index]
+
+    @property
+    def last(self) -> int:
+        """The number of the last line, page or cell."""
+        return len(self._starts) if self._numbers is None else self._numbers[-1]
+
+    def span(self, first: int, behind: int) -> tuple[int, int | None]:
+        """Where number `first` begins, and where `behind` does; the end of the text is None."""
+        numbers = self._numbers or range(1, len(self._starts) + 1)
+        start, stop = bisect_left(numbers, first), bisect_left(numbers, behind)
+        if start == len(numbers):
+            return self._starts[-1], self._starts[-1]
+        return self._starts[start], None if stop == len(numbers) else self._starts[stop]
 
     def start(self, line: int) -> int:
         """Where the line of an index, from 0, begins; behind the last one, the last one's end."""

@@ -1,0 +1,93 @@
+"""The text of one note, from its file: only of notes in the index, and only below the index's folders."""
+
+from __future__ import annotations
+
+import datetime
+import errno
+import json
+import os
+import sqlite3
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+from mlx_jina.errors import InputError
+from mlx_jina.search import documents, filters, neighbours, roots
+from mlx_jina.search.changes import NOT_DOWNLOADED
+from mlx_jina.search.documents.base import Document, UnreadableError
+from mlx_jina.search.schema import NOTE_BITS
+from mlx_jina.search.walk import is_dataless, open_below
+
+
+@dataclass(frozen=True)
+class NoteText:
+    """A note as its file is now."""
+
+    id: int
+    path: str
+    """Relative to its folder."""
+    absolute_path: str
+    title: str
+    tags: tuple[str, ...]
+    modified: float
+    """Seconds since 1970."""
+    document: Document
+
+    @property
+    def text(self) -> str:
+        """All of it: the file's text, or what could be extracted from it."""
+        return self.document.text
+
+    @property
+    def lines(self) -> int:
+        """How many lines, pages, cells or cards the note has."""
+        return self.document.lines.last
+
+    @property
+    def day(self) -> str:
+        """When it was modified, as 2026-11-26."""
+        return datetime.date.fromtimestamp(self.modified).isoformat()
+
+    def part(self, first: int, count: int) -> str:
+        """So many lines from line `first` on, counted from 1; "" behind the last one."""
+        start, stop = self.document.lines.span(first, first + count)
+        return self.document.text[start : len(self.document.text) if stop is None else stop]
+
+
+def read(connection: sqlite3.Connection, note: str | Path | int) -> NoteText:
+    """A note by its path or title, as `related` takes them, or by the id of one of its chunks.
+
+    Raises InputError for what is no note of the index, and for one that cannot be read now.
+    """
+    own = note >> NOTE_BITS if isinstance(note, int) else neighbours.find_note(connection, note)
+    columns = f"root, path, name, title, tags, {filters.MODIFIED}"
+    # Whoever asks chooses the number, which may be larger than any of SQLite's.
+    known = 0 < own < 1 << (63 - NOTE_BITS)
+    row = connection.execute(f"select {columns} from note where id = ?", (own if known else 0,)).fetchone()
+    if row is None:
+        raise InputError(f"{note} is no note in this index")
+    number, path, name, title, tags, modified = row
+    root = next(root for root in roots.all_of(connection) if root.id == number)
+    spelling = os.fsdecode(name) if name is not None else path
+    try:
+        data = _bytes(root, spelling)
+        document = documents.read(path, data)
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror or error}") from None
+    except UnreadableError as error:
+        raise InputError(f"{path}: {error}") from None
+    return NoteText(
+        own, path, os.path.join(root.path, spelling), title, tuple(json.loads(tags)), modified, document
+    )
+
+
+def _bytes(root: roots.Root, name: str) -> bytes:
+    with open(open_below(root.path, name), "rb") as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "not a file any more")
+        if is_dataless(status):
+            raise OSError(errno.EAGAIN, NOT_DOWNLOADED)
+        if status.st_size > root.max_size:
+            raise OSError(errno.EFBIG, f"larger than {root.max_size:,} bytes (--max-size)")
+        return file.read()
