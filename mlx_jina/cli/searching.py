@@ -8,15 +8,18 @@ import re
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from mlx_jina.cli import live
 from mlx_jina.errors import InputError, MlxJinaError
 from mlx_jina.search import answers, location
 from mlx_jina.search.answers import Answer
-from mlx_jina.search.changes import Report
 from mlx_jina.search.hits import check_uri, marked
-from mlx_jina.search.index import Index
-from mlx_jina.search.query import Where
+
+if TYPE_CHECKING:
+    # Not needed where a server answers.
+    from mlx_jina.search.changes import Report
+    from mlx_jina.search.index import Index
 
 # Seconds that a search spends on what changed since the last one.
 SYNC_SECONDS = 1.0
@@ -51,8 +54,29 @@ def search(
     """Bring the index up to date, search, and print."""
     started = time.monotonic()
     output = _checked(output, nul, uri)
+    file = location.choose(index)
+    request = {
+        "query": query,
+        "limit": limit,
+        "mode": mode,
+        "where": {"glob": globs, "tags": tags, "since": since, "until": until},
+        "chunks": chunks,
+        "recent": recent,
+        "min_score": min_score,
+        "min_cosine": min_cosine,
+        "sync": not no_sync,
+        "explain": explain,
+        "uri": uri or os.environ.get("MLX_JINA_URI"),
+    }
+    if model is None and (answer := live.ask(file, "/v1/search", request)) is not None:
+        _print_answer({**answer, "took_ms": round(1000 * (time.monotonic() - started))}, output, nul)
+        return
+    from mlx_jina.search.changes import Report
+    from mlx_jina.search.index import Index
+    from mlx_jina.search.query import Where
+
     where = Where(glob=globs, tags=tags, since=since, until=until)
-    with Index(location.choose(index), model, create=False, local_files_only=True) as opened:
+    with Index(file, model, create=False, local_files_only=True) as opened:
         if mode != "words":
             opened.preload(query)
         report = Report() if no_sync else _synced(opened, mode != "words")
@@ -67,8 +91,9 @@ def search(
             min_cosine=min_cosine,
         )
     took = time.monotonic() - started
-    answer = answers.of_search(query, found, uri, took=took, unread=report.waiting, explain=explain)
-    _print_answer(answer, output, nul)
+    _print_answer(
+        answers.of_search(query, found, uri, took=took, unread=report.waiting, explain=explain), output, nul
+    )
 
 
 def _print_answer(answer: Answer, output: str | None, nul: bool) -> None:
@@ -92,6 +117,8 @@ def related(
     path, line = note, None
     if not os.path.exists(note) and (match := re.fullmatch(r"(.+):(\d+)", note)):
         path, line = match[1], int(match[2])
+    from mlx_jina.search.index import Index
+
     with Index(location.choose(index), create=False) as opened:
         hits = [answers.of_hit(hit, uri) for hit in opened.related(path, limit, line=line, linked=linked)]
     if output == "json":
@@ -102,6 +129,8 @@ def related(
 
 def duplicates(index: str | None, threshold: float, as_json: bool) -> None:
     """Print pairs of notes."""
+    from mlx_jina.search.index import Index
+
     with Index(location.choose(index), create=False) as opened:
         pairs = opened.duplicates(threshold)
     if as_json:
@@ -119,6 +148,8 @@ def duplicates(index: str | None, threshold: float, as_json: bool) -> None:
 
 def _synced(index: Index, vectors: bool) -> Report:
     """What changed, as far as a second suffices; what keeps the index from it is said, and the search goes on."""
+    from mlx_jina.search.changes import Report
+
     try:
         report = index.sync(seconds=SYNC_SECONDS, wait=False, vectors=vectors)
     except MlxJinaError as error:

@@ -23,6 +23,7 @@ def _positive(context: click.Context, parameter: click.Parameter, value: float |
 @click.command()
 @click.argument("models", nargs=-1)
 @click.option("--host", default="127.0.0.1", show_default=True, metavar="ADDRESS", help="Where to listen.")
+@click.option("--index", metavar="FOLDER", help="Also search these notes: a folder, or an index.")
 @click.option(
     "--port",
     type=click.IntRange(0, 65535),
@@ -63,6 +64,7 @@ def _positive(context: click.Context, parameter: click.Parameter, value: float |
 def serve(
     models: tuple[str, ...],
     host: str,
+    index: str | None,
     port: int,
     preload: bool,
     max_memory: float | None,
@@ -77,9 +79,10 @@ def serve(
     dtype: Dtype | None,
     cache_dir: str | None,
 ) -> None:
-    """Answer embedding requests over HTTP.
+    """Answer embedding requests, and searches, over HTTP.
 
-    Paths and answers are those of OpenAI, Jina and others.
+    Paths and answers are those of OpenAI, Jina and others. With --index there is a page to search your notes,
+    whose index the server keeps up to date, and `mlx-jina search` asks the server.
 
     MODELS are names, Hugging Face ids, folders or .gguf files, also as ALIAS=NAME; the first is the default one.
     Requests may also ask for every other known model in the Hugging Face cache. [default: pocket]
@@ -111,6 +114,7 @@ def serve(
             ),
             preload=preload,
             api_key_file=api_key_file,
+            index=index,
             allow_download=allow_download,
             max_memory=None if max_memory is None else int(max_memory * 1e9),
             keep_alive=None if unload_after is None else unload_after * 60,

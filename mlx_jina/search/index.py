@@ -321,16 +321,18 @@ class Index(Contents):
     # ---- notes beside each other
 
     def related(
-        self, path: str | Path, limit: int = 10, *, line: int | None = None, linked: bool = False
+        self, path: str | Path | int, limit: int = 10, *, line: int | None = None, linked: bool = False
     ) -> list[Hit]:
         """The notes nearest to a note, or to the chunk at a line of it, best first.
 
         Those that link to it, or that it links to, only with `linked`. `path` is absolute, or relative to the
-        folder of the index, or a title. Raises InputError for a note that is not in the index.
+        folder of the index, or a title, or the `id` of a hit. Raises InputError for what is no note of the index.
         """
         from mlx_jina.search import neighbours
 
-        check_options(path=path, limit=limit, line=line, linked=linked)
+        check_options(limit=limit, line=line, linked=linked)
+        if not isinstance(path, int):
+            check_options(path=path)
         with self._database.reading() as connection:
             vectors = self._all_vectors(connection)
             return neighbours.related(connection, self._highlighter, vectors, path, line, limit, linked)

@@ -102,6 +102,17 @@ def _file_system_of_mac(folder: str) -> str:
     return found.raw[72:88].split(b"\0")[0].decode("ascii", "replace")
 
 
+def socket_of(file: str | Path) -> Path | None:
+    """Where a server that has an index listens to this user's own programs; None if that path would be too long.
+
+    The folder of sockets is the user's alone, so whoever can connect may read the notes anyway.
+    """
+    own = hashlib.sha256(os.fsencode(os.path.realpath(file))).hexdigest()[:16]
+    path = data_folder().parent / "run" / f"{own}.sock"
+    # Of sockaddr_un, 104 bytes on a Mac and 108 on Linux.
+    return path if len(os.fsencode(path)) < 100 else None
+
+
 def index_of(folder: str | Path) -> Path:
     """The default index of a folder: the one that has it, also if the folder has moved since."""
     file = default_file(folder)

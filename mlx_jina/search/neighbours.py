@@ -46,7 +46,7 @@ def related(
     connection: sqlite3.Connection,
     highlighter: Highlighter,
     vectors: Vectors,
-    path: str | Path,
+    path: str | Path | int,
     line: int | None,
     limit: int,
     linked: bool,
@@ -90,8 +90,17 @@ def duplicates(connection: sqlite3.Connection, vectors: Vectors, threshold: floa
     return found + sorted(near, key=lambda pair: (-pair.cosine, pair.path, pair.other))
 
 
-def find_note(connection: sqlite3.Connection, path: str | Path) -> int:
-    """The id of a note by its absolute path, its path in the index, or its title. Raises InputError for none."""
+def find_note(connection: sqlite3.Connection, path: str | Path | int) -> int:
+    """The id of a note by its absolute path, its path in the index, its title, or the id of one of its chunks.
+
+    Raises InputError for what is no note of the index.
+    """
+    if isinstance(path, int):
+        # Whoever asks chooses the number, which may be larger than any of SQLite's.
+        known = 0 <= path < 1 << 63
+        if one(connection, "select 1 from note where id = ?", path >> NOTE_BITS if known else 0) is None:
+            raise InputError(f"{path} is no note in this index")
+        return path >> NOTE_BITS
     unknown = f"{str(path)!r} is not in this index; give the path of a note that is, or run mlx-jina index"
     try:
         nameable = b"\0" not in os.fsencode(path)

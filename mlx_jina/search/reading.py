@@ -15,7 +15,6 @@ from mlx_jina.errors import InputError
 from mlx_jina.search import documents, filters, neighbours, roots
 from mlx_jina.search.changes import NOT_DOWNLOADED
 from mlx_jina.search.documents.base import Document, UnreadableError
-from mlx_jina.search.schema import NOTE_BITS
 from mlx_jina.search.walk import is_dataless, open_below
 
 
@@ -59,13 +58,9 @@ def read(connection: sqlite3.Connection, note: str | Path | int) -> NoteText:
 
     Raises InputError for what is no note of the index, and for one that cannot be read now.
     """
-    own = note >> NOTE_BITS if isinstance(note, int) else neighbours.find_note(connection, note)
+    own = neighbours.find_note(connection, note)
     columns = f"root, path, name, title, tags, {filters.MODIFIED}"
-    # Whoever asks chooses the number, which may be larger than any of SQLite's.
-    known = 0 < own < 1 << (63 - NOTE_BITS)
-    row = connection.execute(f"select {columns} from note where id = ?", (own if known else 0,)).fetchone()
-    if row is None:
-        raise InputError(f"{note} is no note in this index")
+    row = connection.execute(f"select {columns} from note where id = ?", (own,)).fetchone()
     number, path, name, title, tags, modified = row
     root = next(root for root in roots.all_of(connection) if root.id == number)
     spelling = os.fsdecode(name) if name is not None else path

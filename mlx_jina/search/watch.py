@@ -14,6 +14,8 @@ from mlx_jina.search.walk import IGNORE_FILES
 
 if TYPE_CHECKING:
     from mlx_jina.search.index import Index
+    from mlx_jina.search.lock import Wait
+    from mlx_jina.search.model import Progress
 
 INSTALL = "pip install 'mlx-jina[watch]'"
 # Milliseconds: how long changes are collected, and how often they are looked for.
@@ -24,10 +26,18 @@ _SCAN = 600.0
 _TYPING = 5.0
 
 
-def follow(index: Index, *, vectors: bool = True, stop: threading.Event | None = None) -> Iterator[Report]:
+def follow(
+    index: Index,
+    *,
+    vectors: bool = True,
+    stop: threading.Event | None = None,
+    wait: Wait = True,
+    progress: Progress | None = None,
+) -> Iterator[Report]:
     """A report for every change, until `stop`. Raises InputError without watchfiles.
 
-    Words follow within two seconds, vectors every five at most: who types gives rise to many changes.
+    Words follow within two seconds, vectors every five at most: who types gives rise to many changes. `wait` and
+    `progress` as in `Index.sync`; what `progress` raises ends it.
     """
     try:
         from watchfiles import watch
@@ -52,7 +62,7 @@ def follow(index: Index, *, vectors: bool = True, stop: threading.Event | None =
             continue
         due = vectors and not 0 <= now - embedded < _TYPING
         try:
-            report = index.sync(vectors=due)
+            report = index.sync(vectors=due, wait=wait, progress=progress)
         except MlxJinaError as error:
             # A disk that is away comes back, and full ones are emptied.
             report = Report(warnings=[str(error)])

@@ -70,6 +70,10 @@ class Guard:
             return ApiError(
                 403, "pages of that Origin may not use this server; --allow-origin adds one", "forbidden_origin"
             )
+        # A page can have images and scripts fetched without an Origin, and measure how long they take.
+        foreign = origin is None and headers.get("sec-fetch-site") == "cross-site"
+        if foreign and headers.get("sec-fetch-mode") != "navigate":
+            return ApiError(403, "other sites' pages may not use this server", "forbidden_origin")
         return None
 
 
@@ -79,6 +83,12 @@ def _is_address(host: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def is_own_socket(scope: Scope) -> bool:
+    """Whether a request came by the Unix socket, which the file system opens to this user only."""
+    server = scope.get("server")
+    return server is not None and server[1] is None
 
 
 def check_key(headers: Headers, key: str | None) -> None:

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import orjson
 from pydantic import ValidationError
 from starlette.applications import Starlette
-from starlette.datastructures import Headers
+from starlette.datastructures import Headers, QueryParams
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
@@ -26,11 +26,12 @@ from starlette.types import Receive, Scope, Send
 
 from mlx_jina.server import access, monitoring
 from mlx_jina.server.capacity import Capacity, Slot
-from mlx_jina.server.dialects import cohere, jina, lm_studio, ollama, openai, rerank, tei
+from mlx_jina.server.dialects import cohere, jina, lm_studio, notes, ollama, openai, rerank, tei
 from mlx_jina.server.dialects.base import Body, Endpoint, Reply
 from mlx_jina.server.engine import Engine
 from mlx_jina.server.errors import ApiError
 from mlx_jina.server.metrics import Metrics
+from mlx_jina.server.notes import Notes
 from mlx_jina.server.openapi import document
 
 logger = logging.getLogger(__name__)
@@ -92,11 +93,13 @@ class Settings:
     max_body: int = 32 << 20
 
 
-def create_app(engine: Engine, metrics: Metrics, settings: Settings) -> Starlette:
-    """The application of all dialects."""
+def create_app(engine: Engine, metrics: Metrics, settings: Settings, index: Notes | None = None) -> Starlette:
+    """The application of all dialects, and of an index of notes if there is one."""
     capacity = Capacity(settings.max_waiting, BODIES * settings.max_body, engine.store.seconds_ahead)
     metrics.gauge("requests_under_way", "Requests that have no answer yet", lambda: capacity.requests)
     endpoints = [endpoint for dialect in DIALECTS for endpoint in dialect.ENDPOINTS]
+    if index is not None:
+        endpoints += notes.endpoints(index)
     endpoints += monitoring.endpoints(metrics, document(endpoints))
     return Starlette(
         routes=[
@@ -161,17 +164,17 @@ class _Caller:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = time.perf_counter()
         try:
-            response = await self._respond(Headers(scope=scope), scope.get("path_params", {}), receive)
+            response = await self._respond(scope, receive)
         except ClientDisconnect:
             self._metrics.hung_up()
             return
         self._metrics.answered(self._endpoint.path, response.status_code, time.perf_counter() - started)
         await response(scope, receive, send)
 
-    async def _respond(self, headers: Headers, parameters: Mapping[str, Any], receive: Receive) -> Response:
+    async def _respond(self, scope: Scope, receive: Receive) -> Response:
         endpoint = self._endpoint
         try:
-            return await self._answer(headers, parameters, receive)
+            return await self._answer(scope, receive)
         except ClientDisconnect:
             raise
         except ApiError as error:
@@ -185,14 +188,16 @@ class _Caller:
             refusal = ApiError(500, words, "internal_error")
         return _json(endpoint.error_body(refusal, request_id), refusal.status, refusal.headers)
 
-    async def _answer(self, headers: Headers, parameters: Mapping[str, Any], receive: Receive) -> Response:
+    async def _answer(self, scope: Scope, receive: Receive) -> Response:
         endpoint = self._endpoint
-        if not endpoint.public:
+        headers = Headers(scope=scope)
+        if not (endpoint.public or access.is_own_socket(scope)):
             access.check_key(headers, self._settings.api_key)
         if endpoint.body is None:
             return _written(await endpoint.handler(self._engine, None))
         if endpoint.method == "GET":
-            return _written(await endpoint.handler(self._engine, _checked(endpoint.body, parameters)))
+            given = {**QueryParams(scope["query_string"]), **scope.get("path_params", {})}
+            return _written(await endpoint.handler(self._engine, _checked(endpoint.body, given)))
         coding = headers.get("content-encoding", "identity").strip().lower()
         if coding not in ("", "identity"):
             raise _unsupported(f"compressed ({coding[:20]})")

@@ -38,9 +38,12 @@ def document(endpoints: Sequence[Endpoint]) -> dict[str, Any]:
             | {status: {"description": words, "content": _JSON} for status, words in _ERRORS.items()},
         }
         if endpoint.body is not None and endpoint.method == "GET":
+            schema = endpoint.body.model_json_schema()
             operation["parameters"] = [
-                {"name": field, "in": "path", "required": True, "schema": schema}
-                for field, schema in endpoint.body.model_json_schema()["properties"].items()
+                {"name": name, "in": "path", "required": True, "schema": field}
+                if f"{{{name}" in endpoint.path
+                else {"name": name, "in": "query", "required": name in schema.get("required", ()), "schema": field}
+                for name, field in schema["properties"].items()
             ]
         elif endpoint.body is not None:
             name = endpoint.body.__name__

@@ -12,8 +12,8 @@ import signal
 import socket
 import sys
 import uuid
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,7 @@ import uvicorn
 
 from mlx_jina.cpu import blas
 from mlx_jina.errors import InputError, ModelNotFoundError
+from mlx_jina.search import location
 from mlx_jina.server import connections, timeouts
 from mlx_jina.server.app import Settings, create_app
 from mlx_jina.server.dialects import openai
@@ -30,6 +31,7 @@ from mlx_jina.server.engine import Engine
 from mlx_jina.server.errors import ApiError
 from mlx_jina.server.metrics import Metrics
 from mlx_jina.server.model_store import ModelStore, StoreOptions
+from mlx_jina.server.notes import Notes, open_index
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -64,11 +66,13 @@ def run(
     *,
     preload: bool,
     api_key_file: Path | None,
+    index: str | None = None,
     **store: Unpack[StoreOptions],
 ) -> None:
     """Serve until SIGTERM or Ctrl-C, then answer the requests in flight and return.
 
-    `store` are options of `ModelStore`. Raises InputError for an address beyond this machine without a key.
+    `index` is the file or the folder of an index of notes, `store` are options of `ModelStore`. Raises InputError
+    for an address beyond this machine without a key, and IndexFileError.
     """
     settings = _with_key(settings, api_key_file)
     if settings.anywhere and not settings.api_key:
@@ -80,7 +84,10 @@ def run(
         logger.warning("%s", slow)
     _allow_many_connections()
     metrics = Metrics()
-    if asyncio.run(_serve(models, host, port, settings, metrics, preload, store)):
+    with ExitStack() as stack:
+        notes = None if index is None else stack.enter_context(closing(open_index(index)))
+        downloading = asyncio.run(_serve(models, host, port, settings, metrics, preload, notes, store))
+    if downloading:
         # The hub's library would have the process wait for its threads; what they have downloaded is kept.
         logging.shutdown()
         os._exit(0)
@@ -93,6 +100,7 @@ async def _serve(
     settings: Settings,
     metrics: Metrics,
     preload: bool,
+    notes: Notes | None,
     options: StoreOptions,
 ) -> bool:
     """Returns whether a download is still under way."""
@@ -101,7 +109,7 @@ async def _serve(
     metrics.gauge("waiting_tokens", "Tokens of texts whose batch has not started", store.waiting_tokens)
     server = _Server(
         uvicorn.Config(
-            create_app(Engine(store), metrics, settings),
+            create_app(Engine(store), metrics, settings, notes),
             http=connections.protocol(
                 timeouts.protocol(CLIENT_SECONDS, _refusal(TOO_LATE), metrics.hung_up),
                 _most_connections(),
@@ -129,7 +137,12 @@ async def _serve(
     # uvicorn sets the same handlers only once it serves, and raises the signal once more when it has ended.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, server.handle_exit)
-    with listening(host, port) as listener:
+    with ExitStack() as stack:
+        listener = stack.enter_context(listening(host, port))
+        listeners = [listener]
+        if notes is not None:
+            listeners += stack.enter_context(listening_to_own(location.socket_of(notes.index.file)))
+            notes.start()
         if preload and not await _preload(store, server):
             return store.downloading()
         # Objects that exist by now stay, so the garbage collector need not look at them again. Requests leave few
@@ -140,7 +153,7 @@ async def _serve(
         logger.info("listening on http://%s:%d", shown, listener.getsockname()[1])
         idle = asyncio.create_task(store.unload_idle())
         try:
-            await server.serve(sockets=[listener])
+            await server.serve(sockets=listeners)
         finally:
             idle.cancel()
         logger.info("stopped")
@@ -229,6 +242,45 @@ def listening(host: str, port: int) -> socket.socket:
     # second packet waits 40 ms until the client acknowledges the first.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listener
+
+
+@contextmanager
+def listening_to_own(path: Path | None) -> Iterator[list[socket.socket]]:
+    """A Unix socket for the user's own programs, which goes at the end; none where there cannot be one."""
+    if path is None:
+        yield []
+        return
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path.parent.chmod(0o700)
+        if _is_served(path):
+            raise OSError(errno.EADDRINUSE, "another server has this index")
+        path.unlink(missing_ok=True)
+        listener.bind(str(path))
+    except OSError as error:
+        listener.close()
+        logger.warning("mlx-jina search will not find this server: %s", error.strerror or error)
+        yield []
+        return
+    own = path.stat()
+    try:
+        with listener:
+            yield [listener]
+    finally:
+        # Another server may have taken the place.
+        with suppress(OSError):
+            if os.path.samestat(own, path.stat()):
+                path.unlink()
+
+
+def _is_served(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+        try:
+            client.connect(str(path))
+        except OSError:
+            return False
+        return True
 
 
 def _allow_many_connections() -> None:

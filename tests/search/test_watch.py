@@ -41,7 +41,7 @@ def synced(moments: list[tuple[float, set[str]]], monkeypatch: pytest.MonkeyPatc
         def status(self) -> object:
             return type("Status", (), {"folders": ("/notes",)})
 
-        def sync(self, *, vectors: bool) -> Report:
+        def sync(self, *, vectors: bool, **_: object) -> Report:
             calls.append((changes.now, vectors))
             return Report()
 

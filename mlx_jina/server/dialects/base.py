@@ -204,7 +204,7 @@ ErrorBody = Callable[[ApiError, str], Mapping[str, Any]]
 class Endpoint:
     """One route. `body` is the schema of the request, None for a request without a body.
 
-    A GET request has no body; its schema is that of the parameters in its path.
+    A GET request has no body; its schema is that of the parameters in its path and behind its question mark.
 
     `error_body` makes the body of an error from the refusal and the request's id. `public`: needs no API key.
     `media_type` is that of an answer which is no error.
