@@ -265,7 +265,7 @@ def _attach(
 
 def _sizes(path: Path, value: Any) -> tuple[int, ...]:
     if not isinstance(value, list | tuple) or not all(type(size) is int and size > 0 for size in value):
-        raise CheckpointError(f"{path}: config.json: 'matryoshka_dims' should be sizes, found {shown(value)}")
+        raise CheckpointError(f"{path}: 'matryoshka_dims' should be sizes, found {shown(value)}")
     return tuple(value)
 
 

@@ -84,17 +84,19 @@ def read_settings(folder: Path) -> dict[str, Any]:
     settings = json_file.read(path)
     if (kind := settings.get("model_type")) not in (None, "SentenceTransformer"):
         raise CheckpointError(f"{path}: 'model_type' is {kind!r}; only 'SentenceTransformer' is implemented")
+    check_prompts(path, settings)
+    return settings
+
+
+def check_prompts(path: Path, settings: Mapping[str, Any]) -> None:
+    """Refuse prompts that are no texts, and a default one that is not among them. Raises CheckpointError."""
     prompts, name = settings.get("prompts") or {}, settings.get("default_prompt_name")
     if not isinstance(prompts, dict) or not all(isinstance(text, str) for text in prompts.values()):
         raise CheckpointError(f"{path}: 'prompts' should be texts by name, found {shown(prompts)}")
-    # Where each task has prompts of its own, the name is that of a side.
-    if name is not None and not {name, f"_{name}"} & {
-        *prompts,
-        *(f"_{key.rpartition('_')[2]}" for key in prompts),
-    }:
+    # Some models have one of this name for each task.
+    if name is not None and not any(key == name or key.endswith(f"_{name}") for key in prompts):
         names = some(prompts) or "none"
         raise CheckpointError(f"{path}: 'default_prompt_name' is {shown(name)}, but the prompts are: {names}")
-    return settings
 
 
 def read(folder: Path) -> Modules:

@@ -15,7 +15,7 @@ from gguf import PoolingType
 
 from mlx_jina.catalog import Entry, Kind
 from mlx_jina.errors import CheckpointError
-from mlx_jina.weights import checkpoint, quantize
+from mlx_jina.weights import checkpoint, modules, quantize
 from mlx_jina.weights.checkpoint import Checkpoint, Recognised
 from mlx_jina.weights.gguf import architectures, names, recognition
 from mlx_jina.weights.gguf import blocks as gguf_blocks
@@ -108,7 +108,7 @@ def _check_sizes(file: GGUF, architecture: Architecture, config: Mapping[str, An
             )
 
 
-def _check_settings(file: GGUF, architecture: Architecture) -> None:
+def _check_settings(file: GGUF, architecture: Architecture, config: Mapping[str, Any]) -> None:
     """Refuse settings with which llama.cpp would compute something else than mlx-jina."""
     causal = architecture.extra.get("attention.causal", True)
     for key, implemented in (("rope.scaling.type", "none"), ("attention.causal", causal)):
@@ -118,6 +118,20 @@ def _check_settings(file: GGUF, architecture: Architecture) -> None:
             raise CheckpointError(
                 f"{file.path}: metadata {full!r} is {value!r}; only {implemented!r} is implemented"
             )
+    if f"{architecture.name}.rope.scaling.type" not in file.metadata:
+        # Without a type, llama.cpp takes these for linear scaling.
+        _expect_number(file, f"{architecture.name}.rope.scaling.factor", (0, 1))
+        _expect_number(file, f"{architecture.name}.rope.scale_linear", (0, 1))
+    if "rope_theta" in architecture.keys:
+        _expect_number(file, f"{architecture.name}.rope.scaling.attn_factor", (1,))
+        width = config.get("head_dim", config["hidden_size"] // config["num_attention_heads"])
+        _expect_number(file, f"{architecture.name}.rope.dimension_count", (width,))
+
+
+def _expect_number(file: GGUF, key: str, implemented: tuple[int, ...]) -> None:
+    value = file.metadata.get(key, implemented[0])
+    if value not in implemented:
+        raise CheckpointError(f"{file.path}: metadata {key!r} is {value!r}; only {implemented[-1]} is implemented")
 
 
 def _config(file: GGUF, architecture: Architecture, stored: Mapping[str, Any], kind: Kind) -> dict[str, Any]:
@@ -144,7 +158,7 @@ def _config(file: GGUF, architecture: Architecture, stored: Mapping[str, Any], k
             f"are pooled by {POOLING[architecture.pooling]}"
         )
     _check_sizes(file, architecture, config)
-    _check_settings(file, architecture)
+    _check_settings(file, architecture, config)
     return config
 
 
@@ -215,6 +229,7 @@ def open_source(
         config, weights = gguf_rerankers.with_head(file, tokenizer, config, weights)
     recognised = _recognise(file, bool(adapters), entry) if kind == "embedding" else None
     prompts = _stored_json(file, PROMPTS) or _known(config, recognised)
+    modules.check_prompts(path, prompts)
     general = {
         key.removeprefix("general."): value
         for key, value in file.metadata.items()

@@ -20,7 +20,7 @@ from mlx_jina.weights import convert, folder
 from mlx_jina.weights.gguf import file as gguf_file
 from mlx_jina.weights.gguf import reader as gguf_reader
 from mlx_jina.weights.gguf.file import GGUF
-from tests.support import checkpoints, decoder_checkpoints, llama_cpp, reference, v3_checkpoints
+from tests.support import checkpoints, decoder_checkpoints, gguf_files, llama_cpp, reference, v3_checkpoints
 
 TEXTS = [
     "how do i bake bread",
@@ -381,3 +381,30 @@ def test_targets_and_options_are_checked_first(tmp_path: Path) -> None:
         with pytest.raises(InputError, match=reason):
             function(str(source), tmp_path / target, **options)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "there"]
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        # Without a type, llama.cpp takes the factor for linear scaling.
+        ({"qwen3.rope.scaling.factor": 4.0}, r"'qwen3\.rope\.scaling\.factor' is 4\.0; only 1 is implemented"),
+        ({"qwen3.rope.scale_linear": 2.0}, r"'qwen3\.rope\.scale_linear' is 2\.0"),
+        ({"qwen3.rope.scaling.type": "yarn"}, r"'qwen3\.rope\.scaling\.type' is 'yarn'"),
+        ({"qwen3.rope.scaling.attn_factor": 3.0}, r"'qwen3\.rope\.scaling\.attn_factor' is 3\.0"),
+        ({"qwen3.rope.dimension_count": 16}, r"'qwen3\.rope\.dimension_count' is 16; only 32 is implemented"),
+        ({"qwen3.rope.freq_base": float("inf")}, "'rope_theta' is inf"),
+        (
+            {"mlx-jina.prompts": '{"default_prompt_name": "x"}'},
+            "'default_prompt_name' is 'x', but the prompts",
+        ),
+    ],
+)
+def test_metadata_that_makes_other_vectors(tmp_path: Path, values: dict[str, Any], words: str) -> None:
+    convert.to_gguf(str(checkpoints.v5_small(tmp_path / "v5")), tmp_path / "m.gguf", task="retrieval", kind="F32")
+    metadata = GGUF(tmp_path / "m.gguf").metadata
+    same = {"qwen3.rope.scaling.factor": 1.0, "qwen3.rope.dimension_count": 32}
+    mlx_jina.load(gguf_files.with_metadata(tmp_path / "m.gguf", tmp_path / "same.gguf", {**metadata, **same}))
+    other = gguf_files.with_metadata(tmp_path / "m.gguf", tmp_path / "other.gguf", {**metadata, **values})
+    for use in (mlx_jina.load, lambda path: convert.to_mlx(str(path), tmp_path / "x")):
+        with pytest.raises(CheckpointError, match=words):
+            use(other)
