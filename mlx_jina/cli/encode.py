@@ -161,7 +161,7 @@ def open_model(model: str | None, loading: LoadOptions) -> Encoder:
             f"using {DEFAULT_MODEL!r}, the small English model inside this package; choose a Jina model with "
             "--model, for example --model v2-small-en"
         )
-    return load(model or DEFAULT_MODEL, **loading)
+    return load(DEFAULT_MODEL if model is None else model, **loading)
 
 
 def tell(words: str) -> None:

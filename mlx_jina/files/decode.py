@@ -17,6 +17,9 @@ _OTHERS = (
     (b"\xfd7zXZ\0", "is compressed by xz; unpack it first: unxz"),
     (b"PK\x03\x04", "is a ZIP archive, or a document of an office program; save it as text first"),
     (b"%PDF-", "is a PDF; save it as text first, or search in it: mlx-jina index reads PDF files"),
+    # Before UTF-16, whose mark is the beginning of this one.
+    (b"\xff\xfe\0\0", "is UTF-32; convert it first: iconv -f utf-32 -t utf-8"),
+    (b"\0\0\xfe\xff", "is UTF-32; convert it first: iconv -f utf-32 -t utf-8"),
     (b"\xff\xfe", "is UTF-16; convert it first: iconv -f utf-16 -t utf-8"),
     (b"\xfe\xff", "is UTF-16; convert it first: iconv -f utf-16 -t utf-8"),
 )
@@ -54,4 +57,6 @@ def _what(raw: bytes) -> str | None:
 def lines(file: BinaryIO, source: str) -> Iterator[str]:
     """Lines with their ends. Only newlines count, so that numbers agree with those of other tools."""
     for number, raw in enumerate(file, 1):
+        if number == 1 and not raw.endswith(b"\n") and b"\r" in raw.rstrip(b"\r"):
+            raise InputError(f"{source} has lines that end in CR alone; convert it first: tr '\\r' '\\n'")
         yield decode(raw, source, number)

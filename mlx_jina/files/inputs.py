@@ -8,8 +8,10 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -28,6 +30,8 @@ FOLDER_DOCUMENTS = (*DOCUMENTS, ".txt")
 LARGEST_ARRAY = 256 << 20
 # What may stand between the columns of a .csv file: some countries' programs write the second.
 _DELIMITERS = (",", ";", "\t")
+# The line by which Excel is told.
+_TOLD = re.compile(r'"?sep=(.)"?\r?\n?')
 
 # Is told of a note that is left out: its path, and why.
 Skipped = Callable[[str, str], object]
@@ -52,6 +56,8 @@ def check(paths: Sequence[str], field: str | None) -> None:
     for path in paths:
         if path == STDIN or os.path.isdir(path):
             continue
+        if not path:
+            raise InputError("the name of an input (--input) is empty")
         if not os.path.exists(path):
             raise InputError(f"{path} does not exist")
         if _suffix(path) not in (*LINES, *FIELDS, *DOCUMENTS):
@@ -168,7 +174,8 @@ def _array(file: BinaryIO, source: str, field: str) -> Iterator[Record]:
     try:
         content = json.loads(decode(raw, source, 1))
     except json.JSONDecodeError as error:
-        raise InputError(f"{source}, line {error.lineno}: not valid JSON ({error.msg})") from None
+        lines = "; if each line is an object, call it .jsonl" if error.msg == "Extra data" else ""
+        raise InputError(f"{source}, line {error.lineno}: not valid JSON ({error.msg}{lines})") from None
     except (ValueError, RecursionError) as error:
         raise InputError(f"{source}: JSON that cannot be read ({error})") from None
     if not isinstance(content, list):
@@ -190,11 +197,14 @@ def _table(file: BinaryIO, source: str, field: str) -> Iterator[Record]:
     csv.field_size_limit(sys.maxsize)
     lines = decoded_lines(file, source)
     first = next(lines, "")
-    delimiter = "\t" if _suffix(source) == ".tsv" else _delimiter(first, field)
+    skipped = 0
+    if told := _TOLD.fullmatch(first):
+        skipped, first = 1, next(lines, "")
+    delimiter = told[1] if told else "\t" if _suffix(source) == ".tsv" else _delimiter(first, field)
     # Strict, or an unclosed quote would swallow the rest of the file as one text.
     reader = csv.reader(chain([first], lines), strict=True, delimiter=delimiter)
     header: list[str] | None = None
-    line = 1
+    line = 1 + skipped
     while True:
         try:
             row = next(reader, None)
@@ -208,15 +218,22 @@ def _table(file: BinaryIO, source: str, field: str) -> Iterator[Record]:
                 raise InputError(
                     f"{source}, line {line}: no column {field!r} ({_found(header)}); choose one with --field"
                 )
+            if header.count(field) > 1:
+                raise InputError(f"{source}, line {line}: there are {header.count(field)} columns {field!r}")
             column = header.index(field)
             named = header.index("id") if "id" in header else None
         elif row:
+            names = len(header or [])
             if len(row) <= max(column, named or 0):
+                raise InputError(f"{source}, line {line}: {len(row)} columns, but the header has {names}")
+            # Programs that write empty columns at the end leave them out of the header.
+            if any(row[names:]):
                 raise InputError(
-                    f"{source}, line {line}: {len(row)} columns, but the header has {len(header or [])}"
+                    f"{source}, line {line}: {len(row)} columns, but the header has {names}; a text with "
+                    f"{delimiter!r} in it needs quotes around it"
                 )
             yield Record(row[column], None if named is None else ("id", row[named]), source, line)
-        line = reader.line_num + 1
+        line = reader.line_num + 1 + skipped
     if header is None:
         raise InputError(f"{source} is empty; a {_suffix(source)} file needs a header row that names its columns")
 
@@ -225,8 +242,9 @@ def _delimiter(header: str, field: str) -> str:
     """What parts the columns of a .csv file: what makes a column of `field`, else a comma."""
     for delimiter in _DELIMITERS:
         # Not strictly: whatever is wrong with the line is said when it is read.
-        if field in next(csv.reader([header], delimiter=delimiter), []):
-            return delimiter
+        with suppress(csv.Error):
+            if field in next(csv.reader([header], delimiter=delimiter), []):
+                return delimiter
     return _DELIMITERS[0]
 
 

@@ -113,6 +113,9 @@ def test_default_model_and_file_hint_are_said_once(tmp_path: Path) -> None:
         (["encode", "-o", "x.bin", "x"], "must end in .npy, .jsonl, .parquet"),
         (["encode", "-o", "missing/x.npy", "x"], "the folder missing does not exist"),
         (["encode", "-m", "no-such-model", "x"], "'no-such-model' is neither a folder"),
+        # What a shell makes of a variable that is not set is not the default model.
+        (["encode", "-m", "", "x"], "the name of the model is empty"),
+        (["encode", "-i", ""], "the name of an input (--input) is empty"),
         (["encode", "-m", "owner/absent", "--cache-dir", "empty", "x"], "downloads are off"),
         (["encode", "-m", "pocket", "--truncate-dim", "100", "x"], "(64, 128, 256)"),
         (

@@ -83,6 +83,9 @@ def test_other_tables(tmp_path: Path) -> None:
     assert texts(read(tmp_path / "a.csv", "id;text\n1;a, b\n2;c\n")) == ["a, b", "c"]
     assert texts(read(tmp_path / "b.csv", "id\ttext\n1\ta, b\n")) == ["a, b"]
     assert texts(read(tmp_path / "c.csv", "id,text\n1,a; b\n")) == ["a; b"]
+    # As Excel is told, and with columns at the end that have no name.
+    assert texts(read(tmp_path / "f.csv", "sep=|\r\nid|text\r\n1|a, b\r\n")) == ["a, b"]
+    assert texts(read(tmp_path / "g.csv", "text,id\na,1,,\n")) == ["a"]
     assert texts(read(tmp_path / "d.tsv", 'id\ttext\n1\ta, b; c\n2\t"x\ty"\n')) == ["a, b; c", "x\ty"]
     assert texts(read(tmp_path / "e.csv", "a;b,text\nx;y,z\n")) == ["z"]
     with pytest.raises(InputError, match=r"is empty; a \.tsv file needs a header row"):
@@ -180,6 +183,13 @@ LINES_16 = '{"text": "fine"}\n' * 16
         ("a.csv", "id,text\n1,x\n2\n", "line 3: 1 columns, but the header has 2"),
         ("a.csv", 'text\nx\n"open\nto the\nend', "line 3: not valid CSV"),
         ("a.csv", "", "is empty; a .csv file needs a header row"),
+        ("a.csv", "text\rx\ry\r", "has lines that end in CR alone; convert it first: tr"),
+        ("a.txt", "x\ry", "has lines that end in CR alone"),
+        ("a.csv", "te\rxt,id\nx,1\n", "line 1: not valid CSV"),
+        ("a.csv", "text,text\nx,y\n", "line 1: there are 2 columns 'text'"),
+        ("a.csv", "text,id\nHello, world,1\n", "line 2: 3 columns, but the header has 2; a text with"),
+        ("a.json", '{"text": "x"}\n{"text": "y"}\n', "if each line is an object, call it .jsonl"),
+        ("a.txt", "x\n".encode("utf-32"), "is UTF-32; convert it first: iconv -f utf-32 -t utf-8"),
     ],
 )
 def test_mistakes_name_file_and_line(tmp_path: Path, name: str, content: bytes | str, message: str) -> None:
