@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import mlx.core as mx
 import numpy as np
 
-from mlx_jina.nn.ragged import Bucket, Ragged
+from mlx_jina import device
+from mlx_jina.nn.ragged import Bucket, Ragged, flatten
 
 
 def mean(hidden: mx.array, batch: Ragged) -> mx.array:
@@ -32,4 +33,10 @@ def _mean(rows: mx.array, bucket: Bucket) -> mx.array:
 
 def span_means(hidden: mx.array, spans: Sequence[tuple[int, int]]) -> mx.array:
     """Average rows `start` to `stop` of `(T, D)` for each span, in float32. Returns (S, D)."""
+    if device.on_gpu():
+        # As if each span was a text, since some operations for each of them would take longer than their sums.
+        lengths = np.array([stop - start for start, stop in spans])
+        order = np.argsort(-lengths, kind="stable")
+        texts = flatten([np.arange(*span, dtype=np.int32) for span in spans], order)
+        return mean(hidden[mx.array(texts.ids)], texts.ragged)[mx.array(np.argsort(order))]
     return mx.stack([hidden[start:stop].astype(mx.float32).mean(axis=0) for start, stop in spans])

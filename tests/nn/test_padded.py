@@ -14,7 +14,7 @@ import pytest
 from bench.texts import mixed_lengths
 from mlx_jina import device
 from mlx_jina.models.rerankers import Qwen3Reranker
-from mlx_jina.nn import attention, ragged
+from mlx_jina.nn import attention, pooling, ragged
 from mlx_jina.nn.alibi import Alibi
 from mlx_jina.nn.ragged import Batch, Bucket, Padded, Ragged
 from mlx_jina.weights import checkpoint, folder, rerankers
@@ -137,6 +137,15 @@ def test_calls_of_a_mixed_batch(name: str, metal: None, monkeypatch: pytest.Monk
     MODELS[name]().hidden(mx.array(batch.ids), batch.ragged)
     assert len(calls) <= SHAPE["layers"] * (15 + len(long))
     assert len(calls) < SHAPE["layers"] * len(batch.ragged.buckets) / 3
+
+
+def test_means_of_spans(backend: str) -> None:
+    """Of any lengths, also where they overlap, in their own order."""
+    hidden = mx.random.normal((500, 8))
+    spans = [(0, 500), (3, 4), (100, 130), (90, 290), (5, 35), (499, 500), (1, 18)]
+    found = np.array(pooling.span_means(hidden, spans))
+    wanted = [np.array(hidden)[start:stop].mean(axis=0) for start, stop in spans]
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=bound(1e-6))
 
 
 def test_one_text_and_equal_texts_are_not_padded(backend: str) -> None:
