@@ -15,7 +15,7 @@ from mlx_jina.choices import OUTPUTS, ChunkKind, Dtype, Output, Precision
 from mlx_jina.engine import plan as plans
 from mlx_jina.engine.late_chunking import ChunkedDocument, check_pooling, documents, joined
 from mlx_jina.engine.loaded_model import LoadedModel
-from mlx_jina.engine.origin import Known, Origin
+from mlx_jina.engine.origin import Origin
 from mlx_jina.engine.pipeline import longest_first, progress
 from mlx_jina.engine.plan import Plan
 from mlx_jina.engine.thread import ModelThread
@@ -29,7 +29,6 @@ from mlx_jina.text.prompts import Side
 from mlx_jina.text.tokenizer import Token, listed, many
 from mlx_jina.vectors import AnyRows, AnyVector, FloatRows, Floats, FloatVector, Vectors
 from mlx_jina.weights import hub, kinds, loading
-from mlx_jina.weights.loading import Loaded
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -85,31 +84,28 @@ def load(
     path = hub.resolve(str(name), revision, local_files_only, cache_dir, task)
     thread = ModelThread()
     loaded = thread.run(loading.load, path, str(name), task, dtype, as_model)
-    cache = None if cache_dir is None else str(Path(cache_dir).absolute())
-    origin = Origin(str(name), task, revision, local_files_only, dtype, cache, as_model)
-    return Encoder(loaded, thread, origin.found_at(path))
+    origin = Origin.of(
+        name,
+        path,
+        task=task,
+        revision=revision,
+        local_files_only=local_files_only,
+        dtype=dtype,
+        cache_dir=cache_dir,
+        as_model=as_model,
+    )
+    return Encoder(loaded, thread, origin)
 
 
 class Encoder(LoadedModel):
     """A loaded model: texts in, NumPy vectors out. Made by `load`; safe to share between threads.
 
-    A copy is the model itself. Pickled, a model is its name and the options of `load`, by which another process
-    loads it again, once for any number of times that it arrives there.
+    A copy is the model itself. Pickled, a model is its name and the options of `load`.
     """
 
-    def __init__(self, loaded: Loaded, thread: ModelThread, origin: Origin) -> None:
-        super().__init__(loaded, thread)
-        self._origin = origin
-
-    def __copy__(self) -> Encoder:
-        return self
-
-    def __deepcopy__(self, memo: object) -> Encoder:
-        return self
-
-    def __reduce__(self) -> tuple[Callable[[Origin], Encoder], tuple[Origin]]:
-        _known.remember(self._origin, self)
-        return _arrived, (self._origin,)
+    @classmethod
+    def _load_again(cls, origin: Origin) -> Encoder:
+        return load(**origin._asdict())
 
     @cached_property
     def multi_vector(self) -> MultiVectorEncoder:
@@ -408,12 +404,3 @@ class Encoder(LoadedModel):
     ) -> Floats:
         """Cosine similarities (N, M) of vectors (N, D) and (M, D), quantised ones too: `vectors.similarity`."""
         return vectors.similarity(a, b, precision, ranges)
-
-
-# Models that were pickled, or came that way.
-_known: Known[Encoder] = Known()
-
-
-def _arrived(origin: Origin) -> Encoder:
-    """The model that was pickled as this origin. Raises what `load` raises."""
-    return _known.get(origin, lambda origin: load(**origin._asdict()))

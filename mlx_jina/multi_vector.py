@@ -15,11 +15,13 @@ from mlx_jina.choices import Dtype, Precision
 from mlx_jina.engine import plan as plans
 from mlx_jina.engine.loaded_model import LoadedModel
 from mlx_jina.engine.multi_vectors import MultiVectors, multi_vectors
+from mlx_jina.engine.origin import Origin
 from mlx_jina.engine.pipeline import longest_first, progress
 from mlx_jina.engine.plan import Plan
 from mlx_jina.engine.ranking import Ranked, check_top_k, ranked
 from mlx_jina.engine.thread import ModelThread
 from mlx_jina.errors import InputError, TruncationWarning
+from mlx_jina.options import check as check_options
 from mlx_jina.text.late_interaction import ColBERT, LateInteraction
 from mlx_jina.text.prompts import Side
 from mlx_jina.text.tokenizer import listed
@@ -53,12 +55,31 @@ def load_multi_vector(
     Raises ModelNotFoundError for a name that leads nowhere, CheckpointError for files that do not fit, and for a
     model with one vector for each text, which `load` opens.
     """
+    check_options(
+        name=name,
+        task=task,
+        revision=revision,
+        local_files_only=local_files_only,
+        dtype=dtype,
+        cache_dir=cache_dir,
+        as_model=as_model,
+    )
     device.check_dtype(dtype)
     kinds.check_name(str(name), "multi-vector")
     path = hub.resolve(str(name), revision, local_files_only, cache_dir, task)
     thread = ModelThread()
     load = partial(loading.load, path, str(name), task, dtype, as_model, kind="multi-vector")
-    return MultiVectorEncoder(thread.run(load), thread)
+    origin = Origin.of(
+        name,
+        path,
+        task=task,
+        revision=revision,
+        local_files_only=local_files_only,
+        dtype=dtype,
+        cache_dir=cache_dir,
+        as_model=as_model,
+    )
+    return MultiVectorEncoder(thread.run(load), thread, origin)
 
 
 class MultiVectorEncoder(LoadedModel):
@@ -67,14 +88,18 @@ class MultiVectorEncoder(LoadedModel):
     Made by `load_multi_vector`; names and shapes are those of sentence-transformers' class.
     """
 
-    def __init__(self, loaded: Loaded, thread: ModelThread) -> None:
-        super().__init__(loaded, thread)
+    def __init__(self, loaded: Loaded, thread: ModelThread, origin: Origin) -> None:
+        super().__init__(loaded, thread, origin)
         colbert, tokenizer = loaded.files.config.get("colbert"), loaded.files.tokenizer
         self._texts = ColBERT(tokenizer, colbert) if colbert else LateInteraction(tokenizer, self.max_length)
         self.query_length: int = self._texts.max_lengths["query"]
         """Tokens of a query, at most; of a ColBERT's exactly, for short ones are filled up with mask tokens."""
         self.document_length: int = min(self._texts.max_lengths["document"], self.max_length)
         """Tokens of a document, at most, where a call does not say how many; the checkpoint's own choice."""
+
+    @classmethod
+    def _load_again(cls, origin: Origin) -> MultiVectorEncoder:
+        return load_multi_vector(**origin._asdict())
 
     def tokenize(self, texts: str | Texts) -> list[list[int]]:
         """Token ids of each text as a document, special tokens and marker included, without prompt, uncut."""
@@ -148,6 +173,16 @@ class MultiVectorEncoder(LoadedModel):
         show_progress_bar: bool | None = None,
     ) -> Plan:
         """Check the options of `encode_query` or `encode_document`, and keep them for the texts to come."""
+        check_options(
+            task=task,
+            truncate_dim=truncate_dim,
+            allow_untrained_dim=allow_untrained_dim,
+            max_length=max_length,
+            truncate=truncate,
+            precision=precision,
+            batch_tokens=batch_tokens,
+            show_progress_bar=show_progress_bar,
+        )
         own = self.query_length if side == "query" else self.document_length
         limit = own if max_length is None else max_length
         if not (shortest := self._texts.shortest) <= limit <= self.max_length:
@@ -204,6 +239,7 @@ class MultiVectorEncoder(LoadedModel):
         """
         if not isinstance(query, str) or not query.strip():
             raise InputError("the query is empty or no str")
+        check_options(top_k=top_k, return_documents=return_documents)
         check_top_k(top_k)
         texts = listed(documents)
         if isinstance(documents, str):

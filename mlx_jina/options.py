@@ -179,6 +179,9 @@ _KINDS: Mapping[str, tuple[str, Callable[[object], bool]]] = {
     **dict.fromkeys(("revision", "as_model", "task", "prompt_name", "prompt", "language", "column"), _TEXT),
     **dict.fromkeys(("dtype", "precision", "output", "chunk", "kind", "mode", "recipe", "text"), _TEXT),
     **dict.fromkeys(("truncate_dim", "max_length", "batch_tokens", "chunk_tokens", "overlap", "limit"), _WHOLE),
+    **dict.fromkeys(("max_document_length", "top_k"), _WHOLE),
+    **dict.fromkeys(("instruction", "activation"), _TEXT),
+    "return_documents": _FLAG,
     **dict.fromkeys(("bits", "group_size", "max_size", "line"), _WHOLE),
     **dict.fromkeys(("min_score", "min_cosine", "threshold", "weight", "seconds"), _NUMBER),
     **dict.fromkeys(("local_files_only", "allow_untrained_dim", "truncate", "normalize_embeddings"), _FLAG),
@@ -199,7 +202,7 @@ _OPTIONAL = frozenset(
     "cache_dir folder revision as_model task prompt_name prompt dtype recipe mode truncate_dim max_length "
     "batch_tokens chunk_tokens bits group_size max_size line min_score min_cosine seconds show_progress_bar "
     "show_progress progress cancelled include exclude default_prompt_name output_value similarity_fn_name prompts "
-    "model_kwargs processor_kwargs config_kwargs cache_folder".split()
+    "model_kwargs processor_kwargs config_kwargs cache_folder instruction max_document_length top_k".split()
 )
 
 

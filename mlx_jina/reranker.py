@@ -15,6 +15,7 @@ from mlx_jina import device
 from mlx_jina.choices import ACTIVATIONS, Activation, Dtype
 from mlx_jina.engine.listwise import ListwiseWork
 from mlx_jina.engine.loaded_model import LoadedModel
+from mlx_jina.engine.origin import Origin
 from mlx_jina.engine.pipeline import progress
 from mlx_jina.engine.plan import Plan
 from mlx_jina.engine.ranking import Ranked, check_top_k, ranked
@@ -23,6 +24,7 @@ from mlx_jina.engine.thread import ModelThread
 from mlx_jina.errors import CheckpointError, InputError, TruncationWarning
 from mlx_jina.models.listwise import ListwiseReranker
 from mlx_jina.models.rerankers import CrossEncoder, Head, Qwen3Reranker
+from mlx_jina.options import check as check_options
 from mlx_jina.text.listwise import MAX_DOCUMENT, MAX_QUERY, RankingPrompts
 from mlx_jina.text.pairs import BertPairs, Pair, PairOptions, PairTexts, QwenPairs
 from mlx_jina.text.tokenizer import check, listed
@@ -53,12 +55,24 @@ def load_reranker(
     Options are those of `mlx_jina.load`. Raises ModelNotFoundError for a name that leads nowhere, CheckpointError
     for files that are no reranker, or none that runs here.
     """
+    check_options(
+        name=name, revision=revision, local_files_only=local_files_only, dtype=dtype, cache_dir=cache_dir
+    )
     device.check_dtype(dtype)
     kinds.check_name(str(name), "reranker")
     path = hub.resolve(str(name), revision, local_files_only, cache_dir)
     thread = ModelThread()
     read = partial(loading.load, kind="reranker")
-    return Reranker(thread.run(read, path, str(name), None, dtype), thread)
+    loaded = thread.run(read, path, str(name), None, dtype)
+    origin = Origin.of(
+        name,
+        path,
+        revision=revision,
+        local_files_only=local_files_only,
+        dtype=dtype,
+        cache_dir=cache_dir,
+    )
+    return Reranker(loaded, thread, origin)
 
 
 class Reranker(LoadedModel):
@@ -68,8 +82,8 @@ class Reranker(LoadedModel):
     alone, among others and in any order it is the same. A `listwise` model compares the documents of a call.
     """
 
-    def __init__(self, loaded: Loaded, thread: ModelThread) -> None:
-        super().__init__(loaded, thread)
+    def __init__(self, loaded: Loaded, thread: ModelThread, origin: Origin) -> None:
+        super().__init__(loaded, thread, origin)
         model = loaded.model_for(None)
         self._model = model
         self._work: Callable[[Sequence[Pair], PairOptions], Work]
@@ -84,6 +98,11 @@ class Reranker(LoadedModel):
         """Whether a document's score depends on the other documents of the call."""
         self.takes_instruction: bool = self.listwise or isinstance(model, Qwen3Reranker)
         """Whether the model reads an instruction besides the query."""
+
+    @classmethod
+    def _load_again(cls, origin: Origin) -> Reranker:
+        places = {name: value for name, value in origin._asdict().items() if name not in ("task", "as_model")}
+        return load_reranker(**places)
 
     def __repr__(self) -> str:
         return f"Reranker({str(self.path)!r}, dtype={self.dtype!r})"
@@ -160,6 +179,7 @@ class Reranker(LoadedModel):
         The names are those of sentence-transformers' `CrossEncoder.rank`; other options are those of `score`. Of
         equal scores the document that came first comes first. `top_k=None` ranks all.
         """
+        check_options(top_k=top_k, return_documents=return_documents)
         check_top_k(top_k)
         scores = self.score(query, documents, **options)
         return ranked(scores, listed(documents), top_k, with_text=return_documents)
@@ -203,6 +223,16 @@ class Reranker(LoadedModel):
         batch_tokens: int | None = None,
         show_progress_bar: bool | None = None,
     ) -> Scored:
+        check_options(
+            advance=advance,
+            instruction=instruction,
+            activation=activation,
+            max_length=max_length,
+            max_document_length=max_document_length,
+            truncate=truncate,
+            batch_tokens=batch_tokens,
+            show_progress_bar=show_progress_bar,
+        )
         if activation not in ACTIVATIONS:
             raise InputError(f"activation={activation!r} is not one of {', '.join(ACTIVATIONS)}")
         plan = self._plan(max_length, truncate, batch_tokens)

@@ -16,7 +16,7 @@ from mlx_jina import Encoder, Index, InputError, Where, process, vectors
 from mlx_jina import options as module
 from mlx_jina.compare import compare
 from mlx_jina.weights import convert
-from tests.support import checkpoints
+from tests.support import checkpoints, colbert_checkpoints, reranker_checkpoints
 
 # What a person passes by mistake; each option takes a few of them.
 VALUES: dict[str, Any] = {
@@ -97,6 +97,61 @@ def test_methods_of_the_encoder(model: Encoder) -> None:
     for name in ("chunk", "chunk_tokens", "overlap", "late"):
         for kind in ("float", "bytes", "list", "dict", "0-d array", "array", "object"):
             assert refused(methods["encode_chunks"], **{name: VALUES[kind]}), (name, kind)
+
+
+def test_methods_of_a_reranker(tmp_path: Path) -> None:
+    model = mlx_jina.load_reranker(reranker_checkpoints.v3(tmp_path / "v3"))
+    fits: dict[str, tuple[str, ...]] = {
+        "instruction": ("str",),
+        "activation": (),
+        "max_length": ("int",),
+        "max_document_length": ("int",),
+        "truncate": ("bool",),
+        "batch_tokens": ("int",),
+        "show_progress_bar": ("bool",),
+    }
+    ranks: dict[str, tuple[str, ...]] = {"top_k": ("int",), "return_documents": ("bool",)}
+    methods: dict[str, tuple[Callable[..., Any], dict[str, tuple[str, ...]]]] = {
+        "score": (lambda **o: model.score("bread", ["fox"], **o), fits),
+        "predict": (lambda **o: model.predict([("bread", "fox")], **o), fits),
+        "details": (lambda **o: model.details("bread", ["fox"], **o), {**fits, "advance": ()}),
+        "rank": (lambda **o: model.rank("bread", ["fox"], **o), {**fits, **ranks}),
+    }
+    for method, (call, options) in methods.items():
+        for name, kinds in options.items():
+            for kind, value in VALUES.items():
+                assert kind in kinds or refused(call, **{name: value}), (method, name, kind)
+        with pytest.raises(TypeError):
+            call(threshold=0.5)
+    assert set(fits) == set(module.RerankOptions.__annotations__)
+
+
+def test_methods_of_late_interaction(tmp_path: Path) -> None:
+    model = mlx_jina.load_multi_vector(colbert_checkpoints.v2(tmp_path / "colbert"))
+    fits: dict[str, tuple[str, ...]] = {
+        "truncate_dim": (),
+        "allow_untrained_dim": ("bool",),
+        "max_length": ("int",),
+        "truncate": ("bool",),
+        "precision": (),
+        "batch_tokens": ("int",),
+        "show_progress_bar": ("bool",),
+    }
+    for call in (
+        lambda **o: model.encode_query(["fox"], **o),
+        lambda **o: model.encode_document(["fox"], **o),
+        lambda **o: model.rank("fox", ["fox"], **o),
+    ):
+        for name, kinds in fits.items():
+            for kind, value in VALUES.items():
+                assert kind in kinds or refused(call, **{name: value}), (name, kind)
+    assert {*fits, "ranges"} == set(module.MultiVectorOptions.__annotations__)
+
+
+@pytest.mark.parametrize("load", [mlx_jina.load_reranker, mlx_jina.load_multi_vector])
+def test_loading_other_models(load: Callable[..., Any]) -> None:
+    for name in ("revision", "local_files_only", "dtype", "cache_dir"):
+        assert refused(lambda **o: load("nowhere", **o), **{name: 1.5}), name
 
 
 def test_the_words(model: Encoder) -> None:

@@ -16,9 +16,10 @@ import numpy as np
 import pytest
 
 import mlx_jina
-from mlx_jina import Encoder, Index, ModelNotFoundError, encoder
+from mlx_jina import Encoder, Index, ModelNotFoundError
+from mlx_jina.engine import loaded_model
 from mlx_jina.integrations.sentence_transformers import SentenceTransformer
-from tests.support import checkpoints
+from tests.support import checkpoints, colbert_checkpoints, reranker_checkpoints
 from tests.support.tolerance import bound
 
 TEXTS = ["how do i bake bread?", "light travels fast in vacuum"]
@@ -36,7 +37,7 @@ def model(folder: Path) -> Encoder:
 
 def elsewhere(content: bytes) -> Encoder:
     """What arrives in a process that has never seen the model."""
-    encoder._known.__init__()  # type: ignore[misc]
+    loaded_model._known.__init__()  # type: ignore[misc]
     arrived: Encoder = pickle.loads(content)
     return arrived
 
@@ -59,6 +60,30 @@ def test_a_pickle_is_small_and_loads_again(model: Encoder) -> None:
     del other
     gc.collect()
     assert pickle.loads(content) is name()
+
+
+def test_rerankers_travel(tmp_path: Path) -> None:
+    folder = reranker_checkpoints.v3(tmp_path / "v3", mx.bfloat16)
+    model = mlx_jina.load_reranker(folder, dtype="float32")
+    assert copy.deepcopy({"model": model})["model"] is model
+    assert pickle.loads(pickle.dumps(model)) is model
+    content = pickle.dumps(model)
+    loaded_model._known.__init__()  # type: ignore[misc]
+    other: mlx_jina.Reranker = pickle.loads(content)
+    assert other is not model
+    assert (type(other), other.dtype, other.path) == (mlx_jina.Reranker, "float32", folder)
+    assert other.score("bread", TEXTS).tolist() == model.score("bread", TEXTS).tolist()
+
+
+def test_late_interaction_travels(tmp_path: Path) -> None:
+    model = mlx_jina.load_multi_vector(colbert_checkpoints.v2(tmp_path / "colbert"))
+    assert copy.copy(model) is model
+    content = pickle.dumps(model)
+    assert len(content) < 1000
+    loaded_model._known.__init__()  # type: ignore[misc]
+    other: mlx_jina.MultiVectorEncoder = pickle.loads(content)
+    assert other is not model
+    np.testing.assert_array_equal(other.encode_query(TEXTS[0]), model.encode_query(TEXTS[0]))
 
 
 def test_options_travel(tmp_path: Path) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlx.utils import tree_flatten
 
 from mlx_jina.catalog import Entry, Kind
+from mlx_jina.engine.origin import Known, Origin
 from mlx_jina.engine.pipeline import Pipeline
 from mlx_jina.engine.thread import ModelThread
 from mlx_jina.options import check as check_options
@@ -18,13 +20,20 @@ from mlx_jina.weights import checkpoint
 from mlx_jina.weights.loading import Loaded
 
 if TYPE_CHECKING:
+    from typing_extensions import Self
+
     from mlx_jina.options import Texts
 
 
 class LoadedModel:
-    """A model in memory and the thread that it runs on; safe to share between threads."""
+    """A model in memory and the thread that it runs on; safe to share between threads.
 
-    def __init__(self, loaded: Loaded, thread: ModelThread) -> None:
+    A copy is the model itself. Pickled, a model is its name and the options that it was loaded with, by which
+    another process loads it again, once for any number of times that it arrives there.
+    """
+
+    def __init__(self, loaded: Loaded, thread: ModelThread, origin: Origin) -> None:
+        self._origin = origin
         self.loaded = loaded
         """What was read from the files."""
         self.pipeline = Pipeline(loaded.files.tokenizer, thread, loaded.budget.batch_tokens)
@@ -59,6 +68,21 @@ class LoadedModel:
         arrays = {id(x): x for tree in trees for x in tree.values()}
         self.nbytes: int = sum(x.nbytes for x in arrays.values())
         """Bytes of the model's weights in memory."""
+
+    @classmethod
+    def _load_again(cls, origin: Origin) -> Self:
+        """The model of this origin. Raises what the function raises that loads such models."""
+        raise NotImplementedError
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: object) -> Self:
+        return self
+
+    def __reduce__(self) -> tuple[Callable[..., LoadedModel], tuple[type[LoadedModel], Origin]]:
+        _known.remember(self._origin, self)
+        return _arrived, (type(self), self._origin)
 
     def __repr__(self) -> str:
         name = type(self).__name__
@@ -97,3 +121,12 @@ class LoadedModel:
             canonical = json.dumps(parts, sort_keys=True).encode()
             self._fingerprints[name] = hashlib.sha256(canonical).hexdigest()[:16]
         return self._fingerprints[name]
+
+
+# Models that were pickled, or came that way.
+_known: Known[LoadedModel] = Known()
+
+
+def _arrived(kind: type[LoadedModel], origin: Origin) -> LoadedModel:
+    """The model that was pickled as this origin."""
+    return _known.get(kind, origin, kind._load_again)

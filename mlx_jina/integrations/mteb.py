@@ -13,6 +13,7 @@ from mteb.models.model_meta import ScoringFunction
 import mlx_jina
 from mlx_jina import catalog, process
 from mlx_jina.choices import Precision
+from mlx_jina.reranker import Scores
 from mlx_jina.vectors import Vectors
 
 # The task of jina-embeddings-v5 for each of MTEB's types of tasks, as in mteb's jina_models.py; others: retrieval.
@@ -50,11 +51,42 @@ class MLXJinaEncoder(AbsEncoder):
         return encode(texts, task=task, truncate_dim=self.embed_dim, precision=precision)
 
 
+class MLXJinaCrossEncoder:
+    """A cross-encoder of MTEB 2 for any name that `load_reranker` takes.
+
+    Scores are those before the logistic function, near whose ends documents become equal. A listwise model ranks
+    all documents of a query together.
+    """
+
+    def __init__(self, model_name: str, revision: str | None = None, *, device: Any = None) -> None:
+        known = None if revision == UNKNOWN.revision else revision
+        self.model = mlx_jina.load_reranker(model_name.removeprefix("mlx-jina/"), revision=known)
+        self.mteb_model_meta = UNKNOWN.model_copy(update={"name": f"mlx-jina/{self.model.path.stem}"})
+
+    def predict(
+        self,
+        inputs1: Any,
+        inputs2: Any,
+        *,
+        task_metadata: Any,
+        hf_split: str,
+        hf_subset: str,
+        prompt_type: Any = None,
+        **_: Any,
+    ) -> Scores:
+        """Scores (N,) of the queries of one loader's batches with the documents of the other's."""
+        queries, documents = (
+            [text for batch in inputs for text in batch["text"]] for inputs in (inputs1, inputs2)
+        )
+        return self.model.predict(list(zip(queries, documents, strict=True)), activation="none")
+
+
 if __name__ == "__main__":
     process.tune()
-    for entry in catalog.ENTRIES:
+    for entry in (*catalog.ENTRIES, *catalog.RERANKERS):
         name = entry.repo if "/" in entry.repo else f"mlx-jina/{entry.repo}"
         meta = MODEL_REGISTRY.get(name, UNKNOWN.model_copy(update={"name": name}))
-        own = meta.model_copy(update={"loader": MLXJinaEncoder, "loader_kwargs": {}})
+        loader = MLXJinaCrossEncoder if entry.kind == "reranker" else MLXJinaEncoder
+        own = meta.model_copy(update={"loader": loader, "loader_kwargs": {}})
         MODEL_REGISTRY.update(dict.fromkeys((name, entry.repo, *entry.aliases), own))
     main()

@@ -12,7 +12,7 @@ import mlx.core as mx
 from mlx_jina.errors import CheckpointError, shown
 from mlx_jina.models.listwise import PROJECTOR_SIZES, ListwiseReranker
 from mlx_jina.models.rerankers import SCORE_ROWS, JinaBertReranker, Qwen3Reranker
-from mlx_jina.weights import jina_v3, kinds, projector, quantize
+from mlx_jina.weights import folder, jina_v3, kinds, projector, quantize, safetensors_file
 from mlx_jina.weights.checkpoint import Checkpoint
 
 # Stock XLM-RoBERTa's names, as BAAI's rerankers have them, in those of models/xlm_roberta.py.
@@ -162,6 +162,13 @@ def answer_ids(files: Checkpoint) -> tuple[int, int]:
     return found[0], found[1]
 
 
+def _rows(files: Checkpoint, name: str, ids: tuple[int, int]) -> mx.array:
+    """Rows of a tensor. An untied language head, which is used for nothing else, is not read whole."""
+    paths = folder.weight_files(files.path) if name.startswith("lm_head.") else []
+    found = safetensors_file.rows(paths, name, ids)
+    return files.tensors[name][mx.array(ids)] if found is None else found
+
+
 def _answer_rows(files: Checkpoint) -> mx.array:
     """The rows of "no" and "yes" in the language head, which may share the embedding's weights: (2, D)."""
     tied = files.config.get("tie_word_embeddings", "lm_head.weight" not in files.tensors)
@@ -171,11 +178,10 @@ def _answer_rows(files: Checkpoint) -> mx.array:
             f"{files.path}: config.json has tie_word_embeddings {files.config.get('tie_word_embeddings')!r}, but "
             f"there is no {head}.weight"
         )
-    rows = mx.array(answer_ids(files))
     parts = {
-        f"{head}.{part}": files.tensors[f"{head}.{part}"][rows]
-        for part in ("weight", "scales", "biases")
-        if f"{head}.{part}" in files.tensors
+        name: _rows(files, name, answer_ids(files))
+        for part in quantize.PARTS
+        if (name := f"{head}.{part}") in files.tensors
     }
     packings = quantize.packings(files.config, parts, {head: (2, files.config["hidden_size"])})
     return quantize.dequantize(parts, packings, mx.float32)[f"{head}.weight"]

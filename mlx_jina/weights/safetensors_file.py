@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import cast
 
 import mlx.core as mx
+import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from mlx_jina import durable
@@ -68,6 +69,31 @@ def read(path: Path) -> dict[str, mx.array]:
         raise CheckpointError(
             f"MLX cannot read {path}: {error}; write its weights as float32, float16 or bfloat16"
         ) from None
+
+
+def rows(paths: Sequence[Path], name: str, indices: Sequence[int]) -> mx.array | None:
+    """Some rows of a matrix, (N, D), of which nothing else is read; None if no file has it.
+
+    The files are such as `read` has taken. Raises CheckpointError for rows that the matrix does not have.
+    """
+    dtypes = {code: dtype for dtype, (code, _) in _NAMES.items()}
+    for path in paths:
+        with path.open("rb") as file:
+            size = int.from_bytes(file.read(8), "little")
+            entry = json.loads(file.read(size)).get(name)
+            if entry is None or len(entry["shape"]) != 2 or entry["dtype"] not in dtypes:
+                continue
+            first, end = entry["data_offsets"]
+            count = entry["shape"][0]
+            if max(indices) >= count:
+                raise CheckpointError(f"{path}: {name} has {count} rows, and none for token {max(indices)}")
+            width = (end - first) // count
+            found = []
+            for index in indices:
+                file.seek(8 + size + first + index * width)
+                found.append(np.frombuffer(file.read(width), dtype=np.uint8))
+        return mx.array(np.stack(found)).view(dtypes[entry["dtype"]])
+    return None
 
 
 def check_floating(name: str, tensor: mx.array) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 import mlx_jina
+from tests.support import reranker_checkpoints
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
 
@@ -73,6 +75,31 @@ def test_tasks_and_sides(mteb: Any, folder: str) -> None:
         prompt_type = mteb.types.PromptType(side) if side else None
         got = encoder.encode(loader, task_metadata=metadata, prompt_type=prompt_type)
         np.testing.assert_array_equal(got, model.encode(texts, task=want, truncate_dim=64))
+
+
+@pytest.mark.parametrize("make", [reranker_checkpoints.v1, reranker_checkpoints.v3])
+def test_a_reranking_task(mteb: Any, tmp_path: Path, make: Callable[[Path], Path]) -> None:
+    """MTEB's own run of a made-up reranking task, scored again from `Reranker.score`."""
+    from mteb.mocks.mock_tasks import MockRerankingTask
+
+    from mlx_jina.integrations.mteb import MLXJinaCrossEncoder
+
+    folder = make(tmp_path / "model")
+    cache = mteb.cache.ResultCache(tmp_path / "results")
+    task = MockRerankingTask()
+    result = mteb.evaluate(MLXJinaCrossEncoder(str(folder)), task, cache=cache, co2_tracker=False)
+    scores = result.task_results[0].scores["test"][0]
+    split = task.dataset["default"]["test"]
+    texts = {row["id"]: f"{row.get('title') or ''} {row['text']}".strip() for row in split["corpus"]}
+    model = mlx_jina.load_reranker(folder)
+    precisions = []
+    for query in split["queries"]:
+        ids = split["top_ranked"][query["id"]]
+        order = model.rank(query["text"], [texts[i] for i in ids])
+        relevant = [split["relevant_docs"][query["id"]].get(ids[hit["corpus_id"]], 0) > 0 for hit in order]
+        hits = np.flatnonzero(relevant)
+        precisions.append(np.mean([(n + 1) / (place + 1) for n, place in enumerate(hits)]))
+    assert scores["map_at_1000"] == pytest.approx(np.mean(precisions), abs=1e-5)
 
 
 def test_the_command_passes_mtebs_own_checks(mteb: Any, tmp_path: Path) -> None:

@@ -41,6 +41,36 @@ def test_langchain(folder: str, ranked: list[Any]) -> None:
     assert MLXJinaRerank(model_name=folder).compress_documents([], QUERY) == []
 
 
+def test_rerankers(folder: str, ranked: list[Any]) -> None:
+    documents = pytest.importorskip("rerankers.documents")
+    from mlx_jina.integrations.rerankers import MLXJinaRanker
+
+    model = MLXJinaRanker(folder)
+    found = model.rank(QUERY, DOCUMENTS, doc_ids=["a", "b", "c"])
+    assert [(each.doc_id, each.score, each.rank) for each in found] == [
+        ("abc"[hit["corpus_id"]], hit["score"], rank) for rank, hit in enumerate(ranked, 1)
+    ]
+    assert found.top_k(1)[0].text == DOCUMENTS[ranked[0]["corpus_id"]]
+    own = [documents.Document(text, doc_id=i, metadata={"n": i}) for i, text in enumerate(DOCUMENTS)]
+    assert [each.metadata["n"] for each in model.rank(QUERY, own)] == [hit["corpus_id"] for hit in ranked]
+    assert model.score(QUERY, DOCUMENTS[0]) == next(hit["score"] for hit in ranked if hit["corpus_id"] == 0)
+    assert model.rank(QUERY, []).results == []
+
+
+def test_mteb(folder: str, ranked: list[Any]) -> None:
+    mteb = pytest.importorskip("mteb")
+    from mlx_jina.integrations.mteb import MLXJinaCrossEncoder
+
+    model = MLXJinaCrossEncoder(folder)
+    assert isinstance(model, mteb.CrossEncoderProtocol)
+    assert not isinstance(model, mteb.EncoderProtocol)
+    loaders = [{"text": [QUERY, QUERY]}, {"text": [QUERY]}], [{"text": DOCUMENTS[:1]}, {"text": DOCUMENTS[1:]}]
+    given = {"task_metadata": None, "hf_split": "test", "hf_subset": "default"}
+    scores = model.predict(*loaders, **given)
+    wanted = mlx_jina.load_reranker(folder).score(QUERY, DOCUMENTS, activation="none")
+    assert scores.tolist() == wanted.tolist()
+
+
 def test_llama_index(folder: str, ranked: list[Any]) -> None:
     schema = pytest.importorskip("llama_index.core.schema")
     from mlx_jina.integrations.llama_index import MLXJinaRerank

@@ -7,6 +7,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
 import numpy as np
 import pytest
 
@@ -182,7 +183,7 @@ def test_a_query_that_leaves_no_room(model: mlx_jina.Reranker) -> None:
 
 
 def test_an_instruction_that_is_no_text(model: mlx_jina.Reranker) -> None:
-    with pytest.raises(InputError, match="the instruction"):
+    with pytest.raises(InputError, match="instruction=3 must be a str or None"):
         model.score(QUERY, ["a"], instruction=3)  # type: ignore[arg-type]
 
 
@@ -195,6 +196,24 @@ def test_a_quantised_mlx_folder(tmp_path: Path) -> None:
         for path in (folder, tmp_path / "packed")
     )
     assert 0 < abs(exact - packed).max() < 0.2
+
+
+@pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16])
+def test_of_an_untied_head_two_rows_are_read(tmp_path: Path, dtype: mx.Dtype) -> None:
+    """Qwen3-Reranker-8B's has 1.2 GB."""
+    folder = reranker_checkpoints.qwen(tmp_path / "model", tied=False, dtype=dtype)
+    wanted = mlx_jina.load_reranker(folder, dtype="float32").score(QUERY, DOCUMENTS)
+    tensors = dict(checkpoints.read_tensors(folder))
+    rest = mx.zeros((100_000, tensors["lm_head.weight"].shape[1]), dtype)
+    tensors["lm_head.weight"] = mx.concatenate([tensors["lm_head.weight"], rest])
+    mx.save_safetensors(str(folder / "large.safetensors"), tensors)
+    (folder / "large.safetensors").replace(folder / "model.safetensors")
+    del tensors, rest
+    mx.clear_cache()
+    before = mx.get_active_memory()
+    mx.reset_peak_memory()
+    assert np.array_equal(mlx_jina.load_reranker(folder, dtype="float32").score(QUERY, DOCUMENTS), wanted)
+    assert mx.get_peak_memory() - before < 100_000 * 64 * dtype.size // 2
 
 
 def test_bfloat16_keeps_the_order(tmp_path: Path) -> None:
