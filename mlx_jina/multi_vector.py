@@ -239,7 +239,8 @@ class MultiVectorEncoder(LoadedModel):
         """
         if not isinstance(query, str) or not query.strip():
             raise InputError("the query is empty or no str")
-        check_options(top_k=top_k, return_documents=return_documents)
+        precision = options.get("precision", "float32")
+        check_options(top_k=top_k, return_documents=return_documents, precision=precision)
         check_top_k(top_k)
         texts = listed(documents)
         if isinstance(documents, str):
@@ -247,7 +248,6 @@ class MultiVectorEncoder(LoadedModel):
         if not texts:
             return []
         of_query: dict[str, Any] = {key: x for key, x in options.items() if key != "max_length"}
-        precision = options.get("precision", "float32")
         stored = None if precision in ("float32", "float16") else precision
         sides = self.encode_query(query, **of_query), self.encode_document(texts, **options)
         scores = self.similarity([sides[0]], sides[1], stored, options.get("ranges"))[0]
