@@ -113,7 +113,7 @@ class Encoder(LoadedModel):
 
         Raises CheckpointError for a model without vectors of tokens.
         """
-        return MultiVectorEncoder(loading.for_tokens(self.loaded), self._thread)
+        return MultiVectorEncoder(loading.for_tokens(self.loaded), self._thread, self._origin)
 
     # ---- vectors of texts
 

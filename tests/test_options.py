@@ -129,6 +129,7 @@ def test_methods_of_a_reranker(tmp_path: Path) -> None:
 def test_methods_of_late_interaction(tmp_path: Path) -> None:
     model = mlx_jina.load_multi_vector(colbert_checkpoints.v2(tmp_path / "colbert"))
     fits: dict[str, tuple[str, ...]] = {
+        "task": (),
         "truncate_dim": (),
         "allow_untrained_dim": ("bool",),
         "max_length": ("int",),
