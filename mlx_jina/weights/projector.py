@@ -13,6 +13,8 @@ from typing import Any
 import mlx.core as mx
 
 from mlx_jina.errors import CheckpointError, some
+from mlx_jina.text.listwise import QUERY_MARKER
+from mlx_jina.text.tokenizer import Tokenizer
 from mlx_jina.weights import safetensors_file
 
 FILE = "projector.safetensors"
@@ -45,6 +47,15 @@ def read(folder: Path) -> dict[str, mx.array]:
     if tensors.keys() != _BESIDE.keys():
         raise CheckpointError(f"{path} has {some(sorted(tensors))}; a projector has {some(_BESIDE)}")
     return {_BESIDE[name]: tensor for name, tensor in tensors.items()}
+
+
+def check_absence(path: Path, tokenizer: Tokenizer, config: Mapping[str, Any]) -> None:
+    """Refuse a jina-reranker-v3 that lost its projector; the rest is a Qwen3 as any. Raises CheckpointError."""
+    has_marker = tokenizer.fast.token_to_id(QUERY_MARKER) is not None
+    if has_marker or ARCHITECTURE in (config.get("architectures") or ()):
+        raise CheckpointError(
+            f"{path} is jina-reranker-v3 without its projector: {FILE} of its repository belongs beside it"
+        )
 
 
 def sizes(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> list[int]:

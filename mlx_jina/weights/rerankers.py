@@ -132,8 +132,7 @@ def _qwen3(files: Checkpoint, name: str) -> Checkpoint:
     if any(tensor.startswith("projector.") for tensor in tensors):
         sizes = projector.sizes(files.path, {tensor: x.shape for tensor, x in tensors.items()})
         return _with_kind(files, ListwiseReranker.architecture, tensors, **{PROJECTOR_SIZES: sizes})
-    if projector.ARCHITECTURE in architectures:
-        raise CheckpointError(f"{files.path} has no projector, neither {projector.NAMES[0]} nor {projector.FILE}")
+    projector.check_absence(files.path, files.tokenizer, files.config)
     if "score.weight" in tensors:
         # "yes" less "no", as sequence classification with one label has it, or both as it has two labels.
         rows, labels = tensors["score.weight"].shape[0], files.config.get("id2label")

@@ -330,6 +330,16 @@ def test_a_repository_without_its_projector(tmp_path: Path) -> None:
         mlx_jina.load_reranker(folder)
 
 
+def test_a_decoder_that_lost_its_projector(tmp_path: Path) -> None:
+    """It would pass for a Qwen3-Reranker, which has the same tensors."""
+    folder = reranker_checkpoints.v3_mlx(tmp_path / "model")
+    (folder / "projector.safetensors").unlink()
+    config = checkpoints.read_config(folder) | {"architectures": ["Qwen3ForCausalLM"]}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=r"jina-reranker-v3 without its projector: projector\.safetensors"):
+        mlx_jina.load_reranker(folder)
+
+
 def test_a_tokenizer_without_the_markers(tmp_path: Path) -> None:
     folder = reranker_checkpoints.v3(tmp_path / "model")
     reranker_checkpoints.qwen_tokenizer().save(str(folder / "tokenizer.json"))

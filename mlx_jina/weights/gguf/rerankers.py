@@ -77,6 +77,7 @@ def with_head(
     """The settings and the tensors of a reranker, for those of Qwen3. Raises CheckpointError."""
     if projector.is_beside(file.path.parent) and _HEAD not in file.entries:
         return _with_projector(file.path.parent, config, weights)
+    projector.check_absence(file.path, tokenizer, config)
     return _with_answers(file, tokenizer, config, weights)
 
 

@@ -223,6 +223,8 @@ def test_v3_with_its_projector_beside_it(tmp_path: Path) -> None:
         folder = tmp_path / name
         folder.mkdir()
         path = edited(tmp_path / "decoder.gguf", folder / "model-F32.gguf", keys)
+        with pytest.raises(CheckpointError, match="jina-reranker-v3 without its projector"):
+            mlx_jina.load_reranker(path)
         (folder / "projector.safetensors").write_bytes((tmp_path / "projector.safetensors").read_bytes())
         for source in (path, folder):
             found = mlx_jina.load_reranker(source)
