@@ -28,17 +28,17 @@ def open_source(name: str, task: str | None = None, as_model: str | None = None)
 
     `as_model`: which published model it is.
     """
+    wanted = None if as_model is None else checkpoint.published(as_model)
     path = hub.resolve(name, task=task)
     try:
-        return _open_encoder(path, name, task, as_model)
+        return _open_encoder(path, name, task, wanted)
     except kinds.RerankerError:
-        if task is not None or as_model is not None:
+        if task is not None or wanted is not None:
             raise
     return _open_reranker(path, name)
 
 
-def _open_encoder(path: Path, name: str, task: str | None, as_model: str | None) -> Source:
-    wanted = None if as_model is None else checkpoint.published(as_model)
+def _open_encoder(path: Path, name: str, task: str | None, wanted: Entry | None) -> Source:
     if hub.holds_gguf(path):
         # Blocks with an adapter fused into them are no longer those of the file.
         source = gguf_reader.open_source(path, task, packed=task is None, entry=wanted)
