@@ -187,7 +187,7 @@ _KINDS: Mapping[str, tuple[str, Callable[[object], bool]]] = {
     **dict.fromkeys(("local_files_only", "allow_untrained_dim", "truncate", "normalize_embeddings"), _FLAG),
     **dict.fromkeys(("late_chunking", "show_progress_bar", "late", "special_tokens", "create", "force"), _FLAG),
     **dict.fromkeys(("show_progress", "verify", "allow_mass_delete", "dry_run", "vectors", "chunks"), _FLAG),
-    **dict.fromkeys(("recent", "linked", "repair"), _FLAG),
+    **dict.fromkeys(("recent", "linked", "repair", "prefix"), _FLAG),
     **dict.fromkeys(("include", "exclude"), ("a list of str", _are_texts)),
     **dict.fromkeys(("glob", "tags"), ("a str or a list of str", _are_texts_or_one)),
     **dict.fromkeys(("title", "default_prompt_name", "output_value", "similarity_fn_name"), _TEXT),

@@ -33,6 +33,7 @@ class SearchOptions(TypedDict, total=False):
     recent: bool
     min_score: float | None
     min_cosine: float | None
+    prefix: bool
     cancelled: Callable[[], bool] | None
 
 

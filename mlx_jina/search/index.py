@@ -233,6 +233,7 @@ class Index(Contents):
         - `chunks`: also several hits of one note.
         - `recent`: a note counts half for every 180 days since it was modified.
         - `min_score`, `min_cosine`: leave out worse hits. A cosine means something within one index only.
+        - `prefix`: the last word may only have begun, as while somebody types.
         - `cancelled`: is asked now and then whether to stop, which raises Cancelled.
 
         Raises InputError for options that make no sense, and by "meaning" alone if there are no vectors.
@@ -250,6 +251,7 @@ class Index(Contents):
         recent: bool = False,
         min_score: float | None = None,
         min_cosine: float | None = None,
+        prefix: bool = False,
         cancelled: Callable[[], bool] | None = None,
     ) -> Found:
         """`search`, and how the hits were found."""
@@ -261,13 +263,14 @@ class Index(Contents):
             recent=recent,
             min_score=min_score,
             min_cosine=min_cosine,
+            prefix=prefix,
             cancelled=cancelled,
         )
         if mode not in MODES:
             raise InputError(f"mode={mode!r} is not one of {', '.join(MODES)}")
         if limit < 1:
             raise InputError(f"limit={limit} must be at least 1")
-        query = parse(text, where)
+        query = parse(text, where, prefix)
         with self._database.reading(cancelled) as connection:
             weight = one(connection, "select value from meta where key = 'weight'")
             options = Options(

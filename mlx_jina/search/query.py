@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 from mlx_jina.errors import InputError
@@ -32,6 +32,8 @@ _LETTER = (
 # miss half of the texts about it.
 _INSEPARABLE = re.compile(r"[._\d]")
 _WORD = re.compile(r"\w+")
+# A single letter begins too many words, and a phrase has ended.
+_BEGUN = re.compile(r'"[^\W_]{2,}"')
 _SURROGATES = re.compile("[\ud800-\udfff\0]")
 # Neighbours that are looked for in scripts without spaces: two characters of Chinese, Japanese and Korean are
 # about a word, and of Thai, Lao, Khmer and Myanmar three.
@@ -81,8 +83,10 @@ class Query:
         )
 
 
-def parse(typed: str, where: Where | None = None) -> Query:
+def parse(typed: str, where: Where | None = None, prefix: bool = False) -> Query:
     """Take a query apart: "a phrase", -word, tag:, in:, title:, after: and before:, and the rest.
+
+    With `prefix` the last word may be the beginning of one, if nothing stands behind it yet.
 
     A key counts only with something right behind it. Raises InputError for dates in `where` that are none; a date
     that somebody typed and that is none is text.
@@ -97,7 +101,12 @@ def parse(typed: str, where: Where | None = None) -> Query:
             parts.phrases.append(match["phrase"])
         else:
             parts.free.append(match[0])
-    return parts.query()
+    query = parts.query()
+    if prefix and query.terms and parts.free and typed.endswith(parts.free[-1]):
+        *terms, last = query.terms
+        if _BEGUN.fullmatch(last):
+            query = replace(query, terms=(*terms, f"{last} *"))
+    return query
 
 
 class _Parts:

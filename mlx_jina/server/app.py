@@ -33,6 +33,7 @@ from mlx_jina.server.errors import ApiError
 from mlx_jina.server.metrics import Metrics
 from mlx_jina.server.notes import Notes
 from mlx_jina.server.openapi import document
+from mlx_jina.server.page import Page
 
 logger = logging.getLogger(__name__)
 
@@ -101,11 +102,15 @@ def create_app(engine: Engine, metrics: Metrics, settings: Settings, index: Note
     if index is not None:
         endpoints += notes.endpoints(index)
     endpoints += monitoring.endpoints(metrics, document(endpoints))
+    routes = [
+        Route(each.path, _Caller(engine, each, capacity, metrics, settings), methods=[each.method])
+        for each in endpoints
+    ]
+    if index is not None:
+        (root,) = (route for route, each in zip(routes, endpoints, strict=True) if _is_root(each))
+        routes.insert(0, Route("/", Page(root.endpoint), methods=["GET"]))
     return Starlette(
-        routes=[
-            Route(each.path, _Caller(engine, each, capacity, metrics, settings), methods=[each.method])
-            for each in endpoints
-        ],
+        routes=routes,
         middleware=[
             Middleware(
                 access.Guard,
@@ -130,6 +135,10 @@ def create_app(engine: Engine, metrics: Metrics, settings: Settings, index: Note
         ],
         exception_handlers={HTTPException: _unrouted},
     )
+
+
+def _is_root(endpoint: Endpoint) -> bool:
+    return (endpoint.method, endpoint.path) == ("GET", "/")
 
 
 def _refusal(refusal: ApiError, path: str) -> Response:

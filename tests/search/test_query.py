@@ -218,3 +218,21 @@ def test_names_of_folders_are_no_patterns_of_sql(tmp_path: Path, tiny: Encoder) 
         index.sync(folder)
         assert paths(index, "words in:100%") == ["100%/note.md"]
         assert paths(index, "words in:a_b") == ["a_b/note.md"]
+
+
+@pytest.mark.parametrize(
+    ("typed", "terms"),
+    [
+        ("star", ['"star" *']),
+        ("the sta", ['"the"', '"sta" *']),
+        ("a", ['"a"']),
+        ("star ", ['"star"']),
+        ('"sour dough"', ['"sour dough"']),
+        ('"sour dough" sta', ['"sour dough"', '"sta" *']),
+        ("version 1.0", ['"version"', '"1.0"']),
+        ("电脑", ['"电 脑"']),
+    ],
+)
+def test_the_last_word_may_have_only_begun(typed: str, terms: list[str]) -> None:
+    assert list(parse(typed, prefix=True).terms) == terms
+    assert [term.removesuffix(" *") for term in terms] == list(parse(typed).terms)

@@ -61,6 +61,7 @@ class NotesRequest(Body):
     recent: bool = False
     min_score: float | None = None
     min_cosine: float | None = None
+    prefix: bool = False
     sync: bool = False
     explain: bool = False
     uri: Text | None = None
@@ -113,6 +114,7 @@ def endpoints(notes: Notes) -> tuple[Endpoint, ...]:
                     recent=body.recent,
                     min_score=body.min_score,
                     min_cosine=body.min_cosine,
+                    prefix=body.prefix,
                     cancelled=gone.is_set,
                 )
             )
