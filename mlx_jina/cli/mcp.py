@@ -10,7 +10,8 @@ from mlx_jina.errors import InputError
 @click.command()
 @click.option("--index", metavar="FILE", help="The index, or the folder it is of. [default: the only one]")
 @click.option("--model", "-m", metavar="NAME", help="The model. [default: the one that the index was made with]")
-def mcp(index: str | None, model: str | None) -> None:
+@click.option("--rerank", metavar="MODEL", help="A reranker that reads the 30 best hits of every search.")
+def mcp(index: str | None, model: str | None, rerank: str | None) -> None:
     """Let agents search your notes.
 
     Speaks the Model Context Protocol on standard input and output: Claude Desktop, Cursor and others start this
@@ -28,6 +29,8 @@ def mcp(index: str | None, model: str | None) -> None:
         from mlx_jina.mcp import serve
     except ModuleNotFoundError as error:
         raise InputError(f"{error.name} is not installed; run: pip install 'mlx-jina[mcp]'") from None
+    from mlx_jina import load_reranker
+
     with Index(file, model, create=False, local_files_only=True) as opened:
         opened.preload("notes")
-        serve.run(opened)
+        serve.run(opened, None if rerank is None else load_reranker(rerank))

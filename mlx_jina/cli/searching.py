@@ -18,6 +18,7 @@ from mlx_jina.search.hits import check_uri, marked
 
 if TYPE_CHECKING:
     # Not needed where a server answers.
+    from mlx_jina.reranker import Reranker
     from mlx_jina.search.changes import Report
     from mlx_jina.search.index import Index
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 SYNC_SECONDS = 1.0
 
 # What a hit has of each half, and its digits.
-_HALVES = (("cosine", 3), ("bm25", 2))
+_HALVES = (("cosine", 3), ("bm25", 2), ("rerank", 3))
 
 _BOLD, _DIM, _PLAIN = "\x1b[1m", "\x1b[2m", "\x1b[0m"
 
@@ -45,6 +46,7 @@ def search(
     recent: bool,
     min_score: float | None,
     min_cosine: float | None,
+    rerank: str | None,
     no_sync: bool,
     explain: bool,
     uri: str | None,
@@ -64,6 +66,7 @@ def search(
         "recent": recent,
         "min_score": min_score,
         "min_cosine": min_cosine,
+        "rerank": rerank,
         "sync": not no_sync,
         "explain": explain,
         "uri": uri or os.environ.get("MLX_JINA_URI"),
@@ -76,6 +79,7 @@ def search(
     from mlx_jina.search.query import Where
 
     where = Where(glob=globs, tags=tags, since=since, until=until)
+    reranker = _reranker(rerank) if rerank is not None else None
     with Index(file, model, create=False, local_files_only=True) as opened:
         if mode != "words":
             opened.preload(query)
@@ -89,11 +93,20 @@ def search(
             recent=recent,
             min_score=min_score,
             min_cosine=min_cosine,
+            rerank=reranker,
         )
     took = time.monotonic() - started
     _print_answer(
         answers.of_search(query, found, uri, took=took, unread=report.waiting, explain=explain), output, nul
     )
+
+
+def _reranker(name: str) -> Reranker:
+    from mlx_jina import load_reranker, process
+
+    # Before anything imports MLX.
+    process.tune()
+    return load_reranker(name)
 
 
 def _print_answer(answer: Answer, output: str | None, nul: bool) -> None:

@@ -24,24 +24,26 @@ from mcp_types import (
 from mlx_jina import __version__
 from mlx_jina.errors import InputError
 from mlx_jina.mcp import tools
+from mlx_jina.mcp.tools import Notes
 from mlx_jina.search.index import Index
+from mlx_jina.search.ranking import Scorer
 
 
-def run(index: Index) -> None:
+def run(index: Index, rerank: Scorer | None = None) -> None:
     """Answer one client until it closes standard input, or a signal ends the process."""
     # At once, since a thread waits for standard input and cannot be woken. SQLite's file is whole at any time.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda number, _: os._exit(128 + number))
-    anyio.run(_serve, index)
+    anyio.run(_serve, Notes(index, rerank))
 
 
-async def _serve(index: Index) -> None:
-    server = create(index)
+async def _serve(notes: Notes) -> None:
+    server = create(notes)
     async with stdio_server() as (read, write):
         await server.run(read, write, server.create_initialization_options())
 
 
-def create(index: Index) -> Server[Any]:
+def create(notes: Notes) -> Server[Any]:
     """The server of an index, for any transport."""
 
     async def list_tools(context: Any, params: PaginatedRequestParams | None) -> ListToolsResult:
@@ -54,7 +56,7 @@ def create(index: Index) -> Server[Any]:
             raise MCPError(INVALID_PARAMS, str(error)) from None
         try:
             # An index may be searched from any thread, and an agent may ask several things at once.
-            text, data = await anyio.to_thread.run_sync(tool.run, index, params.arguments or {})
+            text, data = await anyio.to_thread.run_sync(tool.run, notes, params.arguments or {})
         except tools.ToolError as error:
             return CallToolResult(content=[TextContent(type="text", text=str(error))], is_error=True)
         return CallToolResult(content=[TextContent(type="text", text=text)], structured_content=data)

@@ -14,6 +14,7 @@ from mlx_jina.errors import InputError, MlxJinaError
 from mlx_jina.search.hits import Hit
 from mlx_jina.search.index import Index
 from mlx_jina.search.query import Where
+from mlx_jina.search.ranking import Scorer
 
 # Seconds that a call spends on what changed in the notes since the last one.
 SYNC_SECONDS = 1.0
@@ -143,6 +144,15 @@ class IndexStatus(BaseModel):
     updated: str
 
 
+@dataclass(frozen=True)
+class Notes:
+    """What the tools work on."""
+
+    index: Index
+    rerank: Scorer | None = None
+    """Reads the best hits of every search."""
+
+
 class ToolError(Exception):
     """A call that cannot be answered; the message tells the agent what to do."""
 
@@ -156,12 +166,12 @@ class Tool(Generic[A]):
     description: str
     arguments: type[A]
     answer: type[BaseModel]
-    call: Callable[[Index, A], tuple[str, BaseModel]]
+    call: Callable[[Notes, A], tuple[str, BaseModel]]
 
-    def run(self, index: Index, given: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    def run(self, notes: Notes, given: dict[str, Any]) -> tuple[str, dict[str, Any]]:
         """The answer as text, and as data. Raises ToolError."""
         try:
-            text, data = self.call(index, self.arguments.model_validate(given))
+            text, data = self.call(notes, self.arguments.model_validate(given))
         except ValidationError as error:
             raise ToolError(_explained(self, error)) from None
         except MlxJinaError as error:
@@ -180,36 +190,36 @@ def _explained(tool: Tool[Any], error: ValidationError) -> str:
     return f"{'; '.join(words[:5])}. Its arguments: {names}"
 
 
-def search_notes(index: Index, asked: SearchNotes) -> tuple[str, FoundNotes]:
+def search_notes(notes: Notes, asked: SearchNotes) -> tuple[str, FoundNotes]:
     """Find notes; what changed in them since the last call is taken in first."""
-    remarks = _fresh(index)
+    remarks = _fresh(notes.index)
     where = Where(
         glob=asked.folder or (),
         tags=asked.tags,
         since=asked.after or None,
         until=asked.before or None,
     )
-    found = index.find(asked.query, asked.limit, asked.mode, where)
+    found = notes.index.find(asked.query, asked.limit, asked.mode, where, rerank=notes.rerank)
     if found.warning:
         remarks.append(found.warning)
     count = len(found.hits)
     head = f"{count or 'No'} note{'' if count == 1 else 's'} for {asked.query!r} (by {found.mode}), best first."
     if not found.hits:
         head += " Try other words, mode=meaning, or fewer filters."
-    return _listed(index, head, remarks, found.hits, asked.passages)
+    return _listed(notes.index, head, remarks, found.hits, asked.passages)
 
 
-def related_notes(index: Index, asked: RelatedNotes) -> tuple[str, FoundNotes]:
+def related_notes(notes: Notes, asked: RelatedNotes) -> tuple[str, FoundNotes]:
     """The notes nearest to one."""
-    remarks = _fresh(index)
-    hits = index.related(asked.path, asked.limit, linked=asked.include_linked)
+    remarks = _fresh(notes.index)
+    hits = notes.index.related(asked.path, asked.limit, linked=asked.include_linked)
     head = f"{len(hits)} notes near {asked.path!r}, nearest first." if hits else "There is no other note."
-    return _listed(index, head, remarks, hits, False)
+    return _listed(notes.index, head, remarks, hits, False)
 
 
-def get_note(index: Index, asked: GetNote) -> tuple[str, ReadNote]:
+def get_note(notes: Notes, asked: GetNote) -> tuple[str, ReadNote]:
     """Lines of a note, as its file is now."""
-    note = index.read(asked.path)
+    note = notes.index.read(asked.path)
     text = note.part(asked.from_line, asked.lines)
     last = min(asked.from_line + asked.lines - 1, note.lines)
     following = last + 1 if last < note.lines else 0
@@ -246,10 +256,10 @@ def _shortened(part: Callable[[int, int], str], first: int, last: int) -> tuple[
     return "".join(lines), last, 0
 
 
-def list_tags(index: Index, asked: Nothing) -> tuple[str, Tags]:
+def list_tags(notes: Notes, asked: Nothing) -> tuple[str, Tags]:
     """All tags."""
-    _fresh(index)
-    found = index.tags()
+    _fresh(notes.index)
+    found = notes.index.tags()
     tags = [Tag(tag=tag, notes=notes) for tag, notes in list(found.items())[:MOST_TAGS]]
     more = f"\nand {len(found) - len(tags)} more" if len(found) > len(tags) else ""
     lines = "\n".join(f"{each.tag}: {each.notes}" for each in tags)
@@ -258,10 +268,10 @@ def list_tags(index: Index, asked: Nothing) -> tuple[str, Tags]:
     )
 
 
-def index_status(index: Index, asked: Nothing) -> tuple[str, IndexStatus]:
+def index_status(notes: Notes, asked: Nothing) -> tuple[str, IndexStatus]:
     """What is in the index."""
-    remarks = _fresh(index)
-    status = index.status()
+    remarks = _fresh(notes.index)
+    status = notes.index.status()
     moment = (
         datetime.datetime.fromtimestamp(status.updated).isoformat(" ", "minutes") if status.updated else "never"
     )

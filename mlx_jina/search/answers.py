@@ -47,6 +47,7 @@ def of_hit(hit: Hit, uri: str | None) -> Answer:
         "score": round(hit.score, 4),
         "cosine": None if hit.cosine is None else round(hit.cosine, 4),
         "bm25": None if hit.bm25 is None else round(hit.bm25, 4),
+        "rerank": None if hit.rerank is None else round(hit.rerank, 4),
         "snippet": hit.snippet,
         "highlights": [list(span) for span in hit.highlights],
         "more": hit.more,

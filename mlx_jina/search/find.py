@@ -15,7 +15,7 @@ from mlx_jina.search import filters, ranking, schema, words
 from mlx_jina.search.database import one
 from mlx_jina.search.hits import Explanation, Found, Hit, Mode
 from mlx_jina.search.query import Query
-from mlx_jina.search.ranking import Ranked
+from mlx_jina.search.ranking import Ranked, Scorer
 from mlx_jina.search.schema import NOTE_BITS
 from mlx_jina.search.snippets import Highlighter, Span, snippet
 
@@ -34,6 +34,7 @@ class SearchOptions(TypedDict, total=False):
     min_score: float | None
     min_cosine: float | None
     prefix: bool
+    rerank: Scorer | None
     cancelled: Callable[[], bool] | None
 
 
@@ -58,14 +59,15 @@ def find(
     query: Query,
     options: Options,
     by_meaning: ByMeaning | None,
+    rerank: Scorer | None = None,
 ) -> Found:
-    """Search by words, and by meaning if there is a way to.
+    """Search by words, and by meaning if there is a way to; `rerank` then reads the best.
 
     What that raises becomes a warning where words are searched as well.
     """
     allowed = filters.allowed(connection, query)
-    chunks = one(connection, "select count(*) from fts_docsize")
-    explanation = Explanation(chunks=chunks, allowed=None if allowed is None else len(allowed))
+    total = one(connection, "select count(*) from fts_docsize")
+    explanation = Explanation(chunks=total, allowed=None if allowed is None else len(allowed))
     if not query.terms and by_meaning is None:
         newest = _newest(connection, allowed, options.limit)
         return Found(hits(connection, highlighter, newest, (), {}), options.mode, explanation)
@@ -86,10 +88,33 @@ def find(
     )
     ranked = _ranked(connection, options, ranking.fuse(matched, meaning, weight, named), named)
     best = ranked if options.chunks else ranking.best_of_notes(ranked)
-    best = _by_path(connection, ranking.with_ties(best, options.limit))[: options.limit]
+    count = options.limit if rerank is None else max(options.limit, ranking.RERANKED)
+    best = _by_path(connection, ranking.with_ties(best, count))[:count]
+    mode: Mode = options.mode if warning is None else "words"
+    if rerank is not None and query.text.strip():
+        try:
+            best = _reranked(connection, query.text.strip(), best, rerank)
+        except MlxJinaError as error:
+            warning = "; ".join(filter(None, (warning, f"not reranked: {error}")))
+    best = best[: options.limit]
     kept = [term for term in terms if term not in matched.dropped]
     found = hits(connection, highlighter, best, kept, _more(ranked, best))
-    return Found(found, options.mode if warning is None else "words", explanation, warning)
+    return Found(found, mode, explanation, warning)
+
+
+def _reranked(connection: sqlite3.Connection, query: str, best: Sequence[Ranked], rerank: Scorer) -> list[Ranked]:
+    """The best in the order that a reranker, which reads them, gives them together with what they had."""
+    # Not before: it imports what cuts notes.
+    from mlx_jina.search import chunks
+
+    first = best[: ranking.RERANKED]
+    titles = dict(_rows(connection, "id, title", "note", {each.note for each in first}))
+    texts = {}
+    for chunk, heading, lead, body in _rows(
+        connection, "id, heading, lead, body", "chunk", [each.chunk for each in first]
+    ):
+        texts[chunk] = chunks.embedded(titles[chunk >> NOTE_BITS], heading, lead, body)
+    return ranking.blend(best, rerank.score(query, [texts[each.chunk] for each in first]) if first else ())
 
 
 def _meaning(
@@ -157,10 +182,9 @@ def _by_path(connection: sqlite3.Connection, ranked: Sequence[Ranked]) -> list[R
 
 def _more(ranked: Sequence[Ranked], best: Sequence[Ranked]) -> dict[int, int]:
     """How many other chunks of each note are as good as the last hit."""
-    if not best:
-        return {}
-    last = min(each.score for each in best)
     shown = {each.chunk for each in best}
+    # Not those of `best`, which a reranker may have changed.
+    last = min((each.score for each in ranked if each.chunk in shown), default=float("inf"))
     found: dict[int, int] = {}
     for each in ranked:
         if each.chunk not in shown and each.score >= last:
@@ -213,6 +237,7 @@ def _hit(
         score=1.0 if ranked.named else max(0.0, min(1.0, ranked.score)),
         cosine=ranked.cosine,
         bm25=ranked.bm25,
+        rerank=ranked.rerank,
         text=body,
         snippet=shown.text,
         highlights=shown.highlights,

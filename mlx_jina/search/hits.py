@@ -49,6 +49,8 @@ class Hit:
     """Of the query with the chunk and its note, their mean; None if there is no vector, or none was asked for."""
     bm25: float | None
     """None if no word matches."""
+    rerank: float | None
+    """What a reranker thinks of the chunk, 0 to 1; None if there was none, or it did not read the chunk."""
     text: str
     """The chunk."""
     snippet: str

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from mlx_jina.search.find import ByMeaning, SearchOptions
     from mlx_jina.search.meaning import Meaning, Vectors
     from mlx_jina.search.neighbours import Duplicate
+    from mlx_jina.search.ranking import Scorer
     from mlx_jina.search.rows import Row
 
 
@@ -234,6 +235,7 @@ class Index(Contents):
         - `recent`: a note counts half for every 180 days since it was modified.
         - `min_score`, `min_cosine`: leave out worse hits. A cosine means something within one index only.
         - `prefix`: the last word may only have begun, as while somebody types.
+        - `rerank`: what `mlx_jina.load_reranker` returns, which reads the 30 best; the scores of both are blended.
         - `cancelled`: is asked now and then whether to stop, which raises Cancelled.
 
         Raises InputError for options that make no sense, and by "meaning" alone if there are no vectors.
@@ -252,6 +254,7 @@ class Index(Contents):
         min_score: float | None = None,
         min_cosine: float | None = None,
         prefix: bool = False,
+        rerank: Scorer | None = None,
         cancelled: Callable[[], bool] | None = None,
     ) -> Found:
         """`search`, and how the hits were found."""
@@ -270,6 +273,8 @@ class Index(Contents):
             raise InputError(f"mode={mode!r} is not one of {', '.join(MODES)}")
         if limit < 1:
             raise InputError(f"limit={limit} must be at least 1")
+        if rerank is not None and not hasattr(rerank, "score"):
+            raise InputError(f"rerank={rerank!r} must be a loaded reranker, not {type(rerank).__name__}")
         query = parse(text, where, prefix)
         with self._database.reading(cancelled) as connection:
             weight = one(connection, "select value from meta where key = 'weight'")
@@ -280,7 +285,7 @@ class Index(Contents):
             by_meaning = None
             if mode != "words" and query.text.strip():
                 by_meaning = self._by_meaning(connection, space, query.text.strip(), limit)
-            found = find(connection, self._highlighter, query, options, by_meaning)
+            found = find(connection, self._highlighter, query, options, by_meaning, rerank)
             waiting = without_vectors(connection)
         return replace(
             found,

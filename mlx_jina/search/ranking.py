@@ -8,7 +8,7 @@ Ranks, as in reciprocal rank fusion, say less than scores: docs/search.md has th
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from mlx_jina.search.schema import NOTE_BITS
 from mlx_jina.search.words import Words
@@ -23,6 +23,20 @@ HALF_LIFE = 180 * 86_400
 """Seconds after which a note counts half, where the recent ones are preferred."""
 
 
+RERANKED = 30
+"""Hits that a reranker reads, if there are as many."""
+# How much of a hit's score stays what it was, by its place (https://github.com/tobi/qmd): a reranker may lift what
+# stands low, and does not easily throw out what words and meaning agree on.
+_KEPT = ((3, 0.75), (10, 0.6), (RERANKED, 0.4))
+
+
+class Scorer(Protocol):
+    """What `mlx_jina.load_reranker` returns, or anything else that knows how well texts answer a query."""
+
+    def score(self, query: str, documents: list[str], /) -> Iterable[float]:
+        """A number from 0 to 1 for each document."""
+
+
 class Ranked(NamedTuple):
     """A chunk and its scores."""
 
@@ -32,6 +46,8 @@ class Ranked(NamedTuple):
     bm25: float | None
     named: bool = False
     """Whether the query is its note's title or alias."""
+    rerank: float | None = None
+    """What a reranker thinks of it, 0 to 1; `score` has a share of it then."""
 
     @property
     def note(self) -> int:
@@ -63,6 +79,16 @@ def fuse(words: Words, meaning: Meaning | None, weight: float, named: Collection
             score += weight * (cosine - mean) / spread
         ranked.append(Ranked(chunk, score, cosine, bm25, chunk >> NOTE_BITS in named))
     return ordered(ranked)
+
+
+def blend(ranked: Sequence[Ranked], scores: Iterable[float]) -> list[Ranked]:
+    """The first ones of a sorted list with a reranker's scores, in their new order, and the rest behind them."""
+    blended = []
+    for place, (each, own) in enumerate(zip(ranked, scores, strict=False)):
+        kept = next(share for most, share in _KEPT if place < most)
+        own = min(1.0, max(0.0, float(own)))
+        blended.append(each._replace(score=kept * each.score + (1 - kept) * own, rerank=own))
+    return [*ordered(blended), *ranked[len(blended) :]]
 
 
 def ordered(ranked: Iterable[Ranked]) -> list[Ranked]:

@@ -127,6 +127,7 @@ def test_json(indexed: Path) -> None:
         "score": 1.0,
         "cosine": hit["cosine"],
         "bm25": hit["bm25"],
+        "rerank": None,
         "snippet": "Feed the starter with flour every day.",
         "highlights": [[0, 4], [9, 16]],
         "more": 0,

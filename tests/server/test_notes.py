@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import socket
 import stat
@@ -16,6 +17,7 @@ import pytest
 
 from mlx_jina.search import location
 from mlx_jina.search.hits import check_uri
+from tests.support import reranker_checkpoints
 from tests.support.command import run
 from tests.support.process import Server
 
@@ -45,7 +47,9 @@ def notes(home: Path) -> Iterator[Server]:
     """A server with an index that it makes itself, and a key, which the Unix socket needs not."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_DATA_HOME", str(home / "data"))
-        with Server("--index", home / "notes", "--api-key", KEY) as running:
+        reranker = reranker_checkpoints.v1(home / "reranker")
+        options = ("pocket", f"reranker={reranker}", "--index", home / "notes", "--api-key", KEY)
+        with Server(*options) as running:
             running.client.headers["Authorization"] = f"Bearer {KEY}"
             wait_for_vectors(running)
             yield running
@@ -111,6 +115,18 @@ def test_mistakes(notes: Server, fields: dict[str, Any], status: int, message: s
     answer = notes.client.post("/v1/search", json=fields)
     assert answer.status_code == status
     assert message in answer.json()["error"]["message"]
+
+
+def test_hits_are_reranked_by_a_model_of_the_server(notes: Server) -> None:
+    hits = search(notes, "oil of the engine", rerank="reranker", limit=4)["hits"]
+    assert all(0 < hit["rerank"] < 1 for hit in hits)
+    assert hits == sorted(hits, key=lambda hit: -hit["score"])
+    metrics = notes.client.get("/metrics").text
+    assert re.search(r'texts_total\{model="reranker"\} 4\.0', metrics)
+    assert search(notes, "oil")["hits"][0]["rerank"] is None
+    for name in ("/etc/passwd", "absent"):
+        answer = notes.client.post("/v1/search", json={"query": "oil", "rerank": name})
+        assert answer.status_code == 404
 
 
 @pytest.mark.parametrize("template", ["{path!r}", "{path.x}", "{path[0]}", "{0}", "{}", "{line:>9}", "{", "{x}"])

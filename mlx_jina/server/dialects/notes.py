@@ -15,6 +15,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import AliasChoices, Field
 
 from mlx_jina.errors import IndexFileError, InputError, MlxJinaError
+from mlx_jina.reranker import activated
 from mlx_jina.search.hits import Mode
 from mlx_jina.search.query import Where
 from mlx_jina.server.dialects.base import Body, Endpoint, Name, Reply
@@ -62,6 +63,7 @@ class NotesRequest(Body):
     min_score: float | None = None
     min_cosine: float | None = None
     prefix: bool = False
+    rerank: Name | None = None
     sync: bool = False
     explain: bool = False
     uri: Text | None = None
@@ -115,6 +117,7 @@ def endpoints(notes: Notes) -> tuple[Endpoint, ...]:
                     min_score=body.min_score,
                     min_cosine=body.min_cosine,
                     prefix=body.prefix,
+                    rerank=None if body.rerank is None else _Scorer(engine, body.rerank),
                     cancelled=gone.is_set,
                 )
             )
@@ -153,6 +156,22 @@ def endpoints(notes: Notes) -> tuple[Endpoint, ...]:
         Endpoint("GET", "/v1/indexes", indexes, error_body),
         Endpoint("GET", "/v1/map", places, error_body),
     )
+
+
+class _Scorer:
+    """A reranker of the server's, for a search in a thread."""
+
+    def __init__(self, engine: Engine, model: str) -> None:
+        self._engine = engine
+        self._model = model
+        self._loop = asyncio.get_running_loop()
+
+    def score(self, query: str, documents: list[str]) -> list[float]:
+        """Probabilities, by the server's turn. Raises ApiError."""
+        work = self._engine.rerank(query, documents, self._model, instruction=None, truncate=True)
+        scored = asyncio.run_coroutine_threadsafe(work, self._loop).result().scored
+        scores: list[float] = activated(scored.logits, "default").tolist()
+        return scores
 
 
 async def _answer(work: Callable[[], Any]) -> Reply:
