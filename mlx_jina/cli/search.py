@@ -55,6 +55,7 @@ def _formats(command: Any) -> Any:
 @click.option("--no-sync", is_flag=True, help="Search the index as it is.")
 @click.option("--explain", is_flag=True, help="Say how the scores came about.")
 @_uri
+@click.option("--alfred", "output", flag_value="alfred", help="What a Script Filter of Alfred shows.")
 @_formats
 def search(query: tuple[str, ...], **options: Any) -> None:
     """Search your notes.

@@ -115,6 +115,9 @@ def _print_answer(answer: Answer, output: str | None, nul: bool) -> None:
     if output == "json":
         _print(_json({**answer, "hits": [answers.written(hit) for hit in answer["hits"]]}))
         return
+    if output == "alfred":
+        _print(_json(answers.for_alfred(answer["query"], list(map(answers.written, answer["hits"])))))
+        return
     _print_hits(answer["hits"], output, nul, explain="explanation" in answer)
     if not answer["hits"]:
         _tell("nothing found" if answer["chunks"] else "the index has no notes")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import os
+from collections.abc import Sequence
 from typing import Any
 
 from mlx_jina.search.hits import Explanation, Found, Hit
@@ -59,6 +60,32 @@ def written(hit: Answer) -> Answer:
     """A hit whose path any program can read: bytes that are no UTF-8 are spelled out."""
     path = os.fsencode(hit["absolute_path"]).decode("utf-8", "backslashreplace")
     return {**hit, "absolute_path": path}
+
+
+def for_alfred(query: str, hits: Sequence[Answer]) -> Answer:
+    """The list of a Script Filter: https://www.alfredapp.com/help/workflows/inputs/script-filter/json/.
+
+    Return opens the file, with Command the `uri`; `skipknowledge` keeps the hits in their order.
+    """
+    items: list[Answer] = [_for_alfred(hit) for hit in hits]
+    if not items:
+        items = [{"title": "No note found", "subtitle": query, "valid": False}]
+    return {"skipknowledge": True, "items": items}
+
+
+def _for_alfred(hit: Answer) -> Answer:
+    path, place = hit["absolute_path"], f"{hit['path']}:{hit['line']}"
+    return {
+        "uid": place,
+        "title": " > ".join(filter(None, (hit["title"], hit["heading"]))),
+        "subtitle": f"{place}  {hit['snippet']}",
+        "arg": path,
+        "type": "file",
+        "icon": {"type": "fileicon", "path": path},
+        "quicklookurl": path,
+        "text": {"copy": f"{path}:{hit['line']}", "largetype": hit["snippet"]},
+        "mods": {"cmd": {"arg": hit["uri"], "subtitle": hit["uri"], "valid": True}},
+    }
 
 
 def explained(why: Explanation) -> Answer:

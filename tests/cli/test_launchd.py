@@ -78,6 +78,15 @@ class TestAgent:
         monkeypatch.setenv("HF_HOME", "/Volumes/models")
         assert printed()["EnvironmentVariables"] == {"HF_HOME": "/Volumes/models"}
 
+    def test_notes_are_served(self, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(home)
+        monkeypatch.setenv("MLX_JINA_URI", "vscode")
+        (home / "notes").mkdir()
+        for arguments in (("--index", "notes"), ("--index=notes",)):
+            agent = printed(*arguments)
+            assert " ".join(agent["ProgramArguments"][4:]).replace("=", " ") == f"--index {home}/notes"
+            assert agent["EnvironmentVariables"] == {"MLX_JINA_URI": "vscode"}
+
     def test_paths_become_absolute(self, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """But not the name of a known model, which wins over a folder."""
         monkeypatch.chdir(home)

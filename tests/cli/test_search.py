@@ -140,6 +140,22 @@ def test_json(indexed: Path) -> None:
     assert explained["dropped"] == ["the"]
 
 
+def test_what_alfred_shows(indexed: Path) -> None:
+    done = run("search", "feed starter", "--alfred", "--tag", "food", "--uri", "vscode")
+    shown = json.loads(done.stdout)
+    (item,) = shown["items"]
+    path = str(indexed / "notes/bread.md")
+    assert (shown["skipknowledge"], item["title"].partition(" > ")[0], item["type"]) == (True, "Sourdough", "file")
+    assert item["subtitle"] == "bread.md:4  Feed the starter with flour every day."
+    assert (item["arg"], item["quicklookurl"], item["text"]["copy"]) == (path, path, f"{path}:4")
+    assert item["mods"]["cmd"]["arg"] == f"vscode://file{path}:4"
+    nothing = run("search", "xylophone", "--alfred", "--mode", "words")
+    assert json.loads(nothing.stdout)["items"] == [
+        {"title": "No note found", "subtitle": "xylophone", "valid": False}
+    ]
+    assert (nothing.returncode, nothing.stderr) == (0, "")
+
+
 def test_paths(indexed: Path) -> None:
     (indexed / "notes/two\nlines.md").write_text("oil oil oil")
     done = run("search", "oil", "--paths", "-0", "--mode", "words")
