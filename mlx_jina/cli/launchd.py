@@ -22,8 +22,8 @@ from mlx_jina.errors import InputError, MlxJinaError
 from mlx_jina.weights import hub
 
 LABEL = "local.mlx-jina.serve"
-# Variables that say where models are, and what opens notes. The agent passes them on, since launchd does not know a
-# shell's environment.
+# Variables that say where models are, and what opens notes. The agent passes them on, since launchd does not know
+# a shell's environment.
 VARIABLES = ("HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "MLX_JINA_URI")
 # Seconds to wait for the server to start, and to stop; launchd kills a process 20 seconds after the request.
 SECONDS = 30
