@@ -51,6 +51,9 @@ def _formats(command: Any) -> Any:
 @click.option("--recent", is_flag=True, help="Prefer recent notes: one counts half for every 180 days.")
 @click.option("--min-score", type=float, metavar="X", help="Leave out hits with a lower score.")
 @click.option("--min-cosine", type=float, metavar="X", help="Leave out hits with a lower cosine.")
+@click.option(
+    "--expand", metavar="MODEL", help="A language model of mlx-lm in the cache, which rewords the question."
+)
 @click.option("--rerank", metavar="MODEL", help="A reranker that reads the 30 best: jina-reranker-v1-tiny-en ...")
 @click.option("--no-sync", is_flag=True, help="Search the index as it is.")
 @click.option("--explain", is_flag=True, help="Say how the scores came about.")

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from mlx_jina.reranker import Reranker
     from mlx_jina.search.changes import Report
     from mlx_jina.search.index import Index
+    from mlx_jina.search.language_model import LanguageModel
 
 # Seconds that a search spends on what changed since the last one.
 SYNC_SECONDS = 1.0
@@ -46,6 +47,7 @@ def search(
     recent: bool,
     min_score: float | None,
     min_cosine: float | None,
+    expand: str | None,
     rerank: str | None,
     no_sync: bool,
     explain: bool,
@@ -71,7 +73,7 @@ def search(
         "explain": explain,
         "uri": uri or os.environ.get("MLX_JINA_URI"),
     }
-    if model is None and (answer := live.ask(file, "/v1/search", request)) is not None:
+    if model is None and expand is None and (answer := live.ask(file, "/v1/search", request)) is not None:
         _print_answer({**answer, "took_ms": round(1000 * (time.monotonic() - started))}, output, nul)
         return
     from mlx_jina.search.changes import Report
@@ -80,6 +82,7 @@ def search(
 
     where = Where(glob=globs, tags=tags, since=since, until=until)
     reranker = _reranker(rerank) if rerank is not None else None
+    expander = _expander(expand) if expand is not None else None
     with Index(file, model, create=False, local_files_only=True) as opened:
         if mode != "words":
             opened.preload(query)
@@ -94,6 +97,7 @@ def search(
             min_score=min_score,
             min_cosine=min_cosine,
             rerank=reranker,
+            expand=expander,
         )
     took = time.monotonic() - started
     _print_answer(
@@ -107,6 +111,15 @@ def _reranker(name: str) -> Reranker:
     # Before anything imports MLX.
     process.tune()
     return load_reranker(name)
+
+
+def _expander(name: str) -> LanguageModel:
+    from mlx_jina import process
+
+    process.tune()
+    from mlx_jina.search.language_model import LanguageModel
+
+    return LanguageModel(name)
 
 
 def _print_answer(answer: Answer, output: str | None, nul: bool) -> None:
@@ -231,6 +244,12 @@ def _explained(answer: Answer) -> Iterator[str]:
         yield f"meaning: weight {why['weight']}, cosines from a mean of {mean:.3f} to {best:.3f}"
     if why["best_bm25"] is not None:
         yield f"words: best bm25 {why['best_bm25']:.2f}"
+    if why["words_match_strongly"]:
+        yield "words match strongly: nothing else was searched for"
+    if why["expansion"] is not None:
+        rewordings, supposed = why["expansion"]["rewordings"], why["expansion"]["answer"]
+        yield from (f"also searched for: {_shown(text)}" for text in rewordings)
+        yield f"and for an answer such as: {_shown(supposed)}" if supposed else "and for no answer"
     for word, count in why["words"].items():
         left_out = word in why["dropped"]
         yield f"  {word}: " + ("in more than half of all chunks, left out" if left_out else f"in {count:,} chunks")

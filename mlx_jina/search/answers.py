@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import os
 from collections.abc import Sequence
@@ -97,6 +98,8 @@ def explained(why: Explanation) -> Answer:
         "best_cosine": why.best,
         "best_bm25": why.best_bm25,
         "weight": why.weight,
+        "expansion": None if why.expansion is None else dataclasses.asdict(why.expansion),
+        "words_match_strongly": why.strong,
         "words": {term.strip('"').replace('""', '"'): count for term, count in why.counts.items()},
         "dropped": [term.strip('"').replace('""', '"') for term in why.dropped],
     }

@@ -7,23 +7,28 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from mlx_jina.errors import MlxJinaError
-from mlx_jina.search import filters, ranking, schema, words
+from mlx_jina.search import expansion, filters, ranking, schema, words
 from mlx_jina.search.database import one
+from mlx_jina.search.expansion import Expander, Expansion
 from mlx_jina.search.hits import Explanation, Found, Hit, Mode
-from mlx_jina.search.query import Query
+from mlx_jina.search.query import Query, expressions
 from mlx_jina.search.ranking import Ranked, Scorer
 from mlx_jina.search.schema import NOTE_BITS
 from mlx_jina.search.snippets import Highlighter, Span, snippet
 
 if TYPE_CHECKING:
     from mlx_jina.search.meaning import Meaning
+    from mlx_jina.text.prompts import Side
 
-    ByMeaning = Callable[[Collection[int] | None, Collection[int]], Meaning | None]
-    """From the notes that are allowed, all if None, and chunks whose cosines are asked for."""
+    ByMeaning = Callable[[str, Side, Collection[int] | None, Collection[int]], Meaning | None]
+    """From a text, whether it is a query or a document, the notes that are allowed, all if None, and chunks whose
+    cosines are asked for."""
 
 
 class SearchOptions(TypedDict, total=False):
@@ -35,6 +40,7 @@ class SearchOptions(TypedDict, total=False):
     min_cosine: float | None
     prefix: bool
     rerank: Scorer | None
+    expand: Expander | None
     cancelled: Callable[[], bool] | None
 
 
@@ -60,8 +66,9 @@ def find(
     options: Options,
     by_meaning: ByMeaning | None,
     rerank: Scorer | None = None,
+    expand: Expander | None = None,
 ) -> Found:
-    """Search by words, and by meaning if there is a way to; `rerank` then reads the best.
+    """Search by words, and by meaning if there is a way to; also for what `expand` says. `rerank` reads the best.
 
     What that raises becomes a warning where words are searched as well.
     """
@@ -72,34 +79,64 @@ def find(
         newest = _newest(connection, allowed, options.limit)
         return Found(hits(connection, highlighter, newest, (), {}), options.mode, explanation)
     named = _named(connection, query, allowed)
+    text = query.text.strip()
     terms = () if options.mode == "meaning" else query.terms
     matched = words.rank(connection, terms, allowed, options.limit)
     asked = {*matched.scores, *(note << NOTE_BITS for note in named)}
-    meaning, warning = _meaning(by_meaning, options, allowed, asked)
+    meaning, warning = _meaning(by_meaning, text, options, allowed, asked)
+    warnings = [] if warning is None else [warning]
+    mode: Mode = "words" if warnings else options.mode
     weight = 1.0 if options.mode == "meaning" else options.weight
-    explanation = replace(
+    explanation = replace(_explained(explanation, matched, meaning), weight=weight)
+    fused = ranking.fuse(matched, meaning, weight, named)
+    if expand is not None and text:
+        search = partial(_searched, connection, options, weight, allowed, by_meaning if meaning else None)
+        strong = expansion.is_strong(matched, named)
+        explanation, fused = _expanded(explanation, strong, fused, text, expand, search, warnings)
+    ranked = _ranked(connection, options, fused, named)
+    best = _best(connection, options, ranked, text, rerank, warnings)
+    kept = [term for term in terms if term not in matched.dropped]
+    found = hits(connection, highlighter, best, kept, _more(ranked, best))
+    return Found(found, mode, explanation, "; ".join(warnings) or None)
+
+
+def _explained(explanation: Explanation, matched: words.Words, meaning: Meaning | None) -> Explanation:
+    """With what both halves found."""
+    return replace(
         explanation,
         mean=meaning.mean if meaning else None,
         best=meaning.best if meaning else None,
         best_bm25=next(iter(matched.scores.values()), None),
-        weight=weight,
         counts=matched.counts,
         dropped=matched.dropped,
     )
-    ranked = _ranked(connection, options, ranking.fuse(matched, meaning, weight, named), named)
+
+
+def _best(
+    connection: sqlite3.Connection,
+    options: Options,
+    ranked: list[Ranked],
+    text: str,
+    rerank: Scorer | None,
+    warnings: list[str],
+) -> Sequence[Ranked]:
+    """What becomes hits, in the order that a reranker gives the first ones if there is one."""
     best = ranked if options.chunks else ranking.best_of_notes(ranked)
     count = options.limit if rerank is None else max(options.limit, ranking.RERANKED)
     best = _by_path(connection, ranking.with_ties(best, count))[:count]
-    mode: Mode = options.mode if warning is None else "words"
-    if rerank is not None and query.text.strip():
-        try:
-            best = _reranked(connection, query.text.strip(), best, rerank)
-        except MlxJinaError as error:
-            warning = "; ".join(filter(None, (warning, f"not reranked: {error}")))
-    best = best[: options.limit]
-    kept = [term for term in terms if term not in matched.dropped]
-    found = hits(connection, highlighter, best, kept, _more(ranked, best))
-    return Found(found, mode, explanation, warning)
+    if rerank is not None and text and best:
+        with _warned("not reranked", warnings):
+            best = _reranked(connection, text, best, rerank)
+    return best[: options.limit]
+
+
+@contextmanager
+def _warned(what: str, warnings: list[str]) -> Iterator[None]:
+    """A part of a search that the rest does without: what goes wrong with it becomes a warning."""
+    try:
+        yield
+    except MlxJinaError as error:
+        warnings.append(f"{what}: {error}")
 
 
 def _reranked(connection: sqlite3.Connection, query: str, best: Sequence[Ranked], rerank: Scorer) -> list[Ranked]:
@@ -114,17 +151,57 @@ def _reranked(connection: sqlite3.Connection, query: str, best: Sequence[Ranked]
         connection, "id, heading, lead, body", "chunk", [each.chunk for each in first]
     ):
         texts[chunk] = chunks.embedded(titles[chunk >> NOTE_BITS], heading, lead, body)
-    return ranking.blend(best, rerank.score(query, [texts[each.chunk] for each in first]) if first else ())
+    return ranking.blend(best, rerank.score(query, [texts[each.chunk] for each in first]))
+
+
+def _expanded(
+    explanation: Explanation,
+    strong: bool,
+    fused: list[Ranked],
+    text: str,
+    expand: Expander,
+    search: Callable[[Expansion], Iterator[list[Ranked]]],
+    warnings: list[str],
+) -> tuple[Explanation, list[Ranked]]:
+    """What a question finds together with other words for it, of which it needs none where its own are strong."""
+    if strong:
+        return replace(explanation, strong=True), fused
+    with _warned("not expanded", warnings):
+        more = expand.expand(text).bounded(text)
+        return replace(explanation, expansion=more), expansion.combine(fused, search(more))
+    return explanation, fused
+
+
+def _searched(
+    connection: sqlite3.Connection,
+    options: Options,
+    weight: float,
+    allowed: Collection[int] | None,
+    by_meaning: ByMeaning | None,
+    more: Expansion,
+) -> Iterator[list[Ranked]]:
+    """What each expansion finds: rewordings as the question itself, the answer by meaning."""
+    for text in more.rewordings:
+        terms = () if options.mode == "meaning" else expressions(text)
+        matched = words.rank(connection, terms, allowed, options.limit)
+        meaning = None if by_meaning is None else by_meaning(text, "query", allowed, matched.scores)
+        yield ranking.fuse(matched, meaning, weight)
+    if more.answer and by_meaning is not None:
+        yield ranking.fuse(words.Words(), by_meaning(more.answer, "document", allowed, ()), 1.0)
 
 
 def _meaning(
-    by_meaning: ByMeaning | None, options: Options, allowed: Collection[int] | None, asked: Collection[int]
+    by_meaning: ByMeaning | None,
+    text: str,
+    options: Options,
+    allowed: Collection[int] | None,
+    asked: Collection[int],
 ) -> tuple[Meaning | None, str | None]:
     """What meaning finds, or why it finds nothing though it is asked for."""
     if by_meaning is None:
         return None, None
     try:
-        return by_meaning(allowed, asked), None
+        return by_meaning(text, "query", allowed, asked), None
     except MlxJinaError as error:
         if options.mode == "meaning":
             raise

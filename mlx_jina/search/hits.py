@@ -10,6 +10,7 @@ from typing import Literal
 from urllib.parse import quote
 
 from mlx_jina.errors import InputError
+from mlx_jina.search.expansion import Expansion
 
 Mode = Literal["hybrid", "words", "meaning"]
 MODES: tuple[Mode, ...] = ("hybrid", "words", "meaning")
@@ -100,6 +101,10 @@ class Explanation:
     """In how many chunks each word of the query is, at most just over half of all."""
     dropped: tuple[str, ...] = ()
     """Words in more than half of all chunks."""
+    expansion: Expansion | None = None
+    """What was searched for besides the question."""
+    strong: bool = False
+    """Whether words matched so well that nothing else was searched for, though it was asked for."""
     chunks: int = 0
     """In the index."""
     allowed: int | None = None

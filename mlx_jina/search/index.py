@@ -35,11 +35,13 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from mlx_jina.encoder import Encoder
+    from mlx_jina.search.expansion import Expander
     from mlx_jina.search.find import ByMeaning, SearchOptions
     from mlx_jina.search.meaning import Meaning, Vectors
     from mlx_jina.search.neighbours import Duplicate
     from mlx_jina.search.ranking import Scorer
     from mlx_jina.search.rows import Row
+    from mlx_jina.text.prompts import Side
 
 
 class Index(Contents):
@@ -236,6 +238,8 @@ class Index(Contents):
         - `min_score`, `min_cosine`: leave out worse hits. A cosine means something within one index only.
         - `prefix`: the last word may only have begun, as while somebody types.
         - `rerank`: what `mlx_jina.load_reranker` returns, which reads the 30 best; the scores of both are blended.
+        - `expand`: a `mlx_jina.search.language_model.LanguageModel`, or another `Expander`: other words for the
+          question, which are searched for besides, unless words match strongly.
         - `cancelled`: is asked now and then whether to stop, which raises Cancelled.
 
         Raises InputError for options that make no sense, and by "meaning" alone if there are no vectors.
@@ -255,6 +259,7 @@ class Index(Contents):
         min_cosine: float | None = None,
         prefix: bool = False,
         rerank: Scorer | None = None,
+        expand: Expander | None = None,
         cancelled: Callable[[], bool] | None = None,
     ) -> Found:
         """`search`, and how the hits were found."""
@@ -275,6 +280,8 @@ class Index(Contents):
             raise InputError(f"limit={limit} must be at least 1")
         if rerank is not None and not hasattr(rerank, "score"):
             raise InputError(f"rerank={rerank!r} must be a loaded reranker, not {type(rerank).__name__}")
+        if expand is not None and not hasattr(expand, "expand"):
+            raise InputError(f"expand={expand!r} must be a LanguageModel, not {type(expand).__name__}")
         query = parse(text, where, prefix)
         with self._database.reading(cancelled) as connection:
             weight = one(connection, "select value from meta where key = 'weight'")
@@ -284,8 +291,8 @@ class Index(Contents):
             space = spaces.current(connection)
             by_meaning = None
             if mode != "words" and query.text.strip():
-                by_meaning = self._by_meaning(connection, space, query.text.strip(), limit)
-            found = find(connection, self._highlighter, query, options, by_meaning, rerank)
+                by_meaning = self._by_meaning(connection, space, limit)
+            found = find(connection, self._highlighter, query, options, by_meaning, rerank, expand)
             waiting = without_vectors(connection)
         return replace(
             found,
@@ -294,16 +301,20 @@ class Index(Contents):
             waiting=waiting,
         )
 
-    def _by_meaning(self, connection: sqlite3.Connection, space: Space | None, text: str, limit: int) -> ByMeaning:
+    def _by_meaning(self, connection: sqlite3.Connection, space: Space | None, limit: int) -> ByMeaning:
         """How to rank by meaning. Words do for an index without vectors, and not even the model is loaded."""
 
-        def rank(allowed: Collection[int] | None, asked: Collection[int]) -> Meaning | None:
+        def rank(text: str, side: Side, allowed: Collection[int] | None, asked: Collection[int]) -> Meaning | None:
             if space is None:
                 raise InputError(f"{self.file.name} has no vectors yet; `mlx-jina index` makes them")
             # Vectors are read before the model is asked for, which may still be loading.
             vectors = self._vectors_of(connection, space)
             spaces.check(self._database, self._model, space)
-            return vectors.rank(connection, self._model.encode_query(text), allowed, asked, limit)
+            if side == "query":
+                vector = self._model.encode_query(text)
+            else:
+                (vector,) = self._model.encode_documents([text])
+            return vectors.rank(connection, vector, allowed, asked, limit)
 
         return rank
 

@@ -119,7 +119,7 @@ class _Parts:
         if not isinstance(where, Where):
             raise InputError(f"where={where!r} must be a mlx_jina.Where, not {type(where).__name__}")
         check_options(glob=where.glob, tags=where.tags, title=where.title)
-        self.titles = _expressions(where.title)
+        self.titles = expressions(where.title)
         self.globs = list(_listed(where.glob))
         self.tags = list(_listed(where.tags))
         self.since = _checked(where.since)[0]
@@ -132,7 +132,7 @@ class _Parts:
         elif key == "in":
             self.globs.append(value)
         elif key == "title":
-            self.titles += _expressions(value) or [_quoted(value)]
+            self.titles += expressions(value) or [_quoted(value)]
         elif (period := _period(value)) is None:
             self.free.append(typed)
         elif key == "after":
@@ -143,7 +143,7 @@ class _Parts:
     def query(self) -> Query:
         """All of it."""
         quoted = [_phrase(phrase) for phrase in self.phrases]
-        terms = dict.fromkeys([*quoted, *_expressions(" ".join(self.free))])
+        terms = dict.fromkeys([*quoted, *expressions(" ".join(self.free))])
         return Query(
             text=" ".join([*self.phrases, *self.free]),
             terms=tuple(terms)[:_MAX_WORDS],
@@ -157,7 +157,7 @@ class _Parts:
         )
 
 
-def _expressions(text: str) -> list[str]:
+def expressions(text: str) -> list[str]:
     """The words of a text as FTS5 looks for them; versions and names in code are phrases."""
     found = []
     for match in _compound(text.isascii()).finditer(text):
