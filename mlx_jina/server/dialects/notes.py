@@ -15,7 +15,6 @@ from typing import Annotated, Any, TypeVar
 from pydantic import AliasChoices, Field
 
 from mlx_jina.errors import IndexFileError, InputError, MlxJinaError
-from mlx_jina.reranker import activated
 from mlx_jina.search.hits import Mode
 from mlx_jina.search.query import Where
 from mlx_jina.server.dialects.base import Body, Endpoint, Name, Reply
@@ -167,10 +166,12 @@ class _Scorer:
         self._loop = asyncio.get_running_loop()
 
     def score(self, query: str, documents: list[str]) -> list[float]:
-        """Probabilities, by the server's turn. Raises ApiError."""
-        work = self._engine.rerank(query, documents, self._model, instruction=None, truncate=True)
+        """Probabilities, or a listwise model's cosines, by the server's turn. Raises ApiError."""
+        work = self._engine.rerank(
+            query, documents, self._model, instruction=None, max_document_length=None, truncate=True
+        )
         scored = asyncio.run_coroutine_threadsafe(work, self._loop).result().scored
-        scores: list[float] = activated(scored.logits, "default").tolist()
+        scores: list[float] = scored.scores("default").tolist()
         return scores
 
 
