@@ -31,6 +31,7 @@ from mlx_jina.errors import InputError
 @click.option("--check", is_flag=True, help="Look for damage.")
 @click.option("--repair", is_flag=True, help="With --check: mend it.")
 @click.option("--compact", is_flag=True, help="Give back unused space.")
+@click.option("--to", nargs=2, metavar="lancedb URI", help="Write all passages and vectors to a table of LanceDB.")
 @click.option("--list", "list_all", is_flag=True, help="Say which indexes there are.")
 @click.option("--json", "as_json", is_flag=True, help="With --status or --list: as JSON.")
 def index(
@@ -53,6 +54,7 @@ def index(
     check: bool,
     repair: bool,
     compact: bool,
+    to: tuple[str, str] | None,
     list_all: bool,
     as_json: bool,
 ) -> None:
@@ -70,8 +72,12 @@ def index(
         raise InputError("--repair mends what --check finds: use both")
     if as_json and not (status or list_all):
         raise InputError("--json is for --status and --list")
+    if to is not None and to[0] != "lancedb":
+        raise InputError(f"--to knows lancedb, and not {to[0]!r}")
     if list_all:
         indexing.list_all(as_json)
+    elif to is not None:
+        indexing.export(folders, index, to[1])
     elif status or check or compact:
         indexing.inspect(
             folders,

@@ -18,6 +18,7 @@ from mlx_jina.search.changes import Report
 from mlx_jina.search.database import is_damage
 from mlx_jina.search.index import Index
 from mlx_jina.search.model import Progress
+from mlx_jina.search.rows import Row
 from mlx_jina.search.status import Status
 
 # Files that are named where nobody asks for all.
@@ -115,6 +116,32 @@ def inspect(
                 _status(opened.status(), as_json)
     if damaged:
         raise IndexFileError(f"{', '.join(damaged)}: damaged; --check --repair mends what it can")
+
+
+def export(folders: Sequence[str], index: str | None, uri: str) -> None:
+    """Write what an index holds to LanceDB. Raises InputError for an index without vectors."""
+    from mlx_jina.search import lance
+
+    targets = _targets(folders, index)
+    if len(targets) > 1:
+        raise InputError("--to writes one index: name one folder, or give them one --index")
+    (file, _), *_ = targets
+    with Index(file, create=False) as opened:
+        status = opened.status()
+        if status.dimension is None or status.model is None or status.fingerprint is None:
+            raise InputError(f"{file.name} has no vectors yet; `mlx-jina index` makes them")
+        about = {"model": status.model, "fingerprint": status.fingerprint}
+        with _bar("passages") as progress:
+            count = lance.write(_counted(opened, status.chunks, progress), uri, status.dimension, about=about)
+    left = f"; {status.waiting:,} notes have no vectors yet, and were left out" if status.waiting else ""
+    _tell(f"{count:,} passages are in table {lance.TABLE!r} of {uri}{left}")
+
+
+def _counted(index: Index, total: int, progress: Progress) -> Iterator[Row]:
+    for done, row in enumerate(index.rows(), 1):
+        yield row
+        if done % 1000 == 0:
+            progress("written", done, total)
 
 
 def list_all(as_json: bool) -> None:
@@ -231,7 +258,7 @@ def _status(status: Status, as_json: bool) -> None:
 
 
 @contextmanager
-def _bar() -> Iterator[Progress]:
+def _bar(unit: str = "notes") -> Iterator[Progress]:
     """Progress on a terminal, after a moment."""
     from tqdm import tqdm
 
@@ -240,7 +267,7 @@ def _bar() -> Iterator[Progress]:
     def advance(what: str, done: int, total: int) -> None:
         if what not in bars:
             # disable=None: only on a terminal.
-            bars[what] = tqdm(total=total, desc=what.capitalize(), unit=" notes", delay=1, disable=None)
+            bars[what] = tqdm(total=total, desc=what.capitalize(), unit=f" {unit}", delay=1, disable=None)
         bars[what].update(done - bars[what].n)
 
     try:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mlx_jina.search import schema
+from mlx_jina.search.chunks import embedded
 from mlx_jina.search.database import one
 from mlx_jina.search.model import Space
 
@@ -28,6 +29,8 @@ class Row:
     title: str
     heading: str
     text: str
+    embedded: str
+    """What a model is given of it: title and headings, then the text."""
     vector: Floats | None
     """Of unit length up to float16's rounding, (D,); None if there is none yet."""
 
@@ -40,9 +43,10 @@ def rows(connection: sqlite3.Connection, space: Space | None) -> Iterator[Row]:
         if data is not None and space is not None:
             vectors = np.frombuffer(data, dtype=np.float16).reshape(-1, space.dimension).astype(np.float32)
         chunks = connection.execute(
-            "select id, start, stop, line, heading, body from chunk where id between ? and ? order by id",
+            "select id, start, stop, line, heading, lead, body from chunk where id between ? and ? order by id",
             schema.span(note),
         )
-        for n, (own, start, stop, line, heading, body) in enumerate(chunks):
+        for n, (own, start, stop, line, heading, lead, body) in enumerate(chunks):
             vector = None if vectors is None else vectors[n]
-            yield Row(own, path, (start, stop), line, title, heading, body, vector)
+            text = embedded(title, heading, lead, body)
+            yield Row(own, path, (start, stop), line, title, heading, body, text, vector)
