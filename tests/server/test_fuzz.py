@@ -19,11 +19,15 @@ CHECKS = "not_a_server_error,status_code_conformance,content_type_conformance,re
 @pytest.mark.slow
 @pytest.mark.skipif(find_spec("schemathesis") is None, reason="needs schemathesis")
 def test_fuzz(folder: Path, tmp_path: Path) -> None:
-    with Server(f"tiny={folder}", "--preload", "--max-body", "1") as server:
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "bread.md").write_text("# Bread\n\nFeed the starter.\n")
+    home = {**os.environ, "XDG_DATA_HOME": str(tmp_path / "data")}
+    options = ("--preload", "--max-body", "1", "--index", tmp_path / "notes")
+    with Server(f"tiny={folder}", *options, env=home) as server:
         command = [sys.executable, "-m", "schemathesis.cli", "run", f"{server.url}/openapi.json"]
-        options = ["--checks", CHECKS, "--max-examples", "200", "--seed", "1", "--request-timeout", "300"]
+        checks = ["--checks", CHECKS, "--max-examples", "200", "--seed", "1", "--request-timeout", "300"]
         done = subprocess.run(
-            [*command, *options],
+            [*command, *checks],
             cwd=tmp_path,
             env=os.environ | {"NO_COLOR": "1"},
             capture_output=True,
