@@ -71,6 +71,9 @@ def read(connection: sqlite3.Connection, note: str | Path | int) -> NoteText:
         raise InputError(f"{path}: {error.strerror or error}") from None
     except UnreadableError as error:
         raise InputError(f"{path}: {error}") from None
+    # Whatever a parser makes of a file that was damaged since it was indexed.
+    except Exception as error:
+        raise InputError(f"{path}: cannot be parsed ({type(error).__name__})") from None
     return NoteText(
         own, path, os.path.join(root.path, spelling), title, tuple(json.loads(tags)), modified, document
     )

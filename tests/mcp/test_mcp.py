@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import pytest
 
 import mlx_jina
+from mlx_jina.search import documents
 from tests.support.command import PROGRAM, run
 
 anyio = pytest.importorskip("anyio")
@@ -198,7 +199,7 @@ def test_mistakes_and_what_must_not_be_read(home: Path) -> None:
     session(home, work)
 
 
-def test_links_that_come_later_are_not_followed(home: Path) -> None:
+def test_links_that_come_later_are_not_followed(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A folder or a file may be replaced by a link after it was indexed."""
     with mlx_jina.Index(home / "notes.db") as index:
         assert index.read("kitchen/soup.md").text == NOTES["kitchen/soup.md"]
@@ -222,6 +223,14 @@ def test_links_that_come_later_are_not_followed(home: Path) -> None:
         with pytest.raises(mlx_jina.InputError, match=r"bread\.md: No such file"):
             index.read("bread.md")
         (home / "notes" / "bread.md").write_text(NOTES["bread.md"])
+        (home / "notes" / "long.md").write_bytes(b"\0\1\2")
+        with pytest.raises(mlx_jina.InputError, match=r"long\.md: not text"):
+            index.read("long.md")
+        with monkeypatch.context() as patch:
+            patch.setattr(documents, "read", lambda path, data: 1 / 0)
+            with pytest.raises(mlx_jina.InputError, match=r"car\.md: cannot be parsed \(ZeroDivisionError\)"):
+                index.read("garage/car.md")
+        (home / "notes" / "long.md").write_text(NOTES["long.md"])
         for path in ("\ud800", "\0", "", ".", "/", "bread.md/../bread.md/"):
             with pytest.raises(mlx_jina.InputError, match="is not in this index"):
                 index.read(path)
