@@ -22,13 +22,14 @@ from mlx_jina.errors import (
     ModelNotFoundError,
     ModelTooLargeError,
     NumericalError,
+    PictureError,
     TooLongError,
     TruncationWarning,
 )
 
 if TYPE_CHECKING:
     from mlx_jina import integrations, ray, vectors
-    from mlx_jina.encoder import Chunk, ChunkedDocument, Encoder, Token, TokenVectors, load
+    from mlx_jina.encoder import Chunk, ChunkedDocument, Encoder, Image, Token, TokenVectors, load
     from mlx_jina.multi_vector import MultiVectorEncoder, load_multi_vector
     from mlx_jina.process import limit_cache
     from mlx_jina.reranker import Reranker, load_reranker
@@ -43,6 +44,7 @@ __all__ = [
     "ChunkedDocument",
     "Encoder",
     "ForkError",
+    "Image",
     "Index",
     "InputError",
     "MlxJinaError",
@@ -50,6 +52,7 @@ __all__ = [
     "ModelTooLargeError",
     "MultiVectorEncoder",
     "NumericalError",
+    "PictureError",
     "Reranker",
     "Token",
     "TokenVectors",
@@ -70,7 +73,7 @@ __all__ = [
 # Names that are imported on first use, by the module that has them.
 _MODULES = ("integrations", "ray", "vectors")
 _NAMES = {
-    "mlx_jina.encoder": ("Chunk", "ChunkedDocument", "Encoder", "Token", "TokenVectors", "load"),
+    "mlx_jina.encoder": ("Chunk", "ChunkedDocument", "Encoder", "Image", "Token", "TokenVectors", "load"),
     "mlx_jina.multi_vector": ("MultiVectorEncoder", "load_multi_vector"),
     "mlx_jina.process": ("limit_cache",),
     "mlx_jina.reranker": ("Reranker", "load_reranker"),

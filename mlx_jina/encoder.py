@@ -27,15 +27,18 @@ from mlx_jina.options import check as check_options
 from mlx_jina.text.chunking import Chunk, Chunking
 from mlx_jina.text.prompts import Side
 from mlx_jina.text.tokenizer import Token, listed, many
+from mlx_jina.text.tokenizer import check as check_texts
 from mlx_jina.vectors import AnyRows, AnyVector, FloatRows, Floats, FloatVector, Vectors
+from mlx_jina.vision import images as pictures
+from mlx_jina.vision.images import AnyPictures, Image
 from mlx_jina.weights import hub, kinds, loading
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from mlx_jina.options import ChunkOptions, Texts, TokenOptions, VectorOptions
+    from mlx_jina.options import ChunkOptions, PictureOptions, Texts, TokenOptions, VectorOptions
 
-__all__ = ["Chunk", "ChunkedDocument", "Encoder", "Token", "TokenVectors", "load"]
+__all__ = ["Chunk", "ChunkedDocument", "Encoder", "Image", "Token", "TokenVectors", "load"]
 
 # The default precision apart, so that type checkers know that float32 comes out.
 Float32 = Literal["float32"]
@@ -160,6 +163,8 @@ class Encoder(LoadedModel):
     ) -> Vectors | TokenVectors | list[TokenVectors]:
         """Vectors of texts: a list gives (N, D), one str gives (D,), an empty list (0, D).
 
+        A list for jina-embeddings-v4 may have pictures among its texts, each as an `Image` or as Pillow's.
+
         - `task`: one of `self.tasks`, or with its side as in Jina's API ("retrieval.query"). Needed unless
           the model was loaded for one task; v3 without one is its base model, as published.
         - `prompt_name`, `prompt`: a prefix by name, or literally.
@@ -201,6 +206,8 @@ class Encoder(LoadedModel):
                 raise InputError("late_chunking=True gives one vector for each text; output='tokens' does not fit")
             return self.encode_tokens(texts, show_progress_bar=show_progress_bar, **options)
         plan = self.plan(**options)
+        if not isinstance(texts, str) and any(map(pictures.is_picture, items := list(many(texts)))):
+            return self._mixed(items, plan, late_chunking, show_progress_bar)
         if isinstance(texts, str) and not late_chunking:
             return self.pipeline.one(texts, plan)[0]
         items = listed(texts)
@@ -270,6 +277,53 @@ class Encoder(LoadedModel):
         if name is None and options.get("prompt") is None:
             name = prompts.name_of(side, task)
         return {**options, "task": task, "prompt_name": name}
+
+    def _mixed(self, items: list[str], plan: Plan, late_chunking: bool, show_progress_bar: bool | None) -> Vectors:
+        """Vectors of a list in which some items are pictures."""
+        if late_chunking:
+            raise InputError("late_chunking=True takes the texts of one document, and no pictures")
+        seen = [(i, item) for i, item in enumerate(items) if pictures.is_picture(item)]
+        places = [i for i, item in enumerate(items) if not pictures.is_picture(item)]
+        texts = [items[i] for i in places]
+        check_texts(texts, places)
+        columns, kind = vectors.layout(plan.dimension, plan.precision)
+        out = np.empty((len(items), columns), dtype=kind)
+        with progress(len(items), show_progress_bar) as bar:
+            for positions, rows in self.pipeline.windows(zip(places, texts, strict=True), plan, bar.update):
+                out[positions] = rows
+            for position, rows in self.rows_of_images(seen, plan, None, bar.update).items():
+                out[position] = rows
+        return out
+
+    def encode_images(
+        self,
+        images: AnyPictures,
+        *,
+        max_pixels: int | None = None,
+        show_progress_bar: bool | None = None,
+        **options: Unpack[PictureOptions],
+    ) -> Vectors:
+        """Vectors of pictures, in the space of the texts: a list gives (N, D), one picture gives (D,). Only of v4.
+
+        A picture is a path, the bytes of a file, an image of Pillow's, an array (height, width, 3) of uint8, or an
+        `Image` of one of these. All but arrays need `pip install 'mlx-jina[images]'`. Pictures have a task and no
+        prompt, so queries and documents are alike. No EXIF tag turns a picture, and transparency is dropped, as in
+        the model's own code. The vision tower is read for the first picture.
+
+        - `max_pixels`: resize pictures to at most so many pixels; by default the checkpoint's own limit. Fewer are
+          faster and less sharp, and move the vectors.
+
+        The other options are those of `encode`. Raises PictureError for a picture that cannot be used
+        (`error.position` is its index), CheckpointError for a model that sees no pictures.
+        """
+        check_options(max_pixels=max_pixels, show_progress_bar=show_progress_bar, **options)
+        items = pictures.listed(images)
+        plan = self.plan(prompt="", **options)
+        with progress(len(items), show_progress_bar) as bar:
+            found = self.rows_of_images(enumerate(items), plan, max_pixels, bar.update)
+        columns, kind = vectors.layout(plan.dimension, plan.precision)
+        out = np.concatenate([np.empty((0, columns), dtype=kind), *(found[i] for i in range(len(items)))])
+        return out[0] if pictures.is_one(images) else out
 
     def encode_stream(
         self,

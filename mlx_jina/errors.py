@@ -2,7 +2,8 @@
 
     MlxJinaError
     ├── InputError           (ValueError)       a text or an option that cannot be used
-    │   └── TooLongError                        a text of more tokens than the limit
+    │   ├── TooLongError                        a text of more tokens than the limit
+    │   └── PictureError                        a picture that cannot be read or used
     ├── ModelNotFoundError   (LookupError)      no such model, or not on this machine
     ├── CheckpointError      (ValueError)       files that are not a model which runs here exactly
     ├── ModelTooLargeError   (MemoryError)      a model that the device's memory cannot hold
@@ -48,13 +49,15 @@ class MlxJinaError(Exception):
     words of an error with a position follow the text's name: "has 9 tokens" is shown as "text 3 has 9 tokens".
     """
 
+    _what = "text"
+
     def __init__(self, words: str, *, position: int | None = None) -> None:
         super().__init__(words)
         self.words = words
         self.position = position
 
     def __str__(self) -> str:
-        return self.words if self.position is None else f"text {self.position} {self.words}"
+        return self.words if self.position is None else f"{self._what} {self.position} {self.words}"
 
 
 class InputError(MlxJinaError, ValueError):
@@ -63,6 +66,12 @@ class InputError(MlxJinaError, ValueError):
 
 class TooLongError(InputError):
     """A text has more tokens than the limit, and the caller asked not to cut texts."""
+
+
+class PictureError(InputError):
+    """A picture that cannot be read, or not be used; `position` is its index among the pictures or texts."""
+
+    _what = "picture"
 
 
 class ModelNotFoundError(MlxJinaError, LookupError):

@@ -26,13 +26,15 @@ from mlx_jina.text.late_interaction import ColBERT, LateInteraction
 from mlx_jina.text.prompts import Side
 from mlx_jina.text.tokenizer import listed
 from mlx_jina.vectors import AnyRows, Floats
+from mlx_jina.vision import images as pictures
+from mlx_jina.vision.images import AnyPictures
 from mlx_jina.weights import hub, kinds, loading
 from mlx_jina.weights.loading import Loaded
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from mlx_jina.options import MultiVectorOptions, Texts
+    from mlx_jina.options import MultiVectorOptions, Texts, TokenPictureOptions
 
 __all__ = ["MultiVectorEncoder", "Ranked", "load_multi_vector"]
 
@@ -157,6 +159,27 @@ class MultiVectorEncoder(LoadedModel):
             warnings.warn(TruncationWarning(cut, plan.max_length), stacklevel=3)
         rows: list[AnyRows] = [found[i].vectors for i in range(len(items))]
         return rows[0] if isinstance(texts, str) else rows
+
+    def encode_images(
+        self,
+        images: AnyPictures,
+        *,
+        max_pixels: int | None = None,
+        show_progress_bar: bool | None = None,
+        **options: Unpack[TokenPictureOptions],
+    ) -> AnyRows | list[AnyRows]:
+        """Vectors of pictures, (n, D) each, one for each 28 x 28 pixels and each word around the picture.
+
+        Pictures and options are those of `Encoder.encode_images`.
+        A list gives a list, one picture gives one array. Raises CheckpointError for a model that sees no pictures.
+        """
+        check_options(max_pixels=max_pixels, show_progress_bar=show_progress_bar, **options)
+        items = pictures.listed(images)
+        plan = plans.make(self.loaded, prompt="", **options)
+        with progress(len(items), show_progress_bar) as bar:
+            found = self.rows_of_images(enumerate(items), plan, max_pixels, bar.update)
+        rows: list[AnyRows] = [found[i] for i in range(len(items))]
+        return rows[0] if pictures.is_one(images) else rows
 
     def plan(
         self,

@@ -95,6 +95,27 @@ class MultiVectorOptions(TypedDict, total=False):
     show_progress_bar: bool | None
 
 
+class PictureOptions(TypedDict, total=False):
+    """Options of `Encoder.encode_images`, which explains those that `encode` does not have."""
+
+    task: str | None
+    truncate_dim: int | None
+    allow_untrained_dim: bool
+    normalize_embeddings: bool
+    precision: Precision
+    ranges: npt.ArrayLike | None
+    batch_tokens: int | None
+
+
+class TokenPictureOptions(TypedDict, total=False):
+    """Options of `MultiVectorEncoder.encode_images`."""
+
+    task: str | None
+    precision: Precision
+    ranges: npt.ArrayLike | None
+    batch_tokens: int | None
+
+
 class CutOptions(TypedDict, total=False):
     """How documents are cut: options of `Encoder.encode_chunks` alone."""
 
@@ -182,7 +203,7 @@ _KINDS: Mapping[str, tuple[str, Callable[[object], bool]]] = {
     **dict.fromkeys(("max_document_length", "top_k"), _WHOLE),
     **dict.fromkeys(("instruction", "activation"), _TEXT),
     "return_documents": _FLAG,
-    **dict.fromkeys(("bits", "group_size", "max_size", "line"), _WHOLE),
+    **dict.fromkeys(("bits", "group_size", "max_size", "max_pixels", "line"), _WHOLE),
     **dict.fromkeys(("min_score", "min_cosine", "threshold", "weight", "seconds"), _NUMBER),
     **dict.fromkeys(("local_files_only", "allow_untrained_dim", "truncate", "normalize_embeddings"), _FLAG),
     **dict.fromkeys(("late_chunking", "show_progress_bar", "late", "special_tokens", "create", "force"), _FLAG),
@@ -200,9 +221,10 @@ _KINDS: Mapping[str, tuple[str, Callable[[object], bool]]] = {
 # Those that may be None, which is their default.
 _OPTIONAL = frozenset(
     "cache_dir folder revision as_model task prompt_name prompt dtype recipe mode truncate_dim max_length "
-    "batch_tokens chunk_tokens bits group_size max_size line min_score min_cosine seconds show_progress_bar "
-    "show_progress progress cancelled include exclude default_prompt_name output_value similarity_fn_name prompts "
-    "model_kwargs processor_kwargs config_kwargs cache_folder instruction max_document_length top_k".split()
+    "batch_tokens chunk_tokens max_pixels bits group_size max_size line min_score min_cosine seconds "
+    "show_progress_bar show_progress progress cancelled include exclude default_prompt_name output_value "
+    "similarity_fn_name prompts model_kwargs processor_kwargs config_kwargs cache_folder instruction "
+    "max_document_length top_k".split()
 )
 
 

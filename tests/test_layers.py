@@ -18,7 +18,7 @@ ROOMS = (
     ("device", "durable", "options"),
     ("cpu",),
     ("process",),
-    ("text", "vectors"),
+    ("text", "vectors", "vision"),
     ("nn",),
     ("models",),
     ("weights",),

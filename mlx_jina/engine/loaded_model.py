@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,9 +13,11 @@ from mlx.utils import tree_flatten
 from mlx_jina.catalog import Entry, Kind
 from mlx_jina.engine.origin import Known, Origin
 from mlx_jina.engine.pipeline import Pipeline
+from mlx_jina.engine.plan import Plan
 from mlx_jina.engine.thread import ModelThread
 from mlx_jina.options import check as check_options
 from mlx_jina.text.tokenizer import Token, listed
+from mlx_jina.vectors import Vectors
 from mlx_jina.weights import checkpoint
 from mlx_jina.weights.loading import Loaded
 
@@ -88,6 +90,26 @@ class LoadedModel:
         name = type(self).__name__
         return f"{name}({str(self.path)!r}, dimension={self.dimension}, dtype={self.dtype!r})"
 
+    def rows_of_images(
+        self,
+        pictures: Iterable[tuple[int, object]],
+        plan: Plan,
+        max_pixels: int | None = None,
+        advance: Callable[[int], object] = int,
+    ) -> dict[int, Vectors]:
+        """The rows of each picture by its position: one, or one for each of its tokens. Errors name positions.
+
+        `plan` comes from `self.plan`. `advance` is called with the number of pictures that a pass finished.
+        """
+        # Imported here: only v4 sees pictures.
+        from mlx_jina.engine.pictures import picture_vectors, vision_of
+
+        found: dict[int, Vectors] = {}
+        vision = vision_of(self.loaded)
+        for positions, rows in picture_vectors(self.pipeline, vision, pictures, plan, max_pixels, advance):
+            found.update(zip(positions, rows, strict=True))
+        return found
+
     def tokenize(self, texts: str | Texts) -> list[list[int]]:
         """Token ids of each text, special tokens included, before any truncation. Raises InputError."""
         return [ids.tolist() for ids in self._tokenizer.encode(listed(texts))]
@@ -118,6 +140,9 @@ class LoadedModel:
             parts = [weights, self._tokenizer.canonical(), model.pooling, self.prompts, "unit"]
             if (settings := self.loaded.files.config.get("colbert")) is not None:
                 parts.append(settings)
+            if (vision := self.loaded.vision) is not None and vision.has_settings:
+                # Limits of pictures move their vectors in the space that texts share.
+                parts.append(vision.preprocessor.facts)
             canonical = json.dumps(parts, sort_keys=True).encode()
             self._fingerprints[name] = hashlib.sha256(canonical).hexdigest()[:16]
         return self._fingerprints[name]

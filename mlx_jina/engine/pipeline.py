@@ -42,6 +42,7 @@ SHORT, SHORT_LENGTHS = 128, 64
 
 Item = tuple[int, str]
 T = TypeVar("T")
+V = TypeVar("V")
 # What becomes of a batch's tokens, on the thread: rows for each text, in the batch's order.
 Pool = Callable[[EncoderModel, Batch], mx.array]
 
@@ -189,12 +190,17 @@ class Pipeline:
         return self._compiled[id(model)](mx.array(batch.ids), batch.ragged)
 
 
-def ahead(items: Iterable[Item], prepare: Callable[[Sequence[Item]], T]) -> Iterator[tuple[list[int], T]]:
+def ahead(
+    items: Iterable[tuple[int, V]],
+    prepare: Callable[[Sequence[tuple[int, V]]], T],
+    cut: Callable[[Iterable[tuple[int, V]]], Iterator[list[tuple[int, V]]]] | None = None,
+) -> Iterator[tuple[list[int], T]]:
     """The positions in each window of items and what `prepare` makes of it, a window ahead, in a thread.
 
-    The first one here, since nothing computes yet: one query is not worth a thread.
+    `cut` makes the windows, by default those of texts. The first one is prepared here, since nothing computes yet:
+    one query is not worth a thread.
     """
-    windows = cut_windows(items)
+    windows = (cut or cut_windows)(items)
     if (window := next(windows, None)) is None:
         return
     prepared = prepare(window)
@@ -303,9 +309,9 @@ def finish(pooled: Floats, plan: Plan) -> Vectors:
     return vectors.quantize(vectors.normalize(kept) if plan.normalize else kept, plan.precision, plan.ranges)
 
 
-def cut_windows(items: Iterable[Item]) -> Iterator[list[Item]]:
+def cut_windows(items: Iterable[tuple[int, V]]) -> Iterator[list[tuple[int, V]]]:
     """Positions and texts in windows of bounded count and size."""
-    window: list[Item] = []
+    window: list[tuple[int, V]] = []
     characters = 0
     for item in items:
         window.append(item)

@@ -7,7 +7,7 @@ text has one position on all three axes of its rotary positions, so that the dec
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import mlx.core as mx
@@ -20,7 +20,10 @@ from mlx_jina.models.config import expect, required, with_head_dim
 from mlx_jina.models.qwen2 import Qwen2
 from mlx_jina.models.qwen3 import Config
 from mlx_jina.nn import pooling
+from mlx_jina.nn.norms import rounded_norm
+from mlx_jina.nn.pieces import evaluate_if_long
 from mlx_jina.nn.ragged import Ragged
+from mlx_jina.nn.rotary import Rotations
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -41,8 +44,9 @@ class Qwen25VL(Qwen2):
     unused: ClassVar[tuple[str, ...]] = (*Qwen2.unused, TOWER)
     plain_text: ClassVar[bool] = True
 
-    def __init__(self, c: Config, projected: int = 0) -> None:
+    def __init__(self, c: Config, projected: int = 0, sections: Sequence[int] | None = None) -> None:
         super().__init__(c)
+        self.sections = sections
         self.max_length = min(self.max_length, LONGEST)
         self.projected = projected
         if projected:
@@ -52,18 +56,31 @@ class Qwen25VL(Qwen2):
     def from_config(cls, config: Mapping[str, Any], names: Collection[str]) -> Self:
         """With a projector if there are tensors of one."""
         expect(config, "attention_bias", (True, None))
-        _check_sections(config)
+        sections = _check_sections(config)
         # The sections say which axis turns which angles, and scale none.
         config = {**with_head_dim(config), "rope_scaling": None}
         projected = any(name.startswith(f"{PROJECTOR}.") for name in names)
         return cls(
             Config.read(config, qk_norm=False, qkv_bias=True, causal=True),
             required(config, "multi_vector_projector_dim", int) if projected else 0,
+            sections,
         )
 
     def __call__(self, ids: mx.array, batch: Ragged) -> mx.array:
         """The mean of the states of each text's tokens, in float32: ids (T,) to (B, D)."""
         return pooling.mean(self.hidden(ids, batch), batch)
+
+    def seeing(
+        self, ids: mx.array, sources: mx.array, features: mx.array, turns: Rotations, batch: Ragged
+    ) -> mx.array:
+        """Contextual states of tokens of which some are features of pictures: ids (T,) to (T, D).
+
+        `sources` says of each token the row of the T embeddings with the features (N, D) behind them.
+        """
+        x = mx.concatenate([self.embed_tokens(ids).astype(mx.float32), features])[sources]
+        for layer in self.layers:
+            x = evaluate_if_long(layer(x, turns, batch))
+        return rounded_norm(self.norm, x)
 
     def for_tokens(self) -> Qwen25VLTokens:
         """These weights, with a vector for each token. Raises CheckpointError if there is no projector."""
@@ -90,7 +107,11 @@ class Qwen25VLTokens(EncoderModel):
 
     def hidden(self, ids: mx.array, batch: Ragged) -> mx.array:
         """The projected state of every token: ids (T,) to (T, D)."""
-        return self.model.multi_vector_projector(self.model.hidden(ids, batch))
+        return self.projected(self.model.hidden(ids, batch))
+
+    def projected(self, states: mx.array) -> mx.array:
+        """(T, width) to (T, D)."""
+        return self.model.multi_vector_projector(states)
 
     def __call__(self, ids: mx.array, batch: Ragged) -> mx.array:
         """The vector of every token in float32, not normalised: ids (T,) to (T, D)."""
@@ -111,12 +132,13 @@ def sections_of(config: Mapping[str, Any]) -> list[int] | None:
     return None
 
 
-def _check_sections(config: Mapping[str, Any]) -> None:
+def _check_sections(config: Mapping[str, Any]) -> list[int] | None:
     """Refuse rotary positions that are scaled; those of three sections are not, whatever they are called."""
-    sections_of(config)
+    sections = sections_of(config)
     scaling = config.get("rope_scaling")
     if scaling is None:
-        return
+        return sections
     kinds = {scaling.get("rope_type"), scaling.get("type")} if isinstance(scaling, Mapping) else {scaling}
     if not kinds <= {"default", "mrope", None} or not scaling.keys() <= {"mrope_section", "rope_type", "type"}:
         raise CheckpointError(f"config.json: 'rope_scaling' is {scaling!r}; only three sections are implemented")
+    return sections

@@ -6,10 +6,12 @@ takes them with 2^-13 of noise, at thousands of radians with more.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache, partial
 
 import mlx.core as mx
 import numpy as np
+import numpy.typing as npt
 
 from mlx_jina.nn.ragged import Ragged
 
@@ -30,13 +32,27 @@ def rotations(batch: Ragged, width: int, theta: float, start: int = 0) -> Rotati
 def _table(length: int, width: int, theta: float) -> Rotations:
     """The rotations of positions up to `length`."""
     frequencies = theta ** (-np.arange(0, width, 2, dtype=np.float64) / width)
-    angles = np.arange(length)[:, None, None] * frequencies
-    cosines, sines = np.cos(angles), np.sin(angles)
-    halves = np.stack([cosines, cosines], 2), np.stack([-sines, sines], 2)
-    table = mx.array(halves[0].astype(np.float32)), mx.array(halves[1].astype(np.float32))
+    table = of_angles(np.arange(length)[:, None] * frequencies)
     # An unevaluated array would belong to the thread that asked first.
     mx.eval(table)
     return table
+
+
+def sectioned(positions: npt.NDArray[np.intp], sections: Sequence[int], theta: float) -> Rotations:
+    """Rotations for positions on several axes, (A, T): each axis turns as many angles as its section says.
+
+    Wang et al. 2024, "Qwen2-VL" (arXiv 2409.12191), section 2.1.
+    """
+    axis = np.repeat(np.arange(len(sections)), sections)
+    frequencies = theta ** (-np.arange(len(axis), dtype=np.float64) / len(axis))
+    return of_angles(positions.T[:, axis] * frequencies)
+
+
+def of_angles(angles: npt.NDArray[np.float64]) -> Rotations:
+    """Rotations by angles of each token's own, (T, d/2)."""
+    cosines, sines = np.cos(angles)[:, None], np.sin(angles)[:, None]
+    halves = np.stack([cosines, cosines], 2), np.stack([-sines, sines], 2)
+    return mx.array(halves[0].astype(np.float32)), mx.array(halves[1].astype(np.float32))
 
 
 @partial(mx.compile, shapeless=True)

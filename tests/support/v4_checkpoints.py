@@ -300,15 +300,15 @@ class Reference:
         projector = {name: tensors.pop(f"multi_vector_projector.{name}") for name in ("weight", "bias")}
         state = {_newer(name).removeprefix("model."): torch.tensor(x) for name, x in tensors.items()}
         model.load_state_dict(state, strict=True)
-        self.torch, self.model = torch, model.eval()
+        self.torch, self.model, self.config = torch, model.double().eval(), config
         self.projector = {name: x.astype(np.float64) for name, x in projector.items()}
 
-    def states(self, ids: Sequence[int]) -> npt.NDArray[np.float64]:
+    def states(self, ids: Sequence[int] | npt.NDArray[Any]) -> npt.NDArray[np.float64]:
         """The states (L, D) of a text's tokens."""
         positions = self.torch.arange(len(ids)).expand(3, 1, -1)
         return self._run(ids, position_ids=positions)
 
-    def _run(self, ids: Sequence[int], **inputs: Any) -> npt.NDArray[np.float64]:
+    def _run(self, ids: Sequence[int] | npt.NDArray[Any], **inputs: Any) -> npt.NDArray[np.float64]:
         from tests.support import torch_reference
 
         with self.torch.no_grad(), torch_reference.their_warnings():
@@ -316,10 +316,70 @@ class Reference:
         states: npt.NDArray[np.float64] = found[0].double().numpy()
         return states
 
-    def single(self, ids: Sequence[int]) -> npt.NDArray[np.float64]:
+    def single(self, ids: Sequence[int] | npt.NDArray[Any]) -> npt.NDArray[np.float64]:
         """The unit vector of a text."""
         return reference.unit(self.states(ids).mean(axis=0))
 
     def multi(self, ids: Sequence[int]) -> npt.NDArray[np.float64]:
         """The unit vectors of a text's tokens."""
         return reference.unit(self.states(ids) @ self.projector["weight"].T + self.projector["bias"])
+
+    def picture_states(self, pixels: npt.NDArray[np.uint8], size: tuple[int, int]) -> npt.NDArray[np.float64]:
+        """The states (L, D) of a picture's tokens, and of those around it; `size` is what it is resized to."""
+        torch, (height, width) = self.torch, size
+        planes = torch.tensor(pixels).permute(2, 0, 1)[None]
+        planes = torch.nn.functional.interpolate(planes, size=size, mode="bicubic", antialias=True)[0]
+        settings = preprocessor()
+        mean, std = (torch.tensor(settings[f"image_{name}"])[:, None, None] for name in ("mean", "std"))
+        planes = (planes.float() / 255 - mean) / std
+        rows = [
+            torch.stack([planes[:, 14 * r : 14 * r + 14, 14 * c : 14 * c + 14]] * 2, dim=1).reshape(-1)
+            for top in range(0, height // 14, 2)
+            for left in range(0, width // 14, 2)
+            for r, c in ((top, left), (top, left + 1), (top + 1, left), (top + 1, left + 1))
+        ]
+        ids, positions = around(self.config, height // 28, width // 28)
+        return self._run(
+            ids,
+            pixel_values=torch.stack(rows).double(),
+            image_grid_thw=torch.tensor([[1, height // 14, width // 14]]),
+            position_ids=torch.tensor(positions)[:, None],
+            mm_token_type_ids=torch.tensor([[int(id == self.config["image_token_id"]) for id in ids]]),
+        )
+
+    def picture(self, pixels: npt.NDArray[np.uint8], size: tuple[int, int]) -> npt.NDArray[np.float64]:
+        """The unit vector of a picture: the mean from vision_start to vision_end."""
+        states = self.picture_states(pixels, size)
+        first = around(self.config, 1, 1)[0].index(self.config["vision_start_token_id"])
+        return reference.unit(states[first : first + size[0] * size[1] // 784 + 2].mean(axis=0))
+
+    def picture_tokens(self, pixels: npt.NDArray[np.uint8], size: tuple[int, int]) -> npt.NDArray[np.float64]:
+        """The unit vectors of a picture's tokens, and of those around it."""
+        states = self.picture_states(pixels, size)
+        return reference.unit(states @ self.projector["weight"].T + self.projector["bias"])
+
+
+def around(config: Mapping[str, Any], rows: int, columns: int) -> tuple[list[int], list[list[int]]]:
+    """The ids of a picture of so many tokens in its template, and their three positions."""
+    fast = tokenizer()
+
+    def plain(text: str) -> list[int]:
+        return list(fast.encode(text, add_special_tokens=False).ids)
+
+    before = [*plain("<|im_start|>user\n"), config["vision_start_token_id"]]
+    after = [config["vision_end_token_id"], *plain("Describe the image.<|im_end|>\n")]
+    positions = [[i] * 3 for i in range(len(before))]
+    start = len(before)
+    positions += [[start, start + i, start + j] for i in range(rows) for j in range(columns)]
+    positions += [[start + max(rows, columns) + i] * 3 for i in range(len(after))]
+    ids = [*before, *[config["image_token_id"]] * (rows * columns), *after]
+    return ids, [list(axis) for axis in zip(*positions, strict=True)]
+
+
+def pixels(height: int, width: int, seed: int = 0) -> npt.NDArray[np.uint8]:
+    """A picture with structure at every scale."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:height, :width]
+    waves = [np.sin(x / rng.uniform(3, 90) + seed) * np.cos(y / rng.uniform(3, 90)) for _ in range(3)]
+    noise = rng.normal(0, 0.1, (height, width, 3))
+    return np.clip((np.stack(waves, axis=2) + noise) * 127 + 128, 0, 255).astype(np.uint8)

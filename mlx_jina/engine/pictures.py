@@ -1,0 +1,146 @@
+"""Vectors of pictures: decoded ahead, seen by the tower, read by the language model, pooled like texts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+
+import mlx.core as mx
+import numpy as np
+import numpy.typing as npt
+
+from mlx_jina.engine.pipeline import Pipeline, ahead, finish
+from mlx_jina.engine.plan import Plan
+from mlx_jina.errors import CheckpointError
+from mlx_jina.models.base import EncoderModel
+from mlx_jina.models.qwen2_5_vl import Qwen25VL, Qwen25VLTokens
+from mlx_jina.nn import pooling
+from mlx_jina.nn.ragged import Batch
+from mlx_jina.nn.rotary import sectioned
+from mlx_jina.text.tokenizer import Ids
+from mlx_jina.vectors import Vectors
+from mlx_jina.vision import images
+from mlx_jina.vision.patches import Picture, Preprocessor
+from mlx_jina.weights.loading import Loaded
+from mlx_jina.weights.vision import Template, Vision
+
+# Pictures that are decoded and resized together, while those before compute; a page of patches has 7 MB.
+WINDOW = 8
+# Tokens of a batch, at most: one page, or some smaller pictures. A tower's activations take 4 x 14 kB for a token.
+BATCH_TOKENS = 1024
+
+Item = tuple[int, object]
+
+
+def vision_of(loaded: Loaded) -> Vision:
+    """How a model sees. Raises CheckpointError for one that sees no pictures."""
+    if loaded.vision is None:
+        raise CheckpointError(f"{loaded.files.path} sees no pictures; jina-embeddings-v4 does")
+    return loaded.vision
+
+
+def picture_vectors(
+    pipeline: Pipeline,
+    vision: Vision,
+    items: Iterable[Item],
+    plan: Plan,
+    max_pixels: int | None,
+    advance: Callable[[int], object],
+) -> Iterator[tuple[list[int], list[Vectors]]]:
+    """Positions of each window of pictures, and the rows of each: one, or one for each of its tokens."""
+    preprocessor = vision.preprocessor.limited(max_pixels)
+    sections, template = vision.sections, vision.template
+    # On its thread, once, because several cores may need it.
+    pipeline.thread.run(lambda: vision.tower)
+    plan = replace(plan, batch_tokens=min(plan.batch_tokens, BATCH_TOKENS))
+    for positions, pictures in ahead(items, partial(_seen, preprocessor), _windows):
+        ids = [_ids(template, picture) for picture in pictures]
+        counts = [len(text) if plan.model.pooling == "none" else 1 for text in ids]
+        rows = pipeline.forward(
+            ids,
+            positions,
+            plan,
+            lambda done: advance(len(done)),
+            pool=partial(_pooled, vision, template, sections, pictures),
+            counts=counts,
+        )
+        yield positions, [finish(own, plan) for own in np.split(rows, np.cumsum(counts)[:-1])]
+
+
+def _windows(items: Iterable[Item]) -> Iterator[list[Item]]:
+    window: list[Item] = []
+    for item in items:
+        window.append(item)
+        if len(window) == WINDOW:
+            yield window
+            window = []
+    if window:
+        yield window
+
+
+def _seen(preprocessor: Preprocessor, window: Sequence[Item]) -> list[Picture]:
+    """The patches of each picture. Raises InputError."""
+    return [preprocessor.picture(images.decode(item, position), position) for position, item in window]
+
+
+def _ids(template: Template, picture: Picture) -> Ids:
+    """The tokens of a picture and of the words around it."""
+    return np.array([*template.before, *[template.picture] * picture.tokens, *template.after], dtype=np.int32)
+
+
+def positions_of(template: Template, picture: Picture) -> npt.NDArray[np.intp]:
+    """Time, height and width of each token, (3, L): words count up, after a picture from its longer side on.
+
+    Wang et al. 2024, "Qwen2-VL" (arXiv 2409.12191), section 2.1.
+    """
+    rows, columns = (side // 2 for side in picture.grid)
+    start = len(template.before)
+    row, column = np.divmod(np.arange(rows * columns), columns)
+    after = start + max(rows, columns) + np.arange(len(template.after))
+    return np.concatenate(
+        [
+            np.tile(np.arange(start), (3, 1)),
+            start + np.stack([np.zeros_like(row), row, column]),
+            np.tile(after, (3, 1)),
+        ],
+        axis=1,
+    )
+
+
+def _pooled(
+    vision: Vision,
+    template: Template,
+    sections: Sequence[int],
+    pictures: Sequence[Picture],
+    model: EncoderModel,
+    batch: Batch,
+) -> mx.array:
+    """On the model's thread: rows of a batch's pictures, in the batch's order."""
+    own = [pictures[index] for index in batch.order]
+    language = model.model if isinstance(model, Qwen25VLTokens) else model
+    assert isinstance(language, Qwen25VL)
+    features = vision.tower(
+        mx.array(np.concatenate([picture.rows for picture in own])), [picture.grid for picture in own]
+    )
+    starts = batch.ragged.starts
+    total, first = len(batch.ids), len(template.before)
+    sources = np.arange(total)
+    done = total
+    for start, picture in zip(starts, own, strict=True):
+        sources[start + first : start + first + picture.tokens] = np.arange(done, done + picture.tokens)
+        done += picture.tokens
+    turns = sectioned(
+        np.concatenate([positions_of(template, picture) for picture in own], axis=1),
+        sections,
+        language.config.rope_theta,
+    )
+    states = language.seeing(mx.array(batch.ids), mx.array(sources), features, turns, batch.ragged)
+    if isinstance(model, Qwen25VLTokens):
+        return model.projected(states).astype(mx.float32)
+    # From the mark before a picture to the one after it; the words around are left out.
+    spans = [
+        (int(start) + first - 1, int(start) + first + picture.tokens + 1)
+        for start, picture in zip(starts, own, strict=True)
+    ]
+    return pooling.span_means(states, spans)

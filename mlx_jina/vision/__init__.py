@@ -1,0 +1,1 @@
+"""Pictures before the model: decoded, resized, cut into patches."""
