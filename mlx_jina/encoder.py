@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, overload
 
@@ -333,7 +334,7 @@ class Encoder(LoadedModel):
         shortened: Callable[[int], object] = int,
         **options: Unpack[EncodeOptions],
     ) -> Iterator[Vectors]:
-        """Encode texts from any iterable, in order, holding no more than two windows of them.
+        """Encode texts and pictures from any iterable, in order, holding no more than two windows of them.
 
         Yields blocks (n, D), whose rows follow the order of the texts. After each forward pass `advance` is called
         with the number of texts that this pass finished, long before their block is full; `shortened` is called
@@ -341,8 +342,13 @@ class Encoder(LoadedModel):
         """
         check_options(advance=advance, shortened=shortened)
         plan = self.plan(**options)
-        for _, rows in self.pipeline.windows(enumerate(many(texts)), plan, advance, shortened):
-            yield rows
+        for seen, items in groupby(enumerate(many(texts)), lambda item: pictures.is_picture(item[1])):
+            if seen:
+                for _, found in self.windows_of_images(items, plan, None, advance):
+                    yield np.concatenate([picture.vectors for picture in found])
+            else:
+                for _, rows in self.pipeline.windows(items, plan, advance, shortened):
+                    yield rows
 
     # ---- vectors of tokens and of chunks
 

@@ -102,7 +102,8 @@ def commands(context: click.Context) -> None:
     multiple=True,
     metavar="PATH",
     help="A .txt file (every line is a text, blank ones too), .jsonl, .json (an array), .csv, .tsv, .md (one "
-    "text), or a folder (every .md and .txt file in it is one text). - is standard input. May be repeated.",
+    "text), a picture (.png, .jpg, .webp, ...; for models that see), or a folder (every .md and .txt file in it "
+    "is one text, and every picture is read where the model sees). - is standard input. May be repeated.",
 )
 @click.option("--field", metavar="NAME", help="Where the text is in .jsonl, .json, .csv and .tsv. [default: text]")
 @click.option(
@@ -110,7 +111,7 @@ def commands(context: click.Context) -> None:
     type=click.Choice(("skip", "stop")),
     default="skip",
     show_default=True,
-    help="A note in a folder that cannot be read: name it at the end, or stop there.",
+    help="A note or picture in a folder that cannot be read: name it at the end, or stop there.",
 )
 @click.option(
     "--output",

@@ -8,7 +8,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -67,16 +67,19 @@ class Source:
     field: str | None
     skips: bool = False
     """Whether notes of a folder that cannot be read are left out."""
+    pictures: bool = False
+    """Whether the pictures of a folder are read."""
 
     def records(self, skipped: Named) -> Iterator[Record]:
         """The texts in order; what is left out is named."""
         if not self.paths:
             return inputs.from_arguments(self.texts)
-        return inputs.from_paths(self.paths, self.field, skipped.add_because if self.skips else None)
+        told = skipped.add_because if self.skips else None
+        return inputs.from_paths(self.paths, self.field, told, pictures=self.pictures)
 
     def count(self) -> int | None:
         """How many texts there are, or None where that is unknown. Reads the files once."""
-        return inputs.count(self.paths) if self.paths else len(self.texts)
+        return inputs.count(self.paths, pictures=self.pictures) if self.paths else len(self.texts)
 
 
 def run(
@@ -133,7 +136,7 @@ def _run(
     if output is None:
         if resume or force:
             raise InputError(f"--{'resume' if resume else 'force'} needs a file to write: --output")
-        _to_stdout(_Job(source, opened(), options, chunking))
+        _to_stdout(_job(source, opened(), options, chunking))
         return
     from mlx_jina import process
     from mlx_jina.files import resumable
@@ -141,7 +144,7 @@ def _run(
     if chunking and output.suffix.lower() == ".npy":
         raise InputError(f"{output} has no place for where chunks are: with --chunk, write .jsonl or .parquet")
     resumable.check(output, source.paths, resume=resume, force=force)
-    job = _Job(source, opened(), options, chunking)
+    job = _job(source, opened(), options, chunking)
     with process.wired():
         _to_file(job, output, resume)
 
@@ -215,6 +218,14 @@ class _Job:
         kept["truncate_dim"] = self.options["truncate_dim"] or self.encoder.dimension
         kept["max_length"] = self.options["max_length"] or self.encoder.max_length
         return {"model": self.encoder.fingerprint(self.options["task"]), "dtype": self.encoder.dtype, **kept}
+
+
+def _job(
+    source: Source, encoder: Encoder | Team, options: EncodeOptions, chunking: ChunkingOptions | None
+) -> _Job:
+    """The job; pictures are looked for where the model sees them, and each gets one vector."""
+    pictures = encoder.sees and not chunking
+    return _Job(replace(source, pictures=pictures), encoder, options, chunking)
 
 
 def _to_stdout(job: _Job) -> None:
@@ -341,13 +352,22 @@ class _Stream:
         if self.failure is not None:
             raise self.failure
 
-    def _texts(self) -> Iterator[str]:
+    def _texts(self) -> Iterator[Any]:
         try:
             for record in self._records:
                 self._waiting.append(record)
-                yield record.text
+                yield record.text if record.picture is None else self._seen(record)
         except (InputError, OSError) as error:
             self.failure = error
+
+    def _seen(self, record: Record) -> Any:
+        """A picture for the encoder. Raises InputError where none fits."""
+        from mlx_jina.vision.images import Image
+
+        if not self._job.source.pictures:
+            why = "--chunk takes texts only" if self._job.chunking else "this model sees none here; v4 does"
+            raise InputError(f"{record.origin} is a picture, and {why}")
+        return Image(record.picture or b"")
 
     def _shortened(self, position: int) -> None:
         if origin := self._waiting[position - self._taken].origin:

@@ -36,7 +36,7 @@ def run(
         raise InputError("there is nothing to rank: name documents, or files of them by --input")
     if list(paths).count(inputs.STDIN) > 1:
         raise InputError("standard input (-) can be read only once")
-    inputs.check(paths, field)
+    inputs.check(paths, field, pictures=False)
     records = list(chain(inputs.from_arguments(documents), inputs.from_paths(paths, field)))
     # Imported here: reading a file with a mistake in it takes no MLX.
     from mlx_jina import load_reranker

@@ -116,6 +116,9 @@ class Helpers(AbstractContextManager["Helpers"]):
 class Team:
     """Process 0's encoder with the help of the others. All attributes but `encode_stream` are the encoder's."""
 
+    sees = False
+    """Pictures are not sent to other processes."""
+
     def __init__(self, encoder: StreamEncoder, helpers: Helpers) -> None:
         self._encoder = encoder
         self._helpers = helpers

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +24,7 @@ from mlx_jina.weights.loading import Loaded
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+    from mlx_jina.engine.pictures import Seen
     from mlx_jina.options import Texts
 
 
@@ -90,6 +91,28 @@ class LoadedModel:
         name = type(self).__name__
         return f"{name}({str(self.path)!r}, dimension={self.dimension}, dtype={self.dtype!r})"
 
+    @property
+    def sees(self) -> bool:
+        """Whether the model sees pictures, whose vectors lie in the space of its texts."""
+        return self.loaded.vision is not None and self.loaded.vision.sees
+
+    def windows_of_images(
+        self,
+        pictures: Iterable[tuple[int, object]],
+        plan: Plan,
+        max_pixels: int | None = None,
+        advance: Callable[[int], object] = int,
+    ) -> Iterator[tuple[list[int], list[Seen]]]:
+        """Positions of some pictures at a time, and what became of them.
+
+        `plan` comes from `self.plan`. `advance` is called with the number of pictures that a pass finished. Errors
+        name positions.
+        """
+        # Imported here: only v4 sees pictures.
+        from mlx_jina.engine.pictures import picture_vectors, vision_of
+
+        return picture_vectors(self.pipeline, vision_of(self.loaded), pictures, plan, max_pixels, advance)
+
     def rows_of_images(
         self,
         pictures: Iterable[tuple[int, object]],
@@ -97,18 +120,12 @@ class LoadedModel:
         max_pixels: int | None = None,
         advance: Callable[[int], object] = int,
     ) -> dict[int, Vectors]:
-        """The rows of each picture by its position: one, or one for each of its tokens. Errors name positions.
-
-        `plan` comes from `self.plan`. `advance` is called with the number of pictures that a pass finished.
-        """
-        # Imported here: only v4 sees pictures.
-        from mlx_jina.engine.pictures import picture_vectors, vision_of
-
-        found: dict[int, Vectors] = {}
-        vision = vision_of(self.loaded)
-        for positions, rows in picture_vectors(self.pipeline, vision, pictures, plan, max_pixels, advance):
-            found.update(zip(positions, rows, strict=True))
-        return found
+        """The rows of each picture by its position: one, or one for each of its tokens."""
+        return {
+            position: seen.vectors
+            for positions, pictures_seen in self.windows_of_images(pictures, plan, max_pixels, advance)
+            for position, seen in zip(positions, pictures_seen, strict=True)
+        }
 
     def tokenize(self, texts: str | Texts) -> list[list[int]]:
         """Token ids of each text, special tokens included, before any truncation. Raises InputError."""

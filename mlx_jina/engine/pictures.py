@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import NamedTuple
 
 import mlx.core as mx
 import numpy as np
@@ -33,6 +34,13 @@ BATCH_TOKENS = 1024
 Item = tuple[int, object]
 
 
+class Seen(NamedTuple):
+    """A picture's rows (n, D), one or one for each of its tokens, and how many tokens it was run as."""
+
+    vectors: Vectors
+    tokens: int
+
+
 def vision_of(loaded: Loaded) -> Vision:
     """How a model sees. Raises CheckpointError for one that sees no pictures."""
     if loaded.vision is None:
@@ -47,8 +55,8 @@ def picture_vectors(
     plan: Plan,
     max_pixels: int | None,
     advance: Callable[[int], object],
-) -> Iterator[tuple[list[int], list[Vectors]]]:
-    """Positions of each window of pictures, and the rows of each: one, or one for each of its tokens."""
+) -> Iterator[tuple[list[int], list[Seen]]]:
+    """Positions of each window of pictures, and what became of them."""
     preprocessor = vision.preprocessor.limited(max_pixels)
     sections, template = vision.sections, vision.template
     # On its thread, once, because several cores may need it.
@@ -65,7 +73,8 @@ def picture_vectors(
             pool=partial(_pooled, vision, template, sections, pictures),
             counts=counts,
         )
-        yield positions, [finish(own, plan) for own in np.split(rows, np.cumsum(counts)[:-1])]
+        split = np.split(rows, np.cumsum(counts)[:-1])
+        yield positions, [Seen(finish(own, plan), len(text)) for own, text in zip(split, ids, strict=True)]
 
 
 def _windows(items: Iterable[Item]) -> Iterator[list[Item]]:

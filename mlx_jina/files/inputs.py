@@ -19,11 +19,13 @@ from typing import Any, BinaryIO, NamedTuple
 from mlx_jina.errors import InputError, some
 from mlx_jina.files.decode import decode
 from mlx_jina.files.decode import lines as decoded_lines
+from mlx_jina.vision import images
 
 STDIN = "-"
 DEFAULT_FIELD = "text"
 LINES, JSON_LINES, ARRAYS, TABLES = (".txt",), (".jsonl", ".ndjson"), (".json",), (".csv", ".tsv")
 DOCUMENTS = (".md", ".markdown")
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 FIELDS = (*JSON_LINES, *ARRAYS, *TABLES)
 FOLDER_DOCUMENTS = (*DOCUMENTS, ".txt")
 # Bytes of a .json file, at most.
@@ -38,12 +40,14 @@ Skipped = Callable[[str, str], object]
 
 
 class Record(NamedTuple):
-    """A text, its label in the input, such as `("id", "a7")` or `("file", "notes/a.md")`, and its origin."""
+    """A text or picture, its label in the input, such as `("id", "a7")` or `("file", "a.md")`, and its origin."""
 
     text: str
     label: tuple[str, str | int] | None = None
     source: str = ""
     line: int = 0
+    picture: bytes | None = None
+    """The file of a picture, which has no text."""
 
     @property
     def origin(self) -> str:
@@ -51,8 +55,12 @@ class Record(NamedTuple):
         return f"{self.source}, line {self.line}" if self.line else self.source
 
 
-def check(paths: Sequence[str], field: str | None) -> None:
-    """Raise InputError for an input that does not exist, cannot be read, or has no use for `field`."""
+def check(paths: Sequence[str], field: str | None, *, pictures: bool = True) -> None:
+    """Raise InputError for an input that does not exist, cannot be read, or has no use for `field`.
+
+    `pictures`: whether those are inputs, too.
+    """
+    known = (*LINES, *FIELDS, *DOCUMENTS, *(PICTURES if pictures else ()))
     for path in paths:
         if path == STDIN or os.path.isdir(path):
             continue
@@ -60,10 +68,11 @@ def check(paths: Sequence[str], field: str | None) -> None:
             raise InputError("the name of an input (--input) is empty")
         if not os.path.exists(path):
             raise InputError(f"{path} does not exist")
-        if _suffix(path) not in (*LINES, *FIELDS, *DOCUMENTS):
+        if _suffix(path) not in known:
+            also = ("a picture, ", " or pictures") if pictures else ("", "")
             raise InputError(
                 f"{path} is none of the inputs that can be read: .txt (a text a line), .jsonl, .json, .csv, .tsv, "
-                ".md (one text), or a folder of .md and .txt files"
+                f".md (one text), {also[0]}or a folder of .md and .txt files{also[1]}"
             )
     if field is not None and not any(_suffix(path) in FIELDS for path in paths):
         raise InputError(f"--field {field} needs a .jsonl, .json, .csv or .tsv file as --input")
@@ -74,16 +83,20 @@ def from_arguments(texts: Iterable[str]) -> Iterator[Record]:
     return map(Record, texts)
 
 
-def from_paths(paths: Iterable[str], field: str | None, skipped: Skipped | None = None) -> Iterator[Record]:
-    """The texts of files and folders one after another; `-` is standard input.
+def from_paths(
+    paths: Iterable[str], field: str | None, skipped: Skipped | None = None, *, pictures: bool = False
+) -> Iterator[Record]:
+    """The texts and pictures of files and folders one after another; `-` is standard input.
 
-    With `skipped`, notes of a folder that cannot be read are left out.
+    With `skipped`, notes of a folder that cannot be read are left out. `pictures`: also those of folders are read.
     """
     for path in paths:
         if path == STDIN:
             yield from _lines(sys.stdin.buffer, "standard input")
         elif os.path.isdir(path):
-            yield from _notes(path, skipped)
+            yield from _notes(path, skipped, pictures)
+        elif _suffix(path) in PICTURES:
+            yield _picture(path)
         elif _suffix(path) in DOCUMENTS:
             yield _document(path)
         else:
@@ -98,15 +111,15 @@ def from_paths(paths: Iterable[str], field: str | None, skipped: Skipped | None 
                     yield from _table(file, path, field or DEFAULT_FIELD)
 
 
-def count(paths: Iterable[str]) -> int | None:
-    """How many texts the inputs have, or None where only parsing would tell."""
+def count(paths: Iterable[str], *, pictures: bool = False) -> int | None:
+    """How many texts and pictures the inputs have, or None where only parsing would tell."""
     total = 0
     for path in paths:
         if path == STDIN or _suffix(path) in (*ARRAYS, *TABLES):
             return None
         if os.path.isdir(path):
-            total += sum(1 for _ in _folder(path))
-        elif _suffix(path) in DOCUMENTS:
+            total += sum(1 for _ in _folder(path, _in_folders(pictures)))
+        elif _suffix(path) in (*DOCUMENTS, *PICTURES):
             total += 1
         else:
             total += _count_lines(path)
@@ -248,8 +261,12 @@ def _delimiter(header: str, field: str) -> str:
     return _DELIMITERS[0]
 
 
-def _folder(path: str, skipped: Skipped | None = None) -> Iterator[str]:
-    """Every .md and .txt file below, in the order of the names; hidden files and folders are skipped.
+def _in_folders(pictures: bool) -> tuple[str, ...]:
+    return (*FOLDER_DOCUMENTS, *PICTURES) if pictures else FOLDER_DOCUMENTS
+
+
+def _folder(path: str, endings: tuple[str, ...], skipped: Skipped | None = None) -> Iterator[str]:
+    """Every file below with one of these endings, in the order of the names; hidden files and folders are skipped.
 
     A folder inside that cannot be read is an OSError, or left out as `skipped` is told.
     """
@@ -258,10 +275,10 @@ def _folder(path: str, skipped: Skipped | None = None) -> Iterator[str]:
     for entry in entries:
         if entry.is_dir(follow_symlinks=False):
             try:
-                yield from _folder(entry.path, skipped)
+                yield from _folder(entry.path, endings, skipped)
             except OSError as error:
                 _skip(entry.path, error, skipped)
-        elif entry.is_file() and _suffix(entry.name) in FOLDER_DOCUMENTS:
+        elif entry.is_file() and _suffix(entry.name) in endings:
             yield entry.path
 
 
@@ -273,20 +290,24 @@ def _skip(path: str, error: InputError | OSError, skipped: Skipped | None) -> No
     skipped(_name(path), words.removeprefix(_name(path)).lstrip(", "))
 
 
-def _notes(path: str, skipped: Skipped | None) -> Iterator[Record]:
-    """The notes of a folder. Raises InputError if there is none, or none that can be read."""
+def _notes(path: str, skipped: Skipped | None, pictures: bool) -> Iterator[Record]:
+    """The notes of a folder, and its pictures. Raises InputError if there is none, or none that can be read."""
     documents = read = 0
-    for document in _folder(path, skipped):
+    for document in _folder(path, _in_folders(pictures), skipped):
         documents += 1
         try:
-            record = _document(document)
+            record = _document(document) if _suffix(document) in FOLDER_DOCUMENTS else _picture(document)
+            if record.picture is not None and skipped is not None:
+                # Damage shows only when it is decoded.
+                images.decode(record.picture)
         except (InputError, OSError) as error:
             _skip(document, error, skipped)
             continue
         read += 1
         yield record
     if not documents:
-        raise InputError(f"{path} holds no .md or .txt file")
+        also = ", and no picture" if pictures else ""
+        raise InputError(f"{path} holds no .md or .txt file{also}")
     if not read:
         raise InputError(f"none of the {documents} notes in {path} can be read")
 
@@ -300,6 +321,12 @@ def _document(path: str) -> Record:
     """A whole file as one text, with newlines as the only line ends."""
     name = _name(path)
     return Record(decode(Path(path).read_bytes(), name, 1).replace("\r\n", "\n"), ("file", name), name)
+
+
+def _picture(path: str) -> Record:
+    """A file with a picture, which the model decodes."""
+    name = _name(path)
+    return Record("", ("file", name), name, picture=Path(path).read_bytes())
 
 
 def _kind(value: Any) -> str:

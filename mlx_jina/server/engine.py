@@ -18,19 +18,24 @@ from mlx_jina.encoder import Encoder
 from mlx_jina.engine import late_chunking
 from mlx_jina.engine.loaded_model import LoadedModel
 from mlx_jina.engine.multi_vectors import MultiVectors
+from mlx_jina.engine.pictures import Seen
 from mlx_jina.engine.pipeline import Item
+from mlx_jina.engine.plan import Plan
 from mlx_jina.engine.reranking import Scored
 from mlx_jina.errors import InputError, MlxJinaError, TooLongError
 from mlx_jina.models.base import EncoderModel
 from mlx_jina.server import reranking
 from mlx_jina.server.errors import ApiError
-from mlx_jina.server.model_store import Model, ModelStore
+from mlx_jina.server.jobs import Encoded
+from mlx_jina.server.model_store import Loaded, Model, ModelStore
 from mlx_jina.server.scheduler import BatchError
 from mlx_jina.text import prompts
 from mlx_jina.vectors import Vectors
+from mlx_jina.vision.images import Image
 
 # A request for token vectors is computed in parts of at most so many characters, between which others get a turn.
 PART_CHARACTERS = 1 << 16
+PART_PICTURES = 4
 # The side by its name in Cohere's API.
 _INPUT_TYPES = {"search_query": "query", "search_document": "document"}
 
@@ -88,7 +93,7 @@ class Engine:
 
     async def embed(
         self,
-        texts: Sequence[str],
+        texts: Sequence[str | Image],
         model: str = "",
         *,
         task: str | None = None,
@@ -99,7 +104,7 @@ class Engine:
         truncate: bool = False,
         late_chunking: bool = False,
     ) -> Embedded:
-        """Vectors (N, D) of N texts.
+        """Vectors (N, D) of N texts, and of pictures among them where the model sees.
 
         - `model`: a name as clients write it, perhaps with a task or a side as suffix
           ("v5-small:retrieval.query", "v2-base-en:query"); "" is the default model.
@@ -130,7 +135,12 @@ class Engine:
                 )
                 if late_chunking:
                     _check_late_chunking(plan.model)
-                encoded = await loaded.scheduler.run(texts, plan, late_chunking=late_chunking)
+                words, seen = _apart(texts, encoder, late_chunking=late_chunking)
+                encoded = await loaded.scheduler.run(
+                    [text for _, text in words], plan, late_chunking=late_chunking
+                )
+                if seen:
+                    encoded = _together(words, encoded, await _pictures(loaded, encoder, seen, plan))
             except TooLongError as error:
                 raise ApiError(400, str(error), "INPUT_TOKEN_LIMIT_EXCEEDED", "input") from None
             except InputError as error:
@@ -202,7 +212,7 @@ class Engine:
 
     async def embed_tokens(
         self,
-        texts: Sequence[str],
+        texts: Sequence[str | Image],
         model: str = "",
         *,
         task: str | None = None,
@@ -234,7 +244,10 @@ class Engine:
                 plan = encoder.plan(
                     side, task=task, truncate_dim=dimensions, precision=precision, truncate=truncate
                 )
-                for part in _parts(texts):
+                words, seen = _apart(texts, encoder)
+                for position, picture in (await _pictures(loaded, encoder, seen, plan)).items():
+                    found[position] = MultiVectors(picture.vectors, picture.tokens, cut=False)
+                for part in _parts(words):
                     encode = partial(encoder.encode_items, side, part, plan)
                     found |= await asyncio.get_running_loop().run_in_executor(loaded.threads, encode)
             except TooLongError as error:
@@ -273,11 +286,47 @@ def _side(said: Mapping[str, str | None]) -> prompts.Side:
     return next(iter(sides), "document")
 
 
-def _parts(texts: Sequence[str]) -> Iterator[list[Item]]:
+def _apart(
+    texts: Sequence[str | Image], model: LoadedModel, *, late_chunking: bool = False
+) -> tuple[list[Item], list[tuple[int, Image]]]:
+    """Texts and pictures with their positions. Raises ApiError for pictures that nothing sees."""
+    words = [(i, item) for i, item in enumerate(texts) if isinstance(item, str)]
+    seen = [(i, item) for i, item in enumerate(texts) if isinstance(item, Image)]
+    if seen and not model.sees:
+        raise ApiError(400, "this model sees no pictures; jina-embeddings-v4 does", "model_kind", "input")
+    if seen and late_chunking:
+        raise ApiError(400, "late_chunking takes the texts of one document, and no images", None, "late_chunking")
+    return words, seen
+
+
+async def _pictures(
+    loaded: Loaded, model: LoadedModel, pictures: Sequence[tuple[int, Image]], plan: Plan
+) -> dict[int, Seen]:
+    """What becomes of pictures, some at a time, between which others get a turn."""
+    found: dict[int, Seen] = {}
+    for start in range(0, len(pictures), PART_PICTURES):
+        part = pictures[start : start + PART_PICTURES]
+        run = partial(lambda part: list(model.windows_of_images(part, plan)), part)
+        for positions, seen in await asyncio.get_running_loop().run_in_executor(loaded.threads, run):
+            found.update(zip(positions, seen, strict=True))
+    return found
+
+
+def _together(words: Sequence[Item], encoded: Encoded, pictures: Mapping[int, Seen]) -> Encoded:
+    """The vectors of texts and pictures in the order of the request."""
+    rows = {position: encoded.vectors[i] for i, (position, _) in enumerate(words)}
+    tokens = {position: encoded.tokens[i] for i, (position, _) in enumerate(words)}
+    rows |= {position: seen.vectors[0] for position, seen in pictures.items()}
+    tokens |= {position: seen.tokens for position, seen in pictures.items()}
+    order = range(len(rows))
+    return Encoded(np.stack([rows[i] for i in order]), [tokens[i] for i in order], encoded.truncated)
+
+
+def _parts(texts: Sequence[Item]) -> Iterator[list[Item]]:
     """Positions and texts, shortest first, in parts of bounded size."""
     part: list[Item] = []
     characters = 0
-    for item in sorted(enumerate(texts), key=lambda item: len(item[1])):
+    for item in sorted(texts, key=lambda item: len(item[1])):
         if part and characters + len(item[1]) > PART_CHARACTERS:
             yield part
             part, characters = [], 0

@@ -20,8 +20,6 @@ from mlx_jina.vision.resize import Pixels
 if TYPE_CHECKING:
     from PIL.Image import Image as PillowImage
 
-ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
-"""Of files that `mlx-jina encode` takes for pictures."""
 # Pixels of a picture, at most; Pillow itself warns beyond these.
 MOST_PIXELS = 89_478_485
 # Catching warnings holds for the whole process.

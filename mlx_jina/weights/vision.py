@@ -59,6 +59,11 @@ class Vision:
         """Whether there is a preprocessor_config.json."""
         return self.path.is_dir() and (self.path / jina_v4.PREPROCESSOR).is_file()
 
+    @property
+    def sees(self) -> bool:
+        """Whether there is a vision tower, by the settings; its weights are not looked for."""
+        return self.has_settings and isinstance(self.config.get("vision_config"), Mapping)
+
     @cached_property
     def preprocessor(self) -> Preprocessor:
         """What becomes of pixels."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import base64
+import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import PIL.Image
 import pytest
 
 import mlx_jina
@@ -108,3 +110,57 @@ def test_late_chunking(server: Server, model: mlx_jina.Encoder) -> None:
     found = single(ask(server, input=texts, task="retrieval.passage", late_chunking=True))
     wanted = model.encode(texts, task="retrieval.passage", late_chunking=True)
     np.testing.assert_allclose(found, wanted, atol=bound(1e-6), rtol=0)
+
+
+class TestPictures:
+    @staticmethod
+    def item(picture: npt.NDArray[np.uint8], prefix: str = "") -> dict[str, str]:
+        out = io.BytesIO()
+        PIL.Image.fromarray(picture).save(out, "PNG")
+        return {"image": prefix + base64.b64encode(out.getvalue()).decode()}
+
+    def test_texts_and_pictures(self, server: Server, model: mlx_jina.Encoder) -> None:
+        pictures = [v4_checkpoints.pixels(90, 120, seed) for seed in range(6)]
+        items: list[Any] = [self.item(picture) for picture in pictures]
+        items = [items[0], TEXTS[0], {"text": TEXTS[1]}, *items[1:]]
+        answer = ask(server, input=items, task="retrieval.query")
+        texts = model.encode(TEXTS[:2], task="retrieval.query")
+        seen = model.encode_images(pictures, task="retrieval")
+        np.testing.assert_allclose(single(answer), [seen[0], *texts, *seen[1:]], atol=bound(1e-6), rtol=0)
+        rows = ask(server, input=items, task="retrieval.query", return_multivector=True)
+        tokens = model.multi_vector
+        wanted = [*tokens.encode_images(pictures, task="retrieval")]
+        wanted[1:1] = tokens.encode_query(TEXTS[:2], task="retrieval")
+        for found, own in zip(multi(rows), wanted, strict=True):
+            np.testing.assert_allclose(found, own, atol=bound(1e-5), rtol=0)
+        assert rows.json()["usage"] == answer.json()["usage"]
+
+    def test_data_uris(self, server: Server, model: mlx_jina.Encoder) -> None:
+        picture = v4_checkpoints.pixels(60, 60)
+        answer = ask(server, input=[self.item(picture, "data:image/png;base64,")], task="code", dimensions=16)
+        wanted = model.encode_images(picture, task="code", truncate_dim=16)
+        np.testing.assert_allclose(single(answer), [wanted], atol=bound(1e-6), rtol=0)
+
+    @pytest.mark.parametrize(
+        ("item", "words"),
+        [
+            ({"image": "https://example.org/a.png"}, "URLs and paths are not read here"),
+            ({"image": "file:///etc/passwd"}, "URLs and paths are not read here"),
+            ({"image": "/etc/passwd"}, "URLs and paths are not read here"),
+            ({"image": 7}, "no base64"),
+            ({"image": ""}, "no base64"),
+            ({"image": "aGVsbG8="}, "picture 1 is no picture of a kind that Pillow reads"),
+            ({"image": "aGVsbG8=", "text": "a"}, "send two items"),
+        ],
+    )
+    def test_what_is_no_picture(self, server: Server, item: dict[str, Any], words: str) -> None:
+        answer = server.client.post("/v1/embeddings", json={"input": ["a", item], "task": "code"})
+        assert answer.status_code in (400, 422), answer.text
+        assert words in answer.json()["detail"]
+
+    def test_models_that_see_nothing(self, server: Server) -> None:
+        item = self.item(v4_checkpoints.pixels(60, 60))
+        answer = ask(server, status=400, input=["a", item], model="pocket")
+        assert "sees no pictures" in answer.json()["detail"]
+        answer = ask(server, status=400, input=["a", item], task="code", late_chunking=True)
+        assert "no images" in answer.json()["detail"]

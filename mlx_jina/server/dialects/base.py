@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -21,6 +22,7 @@ from pydantic_core import PydanticCustomError
 
 from mlx_jina.server.engine import Embedded, EmbedOptions, Engine
 from mlx_jina.server.errors import ApiError
+from mlx_jina.vision.images import Image
 
 # Texts in one request, at most; OpenAI allows 2048.
 MAX_TEXTS = 10_000
@@ -103,6 +105,61 @@ Texts = Annotated[
         }
     ),
 ]
+
+
+def _inputs(given: Any) -> list[str | Image]:
+    """`_texts`, where objects may also have an `image` in base64."""
+    items = given if isinstance(given, list) else [given]
+    places = [i for i, item in enumerate(items) if isinstance(item, dict) and "image" in item]
+    if not places:
+        return list(_texts(given))
+    if len(items) > MAX_TEXTS:
+        raise PydanticCustomError("too_many_texts", f"{len(items)} items in one request; at most {MAX_TEXTS}")
+    texts = iter(_texts([item for i, item in enumerate(items) if i not in {*places}]))
+    return [_image(item, i) if i in {*places} else next(texts) for i, item in enumerate(items)]
+
+
+def _image(item: Mapping[str, Any], index: int) -> Image:
+    """The picture of `{"image": BASE64}`, also as a data URI. No request fetches a URL or opens a path."""
+    if "text" in item:
+        raise PydanticCustomError("image", f"item {index} has a text and an image; send two items")
+    content = item["image"]
+    if isinstance(content, str) and content.startswith("data:"):
+        content = content.partition(",")[2]
+    try:
+        if not isinstance(content, str) or not content:
+            raise ValueError
+        return Image(base64.b64decode(content, validate=True))
+    except ValueError:
+        raise PydanticCustomError(
+            "image", f"the image of item {index} is no base64 of a file; URLs and paths are not read here"
+        ) from None
+
+
+Inputs = Annotated[
+    list[Any],
+    BeforeValidator(_inputs),
+    AfterValidator(lambda inputs: _some(inputs)),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string"},
+                {
+                    "type": "array",
+                    "maxItems": MAX_TEXTS,
+                    "items": {
+                        "anyOf": [
+                            {"type": "string"},
+                            {"type": "object", "properties": {"text": {"type": "string"}}, "required": ["text"]},
+                            {"type": "object", "properties": {"image": {"type": "string"}}, "required": ["image"]},
+                        ]
+                    },
+                },
+            ]
+        }
+    ),
+]
+"""Texts, and pictures as `Image`."""
 
 
 def _some(texts: list[str]) -> list[str]:

@@ -11,7 +11,7 @@ from pydantic_core import PydanticCustomError
 
 from mlx_jina import catalog
 from mlx_jina.choices import Precision
-from mlx_jina.server.dialects.base import Body, EmbedBody, Endpoint, Name, Reply, SomeTexts
+from mlx_jina.server.dialects.base import Body, EmbedBody, Endpoint, Inputs, Name, Reply
 from mlx_jina.server.engine import Embedded, Engine
 from mlx_jina.server.errors import ApiError
 from mlx_jina.server.model_store import Model
@@ -49,7 +49,7 @@ def error_body(refusal: ApiError, request_id: str) -> dict[str, Any]:
 class EmbeddingsRequest(EmbedBody):
     """OpenAI's fields, Jina's with its aliases, and Voyage's names for some of them."""
 
-    input: SomeTexts
+    input: Inputs
     return_multivector: bool = False
     encoding_format: Encoding = "float"
     embedding_type: Encoding | None = Field(
@@ -72,7 +72,7 @@ class EmbeddingsRequest(EmbedBody):
 
 
 async def embeddings(engine: Engine, body: EmbeddingsRequest) -> Reply:
-    """Embed texts, or with `return_multivector` every token of them."""
+    """Embed texts and pictures, or with `return_multivector` every token of them."""
     if body.return_multivector:
         return await of_tokens(engine, body)
     done = await engine.embed(
