@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import PIL.Image
 import pytest
 from click.testing import CliRunner
 from huggingface_hub import constants
@@ -23,7 +24,7 @@ from huggingface_hub import constants
 import mlx_jina
 from mlx_jina import catalog
 from mlx_jina.cli import app, launchd
-from tests.support import checkpoints, colbert_checkpoints, reranker_checkpoints, v3_checkpoints
+from tests.support import checkpoints, colbert_checkpoints, reranker_checkpoints, v3_checkpoints, v4_checkpoints
 from tests.support.process import Server
 from tests.test_layers import LEVEL
 
@@ -82,6 +83,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "v2-base-en": checkpoints.tiny_jina_bert,
         "v3": v3_checkpoints.original,
         "colbert-v2": colbert_checkpoints.v2,
+        "v4": v4_checkpoints.v4,
         "v5-small": checkpoints.v5_small,
         "jina-reranker-v1-tiny-en": reranker_checkpoints.v1,
         "jina-reranker-v3": reranker_checkpoints.v3,
@@ -105,6 +107,8 @@ def folder(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     (tmp_path / "notes" / "kitchen").mkdir(parents=True)
     (tmp_path / "notes" / "bread.md").write_text(bread, encoding="utf-8")
     (tmp_path / "notes" / "kitchen" / "again.md").write_text(f"{bread}\nAnd again.\n", encoding="utf-8")
+    for name in ("page.png", "notes/photo.jpg"):
+        PIL.Image.fromarray(v4_checkpoints.pixels(90, 60)).save(tmp_path / name)
     # curl ends with an error where an answer is one.
     (tmp_path / ".curlrc").write_text("fail\nsilent\n", encoding="utf-8")
     monkeypatch.chdir(tmp_path)

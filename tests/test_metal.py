@@ -15,11 +15,12 @@ import pytest
 
 from mlx_jina import device, models
 from mlx_jina.engine import late_chunking, token_vectors
+from mlx_jina.engine import pictures as pictures_engine
 from mlx_jina.models.base import EncoderModel
 from mlx_jina.models.jina_bert import JinaBert
 from mlx_jina.models.rerankers import Qwen3Reranker
 from mlx_jina.nn import alibi, attention, lora, ragged, steady
-from mlx_jina.weights import checkpoint, folder, rerankers
+from mlx_jina.weights import checkpoint, folder, loading, rerankers
 from tests.support import (
     bare,
     checkpoints,
@@ -27,6 +28,7 @@ from tests.support import (
     decoder_checkpoints,
     reranker_checkpoints,
     v3_checkpoints,
+    v4_checkpoints,
 )
 
 # Primitives with an `eval_gpu` in mlx/backend/metal or mlx/backend/gpu (MLX 0.31 and 0.32) that an encoder
@@ -139,6 +141,42 @@ def test_every_primitive_of_late_interaction_has_a_metal_kernel(name: str, as_on
     hidden = ragged.Ragged((ragged.Bucket(0, 2, 9, unseen=5), ragged.Bucket(18, 1, 4, unseen=1)))
     for buckets in (batch.ragged, hidden):
         assert primitives(model(mx.array(batch.ids), buckets)) <= METAL
+
+
+@pytest.fixture(scope="module")
+def v4(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return v4_checkpoints.v4(tmp_path_factory.mktemp("metal") / "v4")
+
+
+def test_every_primitive_of_v4_has_a_metal_kernel(v4: Path, as_on_gpu: None) -> None:
+    loaded = loading.load(v4, "v4", "code", "float32")
+    model, seen = loaded.model_for(None), loaded.vision
+    assert seen is not None
+    pictures = [
+        seen.preprocessor.picture(v4_checkpoints.pixels(*size)) for size in ((308, 420), (60, 90), (60, 90))
+    ]
+    texts = [pictures_engine._ids(seen.template, picture) for picture in pictures]
+    batch = ragged.flatten(texts, np.arange(3))
+    for each in (model, model.for_tokens()):
+        assert primitives(each(mx.array(batch.ids), batch.ragged)) <= METAL
+        used = primitives(pictures_engine._pooled(seen, seen.template, seen.sections, pictures, each, batch))
+        assert {"Matmul", "Softmax", "Erf", "Gather"} <= used
+        assert used <= METAL
+
+
+def test_a_page_is_computed_without_waiting(v4: Path, as_on_gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = loading.load(v4, "v4", "code", "float32")
+    seen = loaded.vision
+    assert seen is not None
+    page = seen.preprocessor.limited(602_112).picture(v4_checkpoints.pixels(1754, 1240))
+    assert page.tokens == 736
+    batch = ragged.flatten([pictures_engine._ids(seen.template, page)], np.arange(1))
+    # The tower itself is evaluated when it is read.
+    assert seen.tower is not None
+    waits: list[Any] = []
+    monkeypatch.setattr(mx, "eval", waits.append)
+    pictures_engine._pooled(seen, seen.template, seen.sections, [page], loaded.model_for(None), batch)
+    assert not waits
 
 
 RERANKERS: dict[str, Callable[[Path], Path]] = {

@@ -16,7 +16,7 @@ from mlx_jina.engine.plan import Plan
 from mlx_jina.errors import CheckpointError
 from mlx_jina.models.base import EncoderModel
 from mlx_jina.models.qwen2_5_vl import Qwen25VL, Qwen25VLTokens
-from mlx_jina.nn import pooling
+from mlx_jina.nn import pieces, pooling
 from mlx_jina.nn.ragged import Batch
 from mlx_jina.nn.rotary import sectioned
 from mlx_jina.text.tokenizer import Ids
@@ -30,6 +30,9 @@ from mlx_jina.weights.vision import Template, Vision
 WINDOW = 8
 # Tokens of a batch, at most: one page, or some smaller pictures. A tower's activations take 4 x 14 kB for a token.
 BATCH_TOKENS = 1024
+
+# Patches that the tower computes at once, at most: of a larger picture in pieces, each of which is waited for.
+PATCHES = 16_384
 
 Item = tuple[int, object]
 
@@ -129,9 +132,9 @@ def _pooled(
     own = [pictures[index] for index in batch.order]
     language = model.model if isinstance(model, Qwen25VLTokens) else model
     assert isinstance(language, Qwen25VL)
-    features = vision.tower(
-        mx.array(np.concatenate([picture.rows for picture in own])), [picture.grid for picture in own]
-    )
+    patches = mx.array(np.concatenate([picture.rows for picture in own]))
+    with pieces.at_most(PATCHES):
+        features = vision.tower(patches, [picture.grid for picture in own])
     starts = batch.ragged.starts
     total, first = len(batch.ids), len(template.before)
     sources = np.arange(total)

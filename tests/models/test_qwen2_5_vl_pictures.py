@@ -94,6 +94,19 @@ class TestVectors:
             alone = model.encode_images(picture, task="code", batch_tokens=1)
             np.testing.assert_allclose(alone, row, atol=bound(1e-6), rtol=0)
 
+    def test_a_gpu_computes_the_same(
+        self, path: Path, model: mlx_jina.Encoder, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Its formulas, on this CPU; and bfloat16 weights, with the tower in float32 all the same."""
+        wanted = model.encode_images(PICTURES, task="code")
+        monkeypatch.setattr(device, "on_gpu", lambda: True)
+        found = mlx_jina.load(path, dtype="float32").encode_images(PICTURES, task="code")
+        np.testing.assert_allclose(found, wanted, atol=bound(2e-6), rtol=0)
+        half = mlx_jina.load(path, dtype="bfloat16")
+        assert (half.encode_images(PICTURES, task="code") * wanted).sum(axis=1).min() > 0.999
+        assert half.loaded.vision is not None
+        assert half.loaded.vision.tower.merger.ln_q.weight.dtype == mx.float32
+
     def test_texts_and_pictures_in_one_list(self, model: mlx_jina.Encoder) -> None:
         mixed: list[Any] = [TEXTS[0], mlx_jina.Image(PICTURES[0]), TEXTS[1], PIL.Image.fromarray(PICTURES[3])]
         found = model.encode(mixed, task="retrieval")
