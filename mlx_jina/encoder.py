@@ -207,8 +207,10 @@ class Encoder(LoadedModel):
                 raise InputError("late_chunking=True gives one vector for each text; output='tokens' does not fit")
             return self.encode_tokens(texts, show_progress_bar=show_progress_bar, **options)
         plan = self.plan(**options)
-        if not isinstance(texts, str) and any(map(pictures.is_picture, items := list(many(texts)))):
-            return self._mixed(items, plan, late_chunking, show_progress_bar)
+        if not isinstance(texts, str):
+            texts = list(many(texts))
+            if any(map(pictures.is_picture, texts)):
+                return self._mixed(texts, plan, late_chunking, show_progress_bar)
         if isinstance(texts, str) and not late_chunking:
             return self.pipeline.one(texts, plan)[0]
         items = listed(texts)

@@ -83,6 +83,7 @@ def _facts(name: str, loading: LoadOptions) -> dict[str, Any]:
         "max_length": model.max_length,
         "tasks": model.tasks,
         "prompts": model.prompts,
+        "pictures": model.sees,
         "dtype": model.dtype,
         "bytes": model.nbytes,
         "batch_tokens": model.loaded.budget.batch_tokens,
@@ -137,6 +138,7 @@ def _model(name: str, loading: LoadOptions) -> list[Row]:
         ("trained to be cut to", ", ".join(map(str, model.truncate_dims)) or "none"),
         ("max length", f"{model.max_length} tokens"),
         *_reading(model),
+        *_pictures(model),
         ("dtype here", model.dtype),
         *_memory(model),
         *_recognised(model),
@@ -167,6 +169,13 @@ def _reading(model: Encoder | MultiVectorEncoder) -> Iterator[Row]:
     prompts = ", ".join(f"{key}={value!r}" for key, value in model.prompts.items())
     yield "tasks", ", ".join(model.tasks) or "none"
     yield "prompts", prompts or "none"
+
+
+def _pictures(model: LoadedModel) -> Iterator[Row]:
+    """Whether the model sees pictures, and which."""
+    if model.sees and model.loaded.vision is not None:
+        limit = model.loaded.vision.preprocessor.max_pixels
+        yield "pictures", f"up to {limit:,} pixels; larger ones are made smaller"
 
 
 def _known_reranker(name: str) -> Entry | None:

@@ -157,7 +157,7 @@ class LoadedModel:
             parts = [weights, self._tokenizer.canonical(), model.pooling, self.prompts, "unit"]
             if (settings := self.loaded.files.config.get("colbert")) is not None:
                 parts.append(settings)
-            if (vision := self.loaded.vision) is not None and vision.has_settings:
+            if (vision := self.loaded.vision) is not None and vision.sees:
                 # Limits of pictures move their vectors in the space that texts share.
                 parts.append(vision.preprocessor.facts)
             canonical = json.dumps(parts, sort_keys=True).encode()

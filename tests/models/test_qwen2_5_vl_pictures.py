@@ -113,6 +113,10 @@ class TestVectors:
         texts = model.encode(TEXTS[:2], task="retrieval")
         own = model.encode_images([PICTURES[0], PICTURES[3]], task="retrieval")
         np.testing.assert_allclose(found, [texts[0], own[0], texts[1], own[1]], atol=bound(1e-6), rtol=0)
+        assert np.array_equal(model.encode(iter(mixed), task="retrieval"), found)  # type: ignore[call-overload]
+        assert np.array_equal(model.encode(iter(TEXTS), task="retrieval"), model.encode(TEXTS, task="retrieval"))  # type: ignore[call-overload]
+        streamed = np.concatenate([*model.encode_stream(iter(mixed), task="retrieval")])
+        np.testing.assert_allclose(streamed, found, atol=bound(1e-6), rtol=0)
         with pytest.raises(InputError, match="late_chunking"):
             model.encode(mixed, task="retrieval", late_chunking=True)
         with pytest.raises(InputError, match="text 2 is of type int"):
