@@ -321,7 +321,7 @@ class Encoder(LoadedModel):
         """
         check_options(max_pixels=max_pixels, show_progress_bar=show_progress_bar, **options)
         items = pictures.listed(images)
-        plan = self.plan(prompt="", **options)
+        plan = self.plan(**options)
         with progress(len(items), show_progress_bar) as bar:
             found = self.rows_of_images(enumerate(items), plan, max_pixels, bar.update)
         columns, kind = vectors.layout(plan.dimension, plan.precision)

@@ -175,7 +175,7 @@ class MultiVectorEncoder(LoadedModel):
         """
         check_options(max_pixels=max_pixels, show_progress_bar=show_progress_bar, **options)
         items = pictures.listed(images)
-        plan = plans.make(self.loaded, prompt="", **options)
+        plan = plans.make(self.loaded, **options)
         with progress(len(items), show_progress_bar) as bar:
             found = self.rows_of_images(enumerate(items), plan, max_pixels, bar.update)
         rows: list[AnyRows] = [found[i] for i in range(len(items))]

@@ -99,6 +99,8 @@ class PictureOptions(TypedDict, total=False):
     """Options of `Encoder.encode_images`, which explains those that `encode` does not have."""
 
     task: str | None
+    prompt_name: str | None
+    prompt: str | None
     truncate_dim: int | None
     allow_untrained_dim: bool
     normalize_embeddings: bool

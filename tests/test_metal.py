@@ -155,11 +155,12 @@ def test_every_primitive_of_v4_has_a_metal_kernel(v4: Path, as_on_gpu: None) -> 
     pictures = [
         seen.preprocessor.picture(v4_checkpoints.pixels(*size)) for size in ((308, 420), (60, 90), (60, 90))
     ]
-    texts = [pictures_engine._ids(seen.template, picture) for picture in pictures]
+    template = seen.template("")
+    texts = [pictures_engine._ids(template, picture) for picture in pictures]
     batch = ragged.flatten(texts, np.arange(3))
     for each in (model, model.for_tokens()):
         assert primitives(each(mx.array(batch.ids), batch.ragged)) <= METAL
-        used = primitives(pictures_engine._pooled(seen, seen.template, seen.sections, pictures, each, batch))
+        used = primitives(pictures_engine._pooled(seen, template, pictures, each, batch))
         assert {"Matmul", "Softmax", "Erf", "Gather"} <= used
         assert used <= METAL
 
@@ -170,12 +171,13 @@ def test_a_page_is_computed_without_waiting(v4: Path, as_on_gpu: None, monkeypat
     assert seen is not None
     page = seen.preprocessor.limited(602_112).picture(v4_checkpoints.pixels(1754, 1240))
     assert page.tokens == 736
-    batch = ragged.flatten([pictures_engine._ids(seen.template, page)], np.arange(1))
+    template = seen.template("")
+    batch = ragged.flatten([pictures_engine._ids(template, page)], np.arange(1))
     # The tower itself is evaluated when it is read.
     assert seen.tower is not None
     waits: list[Any] = []
     monkeypatch.setattr(mx, "eval", waits.append)
-    pictures_engine._pooled(seen, seen.template, seen.sections, [page], loaded.model_for(None), batch)
+    pictures_engine._pooled(seen, template, [page], loaded.model_for(None), batch)
     assert not waits
 
 

@@ -9,16 +9,15 @@ from typing import NamedTuple
 
 import mlx.core as mx
 import numpy as np
-import numpy.typing as npt
 
 from mlx_jina.engine.pipeline import Pipeline, ahead, finish
 from mlx_jina.engine.plan import Plan
 from mlx_jina.errors import CheckpointError
 from mlx_jina.models.base import EncoderModel
-from mlx_jina.models.qwen2_5_vl import Qwen25VL, Qwen25VLTokens
-from mlx_jina.nn import pieces, pooling
+from mlx_jina.models.qwen2_5_vl import Qwen25VLTokens
+from mlx_jina.models.qwen3 import Qwen3
+from mlx_jina.nn import pieces
 from mlx_jina.nn.ragged import Batch
-from mlx_jina.nn.rotary import sectioned
 from mlx_jina.text.tokenizer import Ids
 from mlx_jina.vectors import Vectors
 from mlx_jina.vision import images
@@ -47,7 +46,7 @@ class Seen(NamedTuple):
 def vision_of(loaded: Loaded) -> Vision:
     """How a model sees. Raises CheckpointError for one that sees no pictures."""
     if loaded.vision is None:
-        raise CheckpointError(f"{loaded.files.path} sees no pictures; jina-embeddings-v4 does")
+        raise CheckpointError(f"{loaded.files.path} sees no pictures; v4 and v5-omni do")
     return loaded.vision
 
 
@@ -61,7 +60,9 @@ def picture_vectors(
 ) -> Iterator[tuple[list[int], list[Seen]]]:
     """Positions of each window of pictures, and what became of them."""
     preprocessor = vision.preprocessor.limited(max_pixels)
-    sections, template = vision.sections, vision.template
+    template = vision.template(plan.prefix)
+    # Whatever is wrong with the settings is said before the tower is read.
+    vision.rotations(template, [(2, 2)])
     # On its thread, once, because several cores may need it.
     pipeline.thread.run(lambda: vision.tower)
     plan = replace(plan, batch_tokens=min(plan.batch_tokens, BATCH_TOKENS))
@@ -73,7 +74,7 @@ def picture_vectors(
             positions,
             plan,
             lambda done: advance(len(done)),
-            pool=partial(_pooled, vision, template, sections, pictures),
+            pool=partial(_pooled, vision, template, pictures),
             counts=counts,
         )
         split = np.split(rows, np.cumsum(counts)[:-1])
@@ -101,58 +102,25 @@ def _ids(template: Template, picture: Picture) -> Ids:
     return np.array([*template.before, *[template.picture] * picture.tokens, *template.after], dtype=np.int32)
 
 
-def positions_of(template: Template, picture: Picture) -> npt.NDArray[np.intp]:
-    """Time, height and width of each token, (3, L): words count up, after a picture from its longer side on.
-
-    Wang et al. 2024, "Qwen2-VL" (arXiv 2409.12191), section 2.1.
-    """
-    rows, columns = (side // 2 for side in picture.grid)
-    start = len(template.before)
-    row, column = np.divmod(np.arange(rows * columns), columns)
-    after = start + max(rows, columns) + np.arange(len(template.after))
-    return np.concatenate(
-        [
-            np.tile(np.arange(start), (3, 1)),
-            start + np.stack([np.zeros_like(row), row, column]),
-            np.tile(after, (3, 1)),
-        ],
-        axis=1,
-    )
-
-
 def _pooled(
-    vision: Vision,
-    template: Template,
-    sections: Sequence[int],
-    pictures: Sequence[Picture],
-    model: EncoderModel,
-    batch: Batch,
+    vision: Vision, template: Template, pictures: Sequence[Picture], model: EncoderModel, batch: Batch
 ) -> mx.array:
     """On the model's thread: rows of a batch's pictures, in the batch's order."""
     own = [pictures[index] for index in batch.order]
-    language = model.model if isinstance(model, Qwen25VLTokens) else model
-    assert isinstance(language, Qwen25VL)
+    grids = [picture.grid for picture in own]
     patches = mx.array(np.concatenate([picture.rows for picture in own]))
     with pieces.at_most(PATCHES):
-        features = vision.tower(patches, [picture.grid for picture in own])
-    starts = batch.ragged.starts
-    total, first = len(batch.ids), len(template.before)
-    sources = np.arange(total)
-    done = total
-    for start, picture in zip(starts, own, strict=True):
-        sources[start + first : start + first + picture.tokens] = np.arange(done, done + picture.tokens)
-        done += picture.tokens
-    turns = sectioned(
-        np.concatenate([positions_of(template, picture) for picture in own], axis=1),
-        sections,
-        language.config.rope_theta,
-    )
+        features = vision.tower(patches, grids)
+    starts, tokens = batch.ragged.starts.tolist(), [picture.tokens for picture in own]
+    sources, done = np.arange(len(batch.ids)), len(batch.ids)
+    for start, count in zip(starts, tokens, strict=True):
+        first = start + len(template.before)
+        sources[first : first + count] = np.arange(done, done + count)
+        done += count
+    turns = vision.rotations(template, grids)
+    language = model.model if isinstance(model, Qwen25VLTokens) else model
+    assert isinstance(language, Qwen3)
     states = language.seeing(mx.array(batch.ids), mx.array(sources), features, turns, batch.ragged)
     if isinstance(model, Qwen25VLTokens):
         return model.projected(states).astype(mx.float32)
-    # From the mark before a picture to the one after it; the words around are left out.
-    spans = [
-        (int(start) + first - 1, int(start) + first + picture.tokens + 1)
-        for start, picture in zip(starts, own, strict=True)
-    ]
-    return pooling.span_means(states, spans)
+    return vision.pooled(states, template, starts, tokens)

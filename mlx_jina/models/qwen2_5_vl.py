@@ -20,10 +20,7 @@ from mlx_jina.models.config import expect, required, with_head_dim
 from mlx_jina.models.qwen2 import Qwen2
 from mlx_jina.models.qwen3 import Config
 from mlx_jina.nn import pooling
-from mlx_jina.nn.norms import rounded_norm
-from mlx_jina.nn.pieces import evaluate_if_long
 from mlx_jina.nn.ragged import Ragged
-from mlx_jina.nn.rotary import Rotations
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -69,18 +66,6 @@ class Qwen25VL(Qwen2):
     def __call__(self, ids: mx.array, batch: Ragged) -> mx.array:
         """The mean of the states of each text's tokens, in float32: ids (T,) to (B, D)."""
         return pooling.mean(self.hidden(ids, batch), batch)
-
-    def seeing(
-        self, ids: mx.array, sources: mx.array, features: mx.array, turns: Rotations, batch: Ragged
-    ) -> mx.array:
-        """Contextual states of tokens of which some are features of pictures: ids (T,) to (T, D).
-
-        `sources` says of each token the row of the T embeddings with the features (N, D) behind them.
-        """
-        x = mx.concatenate([self.embed_tokens(ids).astype(mx.float32), features])[sources]
-        for layer in self.layers:
-            x = evaluate_if_long(layer(x, turns, batch))
-        return rounded_norm(self.norm, x)
 
     def for_tokens(self) -> Qwen25VLTokens:
         """These weights, with a vector for each token. Raises CheckpointError if there is no projector."""

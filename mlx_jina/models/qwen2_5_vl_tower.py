@@ -142,10 +142,10 @@ def _places(picture: int, rows: int, columns: int) -> npt.NDArray[np.intp]:
 class Attention(nn.Module):
     """Queries, keys and values of one matrix, with rotary positions."""
 
-    def __init__(self, c: Config) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
-        self.qkv = nn.Linear(c.hidden_size, 3 * c.hidden_size)
-        self.proj = nn.Linear(c.hidden_size, c.hidden_size)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
 
 
 class MLP(nn.Module):
@@ -167,7 +167,7 @@ class Block(nn.Module):
     def __init__(self, c: Config) -> None:
         super().__init__()
         self.norm1 = nn.RMSNorm(c.hidden_size, _EPS)
-        self.attn = Attention(c)
+        self.attn = Attention(c.hidden_size)
         self.norm2 = nn.RMSNorm(c.hidden_size, _EPS)
         self.mlp = MLP(c)
         self.config = c

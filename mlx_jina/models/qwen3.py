@@ -244,6 +244,18 @@ class Qwen3(EncoderModel):
         x = self.layers[-1](*self._before_last_layer(ids, batch), batch)
         return rounded_norm(self.norm, x)
 
+    def seeing(
+        self, ids: mx.array, sources: mx.array, features: mx.array, turns: Rotations, batch: Ragged
+    ) -> mx.array:
+        """Contextual states of tokens of which some are features of pictures: ids (T,) to (T, D).
+
+        `sources` says of each token the row of the T embeddings with the features (N, D) behind them.
+        """
+        x = mx.concatenate([self.embed_tokens(ids).astype(mx.float32), features])[sources]
+        for layer in self.layers:
+            x = evaluate_if_long(layer(x, turns, batch))
+        return rounded_norm(self.norm, x)
+
     def __call__(self, ids: mx.array, batch: Ragged) -> mx.array:
         """The state of each text's last token, in float32: ids (T,) to (B, D)."""
         x = self.layers[-1].last(*self._before_last_layer(ids, batch), batch)

@@ -30,6 +30,13 @@ def _gelu(x: mx.array) -> mx.array:
 
 
 @_fused
+def _gelu_tanh(x: mx.array) -> mx.array:
+    wide = x.astype(mx.float32)
+    inner = math.sqrt(2 / math.pi) * (wide + 0.044715 * wide * wide * wide)
+    return (wide * (1 + mx.tanh(inner)) / 2).astype(x.dtype)
+
+
+@_fused
 def _geglu(gate: mx.array, up: mx.array) -> mx.array:
     wide = gate.astype(mx.float32)
     return (wide * (0.5 + mx.erf(wide * math.sqrt(0.5)) / 2) * up.astype(mx.float32)).astype(gate.dtype)
@@ -43,6 +50,11 @@ def swiglu(gate: mx.array, up: mx.array) -> mx.array:
 def gelu(x: mx.array) -> mx.array:
     """GELU with the error function, not its tanh approximation: Hendrycks and Gimpel 2016 (arXiv 1606.08415)."""
     return elementwise.gelu(x) if elementwise.on_x86() else _gelu(x)
+
+
+def gelu_tanh(x: mx.array) -> mx.array:
+    """GELU by its tanh approximation, section 2 of the same paper: for models that were trained with it."""
+    return _gelu_tanh(x)
 
 
 def geglu(gate: mx.array, up: mx.array) -> mx.array:

@@ -150,4 +150,7 @@ def _rgb(image: PillowImage, position: int | None) -> Pixels:
                 f"has numbers of 32 bits for pixels (mode {image.mode}); convert it to RGB first",
                 position=position,
             )
+        if image.mode == "P" and "transparency" in image.info:
+            # The colours are the same, and Pillow does not warn of what is dropped.
+            image = image.convert("RGBA")
         return np.array(image.convert("RGB"))

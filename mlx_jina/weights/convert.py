@@ -138,7 +138,7 @@ def to_mlx(
     with replace.replacing_folder(target) as beside:
         _write_json(beside / "config.json", _config(opened, block))
         durable.write_text(beside / "tokenizer.json", opened.tokenizer_json)
-        for name in _COPIED:
+        for name in _COPIED if _sees(opened) else ():
             if opened.path.is_dir() and (opened.path / name).is_file():
                 durable.write_text(beside / name, json_file.text(opened.path / name))
         if opened.prompts:
@@ -195,7 +195,8 @@ def _packing_of(source: Source, packing: Packing | None, recipe: str | None) -> 
 def _config(source: Source, block: Mapping[str, Any] | None) -> dict[str, Any]:
     """config.json of the new folder, with this `quantization` block."""
     config = rerankers.published_config(source.config) if source.kind == "reranker" else source.config
-    config = {key: value for key, value in config.items() if key not in quantize.BLOCKS}
+    gone = quantize.BLOCKS if _sees(source) else (*quantize.BLOCKS, "vision_config")
+    config = {key: value for key, value in config.items() if key not in gone}
     if block is not None:
         config["quantization"] = block
     if source.general:
@@ -210,6 +211,11 @@ def _naming(source: Source) -> Callable[[str], str | None]:
         return partial(rerankers.published_name, models.identify(source.config).architecture)
     architecture = architectures.of_config(source.config)
     return lambda name: None if name.startswith(architecture.unused) else f"{architecture.mlx_prefix}{name}"
+
+
+def _sees(source: Source) -> bool:
+    """Whether a vision tower is among the weights, which only v4's folders keep."""
+    return any(name.startswith(TOWER) for name in source.weights)
 
 
 def _outputs(

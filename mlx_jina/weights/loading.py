@@ -18,11 +18,10 @@ from mlx_jina.cpu import layers as cpu_layers
 from mlx_jina.errors import CheckpointError, InputError, MlxJinaError, shown
 from mlx_jina.models.base import EncoderModel
 from mlx_jina.models.config import names as config_names
-from mlx_jina.models.qwen2_5_vl import Qwen25VL
 from mlx_jina.nn import lora as nn_lora
 from mlx_jina.text import prompts
 from mlx_jina.text.prompts import Prompts
-from mlx_jina.weights import budget, checkpoint, folder, hub, kinds, lora, quantize, rerankers
+from mlx_jina.weights import budget, checkpoint, folder, hub, kinds, lora, quantize, rerankers, vision
 from mlx_jina.weights.budget import Budget
 from mlx_jina.weights.checkpoint import Checkpoint
 from mlx_jina.weights.quantize import Packings
@@ -131,15 +130,9 @@ def _load(path: Path, name: str, task: str | None, dtype: str | None, as_model: 
             task_required=None not in by_task,
         ),
         packings=stored_packings,
-        vision=_vision(files, model),
+        vision=vision.of(files, model),
     )
     return loaded if kind == architecture.kind else for_tokens(loaded)
-
-
-def _vision(files: Checkpoint, model: EncoderModel) -> Vision | None:
-    if not isinstance(model, Qwen25VL):
-        return None
-    return Vision(files.path, files.config, files.tokenizer, model.sections)
 
 
 def for_tokens(loaded: Loaded) -> Loaded:

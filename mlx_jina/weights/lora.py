@@ -35,7 +35,7 @@ _PLAIN_STARTS = (None, True, False, "gaussian")
 # Embeddings, whose halves PEFT names otherwise and stores transposed.
 _LOOKED_UP = ("embed_tokens", "word_embeddings", "token_type_embeddings")
 _NAME = re.compile(
-    r"base_model\.model\.(?:model\.)?(?P<module>.+)\."
+    r"base_model\.model\.(?:model\.)?(?:language_model\.)?(?P<module>.+)\."
     r"(?:lora_(?P<linear>[AB])\.weight|lora_embedding_(?P<embedding>[AB]))"
 )
 # In a file with the adapters of several tasks. PEFT puts "default" in when it loads such a file.

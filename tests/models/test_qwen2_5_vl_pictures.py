@@ -17,13 +17,12 @@ import pytest
 
 import mlx_jina
 from mlx_jina import device
-from mlx_jina.engine import pictures as engine
 from mlx_jina.errors import CheckpointError, InputError, ModelTooLargeError, PictureError
 from mlx_jina.models import qwen2_5_vl_tower
 from mlx_jina.models.qwen2_5_vl_tower import Windows
 from mlx_jina.nn.rotary import sectioned
 from mlx_jina.vision import images
-from mlx_jina.vision.patches import Picture, Preprocessor
+from mlx_jina.vision.patches import Preprocessor
 from mlx_jina.vision.resize import resize
 from mlx_jina.weights import convert, vision
 from tests.support import checkpoints, v4_checkpoints
@@ -139,15 +138,15 @@ class TestVectors:
             patched.setattr(qwen2_5_vl_tower.Block, "full", qwen2_5_vl_tower.Block.windowed)
             assert changed() < 0.99
 
-        def flat(template: vision.Template, picture: Picture) -> npt.NDArray[np.intp]:
-            return np.tile(np.arange(positions_of(template, picture).shape[1]), (3, 1))
+        def flat(template: vision.Template, grid: tuple[int, int]) -> npt.NDArray[np.intp]:
+            return np.tile(np.arange(positions_of(template, grid).shape[1]), (3, 1))
 
-        positions_of = engine.positions_of
+        positions_of = vision.positions_of
         with monkeypatch.context() as patched:
-            patched.setattr(engine, "positions_of", flat)
+            patched.setattr(vision, "positions_of", flat)
             assert changed() < 0.999
         with monkeypatch.context() as patched:
-            patched.setattr(engine, "positions_of", lambda *of: positions_of(*of)[[0, 2, 1]])
+            patched.setattr(vision, "positions_of", lambda *of: positions_of(*of)[[0, 2, 1]])
             assert changed() < 0.9999
         assert changed(np.ascontiguousarray(PICTURES[0].transpose(1, 0, 2))) < 0.999
         states = reference.picture_states(PICTURES[0], RESIZED[0])
@@ -269,7 +268,7 @@ class TestPixels:
     def test_positions(self) -> None:
         """The worked example of Qwen2-VL's paper's rule: a picture of 2 x 3 tokens."""
         template = vision.Template((1, 2, 3, 4), 5, (6, 7, 8, 9, 10, 11, 12))
-        found = engine.positions_of(template, Picture(np.zeros((24, 588), dtype=np.float32), (4, 6)))
+        found = vision.positions_of(template, (4, 6))
         tail = [7, 8, 9, 10, 11, 12, 13]
         assert found.tolist() == [
             [0, 1, 2, 3, 4, 4, 4, 4, 4, 4, *tail],
