@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 Kind = Literal["embedding", "multi-vector", "reranker"]
@@ -92,9 +92,15 @@ _V5_TASKS = ("retrieval", "text-matching", "clustering", "classification")
 
 
 def _v5(
-    name: str, dimension: int, max_length: int, truncate_dims: tuple[int, ...], parameters: int, of_adapter: int
+    name: str,
+    dimension: int,
+    max_length: int,
+    truncate_dims: tuple[int, ...],
+    parameters: int,
+    of_adapter: int,
+    omni: int,
 ) -> tuple[Entry, ...]:
-    """The repository with all adapters and the ones with one task merged, each also in Jina's MLX copy."""
+    """The repositories with all adapters and the ones with one task merged, each also in Jina's MLX copy."""
     rows = []
     for tasks in (_V5_TASKS, *((task,) for task in _V5_TASKS)):
         for ending in ("", "-mlx"):
@@ -116,6 +122,11 @@ def _v5(
                     default_task="text-matching" if len(tasks) > 1 else None,
                 )
             )
+    for ending in ("", "-mlx"):
+        # The same text model, with towers for pictures and for sounds, of which the first is read.
+        alias = f"v5-omni-{name}{ending}"
+        names = (alias, f"jina-embeddings-{alias}")
+        rows.append(replace(rows[0], repo=f"jinaai/jina-embeddings-{alias}", aliases=names, parameters=omni))
     return tuple(rows)
 
 
@@ -219,8 +230,8 @@ ENTRIES = (
     _v2("base-code", 768, "English, 30 programming languages", 161_000_000),
     _V3,
     *_v4(),
-    *_v5("small", 1024, 32_768, (32, 64, 128, 256, 512, 768, 1024), 596_000_000, 20_200_000),
-    *_v5("nano", 768, 8192, (32, 64, 128, 256, 512, 768), 212_000_000, 6_700_000),
+    *_v5("small", 1024, 32_768, (32, 64, 128, 256, 512, 768, 1024), 596_000_000, 20_200_000, 1_740_000_000),
+    *_v5("nano", 768, 8192, (32, 64, 128, 256, 512, 768), 212_000_000, 6_700_000, 1_040_000_000),
     *_code("0.5b", 896, (64, 128, 256, 512, 896), 494_000_000),
     *_code("1.5b", 1536, (128, 256, 512, 1024, 1536), 1_544_000_000),
 )

@@ -164,7 +164,8 @@ class Encoder(LoadedModel):
     ) -> Vectors | TokenVectors | list[TokenVectors]:
         """Vectors of texts: a list gives (N, D), one str gives (D,), an empty list (0, D).
 
-        A list for jina-embeddings-v4 may have pictures among its texts, each as an `Image` or as Pillow's.
+        A list for a model that sees (v4, v5-omni) may have pictures among its texts, each as an `Image` or as
+        Pillow's.
 
         - `task`: one of `self.tasks`, or with its side as in Jina's API ("retrieval.query"). Needed unless
           the model was loaded for one task; v3 without one is its base model, as published.
@@ -306,12 +307,15 @@ class Encoder(LoadedModel):
         show_progress_bar: bool | None = None,
         **options: Unpack[PictureOptions],
     ) -> Vectors:
-        """Vectors of pictures, in the space of the texts: a list gives (N, D), one picture gives (D,). Only of v4.
+        """Vectors of pictures, in the space of the texts: a list gives (N, D), one picture gives (D,).
+
+        Only jina-embeddings-v4 and -v5-omni see pictures.
 
         A picture is a path, the bytes of a file, an image of Pillow's, an array (height, width, 3) of uint8, or an
-        `Image` of one of these. All but arrays need `pip install 'mlx-jina[images]'`. Pictures have a task and no
-        prompt, so queries and documents are alike. No EXIF tag turns a picture, and transparency is dropped, as in
-        the model's own code. The vision tower is read for the first picture.
+        `Image` of one of these. All but arrays need `pip install 'mlx-jina[images]'`. v4's pictures have a task and
+        no prompt, so queries and documents are alike; v5-omni's have the prompts of texts. No EXIF tag turns a
+        picture, and transparency is dropped, as in the models' own code. The vision tower is read for the first
+        picture.
 
         - `max_pixels`: resize pictures to at most so many pixels; by default the checkpoint's own limit. Fewer are
           faster and less sharp, and move the vectors.

@@ -24,7 +24,14 @@ from huggingface_hub import constants
 import mlx_jina
 from mlx_jina import catalog
 from mlx_jina.cli import app, launchd
-from tests.support import checkpoints, colbert_checkpoints, reranker_checkpoints, v3_checkpoints, v4_checkpoints
+from tests.support import (
+    checkpoints,
+    colbert_checkpoints,
+    omni_checkpoints,
+    reranker_checkpoints,
+    v3_checkpoints,
+    v4_checkpoints,
+)
 from tests.support.process import Server
 from tests.test_layers import LEVEL
 
@@ -84,6 +91,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "v3": v3_checkpoints.original,
         "colbert-v2": colbert_checkpoints.v2,
         "v4": v4_checkpoints.v4,
+        "v5-omni-small": lambda folder: omni_checkpoints.omni(folder, "small"),
         "v5-small": checkpoints.v5_small,
         "jina-reranker-v1-tiny-en": reranker_checkpoints.v1,
         "jina-reranker-v3": reranker_checkpoints.v3,
