@@ -311,9 +311,9 @@ class Encoder(LoadedModel):
 
         Only jina-embeddings-v4 and -v5-omni see pictures.
 
-        A picture is a path, the bytes of a file, an image of Pillow's, an array (height, width, 3) of uint8, or an
-        `Image` of one of these. All but arrays need `pip install 'mlx-jina[images]'`. v4's pictures have a task and
-        no prompt, so queries and documents are alike; v5-omni's have the prompts of texts. No EXIF tag turns a
+        A picture is a path, the bytes of a file, an image of Pillow's, an array (height, width, 3) of uint8, or
+        an `Image` of one of these. All but arrays need `pip install 'mlx-jina[images]'`. v4's pictures have a task
+        and no prompt, so queries and documents are alike; v5-omni's have the prompts of texts. No EXIF tag turns a
         picture, and transparency is dropped, as in the models' own code. The vision tower is read for the first
         picture.
 
