@@ -25,7 +25,7 @@ from mlx_jina.nn import attention
 from mlx_jina.nn.activations import gelu, swiglu
 from mlx_jina.nn.attention import split_heads
 from mlx_jina.nn.pieces import evaluate_if_long, tokenwise
-from mlx_jina.nn.ragged import Bucket
+from mlx_jina.nn.ragged import Bucket, Ragged
 from mlx_jina.nn.rotary import Rotations, of_angles, rotate
 
 # Patches of a block, which become one feature.
@@ -102,29 +102,24 @@ class Windows:
         return np.lexsort((own, -sizes))
 
     @cached_property
-    def buckets(self) -> tuple[Bucket, ...]:
-        """The windows as texts of equal lengths, for `attention.ragged`."""
+    def by_window(self) -> Ragged:
+        """The windows as texts."""
         buckets: list[Bucket] = []
         start = 0
         for size, group in groupby(self._groups[1][self.order].tolist()):
             buckets.append(Bucket(start, sum(1 for _ in group) // size, size))
             start = buckets[-1].stop
-        return tuple(buckets)
+        return Ragged(tuple(buckets))
 
     @cached_property
-    def by_picture(self) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
-        """The row of each patch in the order of pictures, and the other way round: (P,) each."""
-        return np.argsort(self.order), self.order
-
-    @cached_property
-    def pictures(self) -> tuple[Bucket, ...]:
+    def by_picture(self) -> Ragged:
         """Whole pictures as texts, in the order of pictures."""
         buckets: list[Bucket] = []
         start = 0
         for size, group in groupby(rows * columns for rows, columns in self.grids):
             buckets.append(Bucket(start, sum(1 for _ in group), size))
             start = buckets[-1].stop
-        return tuple(buckets)
+        return Ragged(tuple(buckets))
 
     def rotations(self, width: int) -> Rotations:
         """How heads of `width` are turned: half of the angles by the row, half by the column."""
@@ -175,13 +170,13 @@ class Block(nn.Module):
     def windowed(self, x: mx.array, rotations: Rotations, windows: Windows) -> mx.array:
         """Attention within windows: (P, D) to (P, D)."""
         q, k, v = self._project(x, *rotations)
-        return self._finish(x, attention.ragged(attention.bidirectional, q, k, v, windows.buckets))
+        return self._finish(x, attention.ragged(attention.bidirectional, q, k, v, windows.by_window))
 
     def full(self, x: mx.array, rotations: Rotations, windows: Windows) -> mx.array:
         """Attention over each picture: (P, D) to (P, D)."""
-        there, back = (mx.array(rows) for rows in windows.by_picture)
+        there, back = mx.array(np.argsort(windows.order)), mx.array(windows.order)
         q, k, v = (part[there] for part in self._project(x, *rotations))
-        return self._finish(x, attention.ragged(attention.bidirectional, q, k, v, windows.pictures)[back])
+        return self._finish(x, attention.ragged(attention.bidirectional, q, k, v, windows.by_picture)[back])
 
     @tokenwise
     def _project(self, x: mx.array, *rotations: mx.array) -> tuple[mx.array, mx.array, mx.array]:

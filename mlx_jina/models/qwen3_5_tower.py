@@ -95,7 +95,7 @@ class Block(nn.Module):
     def __call__(self, x: mx.array, rotations: Rotations, windows: Windows) -> mx.array:
         """(P, D) to (P, D)."""
         q, k, v = self._project(x, *rotations)
-        return self._finish(x, attention.ragged(attention.bidirectional, q, k, v, windows.buckets))
+        return self._finish(x, attention.ragged(attention.bidirectional, q, k, v, windows.by_window))
 
     @tokenwise
     def _project(self, x: mx.array, *rotations: mx.array) -> tuple[mx.array, mx.array, mx.array]:

@@ -283,9 +283,13 @@ class TestPixels:
 
     def test_windows(self) -> None:
         windows = Windows(((22, 30), (8, 8)), 8)
-        assert [(bucket.texts, bucket.length) for bucket in windows.buckets] == [(7, 64), (5, 48), (1, 36)]
+        assert [(bucket.texts, bucket.length) for bucket in windows.by_window.buckets] == [
+            (7, 64),
+            (5, 48),
+            (1, 36),
+        ]
         places = windows.places[windows.order]
-        for bucket in windows.buckets:
+        for bucket in windows.by_window.buckets:
             for start in range(bucket.start, bucket.stop, bucket.length):
                 own = places[start : start + bucket.length] // np.array([1, 8, 8])
                 assert len(np.unique(own, axis=0)) == 1
