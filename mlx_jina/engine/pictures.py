@@ -12,7 +12,7 @@ import numpy as np
 
 from mlx_jina.engine.pipeline import Pipeline, ahead, finish
 from mlx_jina.engine.plan import Plan
-from mlx_jina.errors import CheckpointError
+from mlx_jina.errors import CheckpointError, PictureError
 from mlx_jina.models.base import EncoderModel
 from mlx_jina.models.qwen2_5_vl import Qwen25VLTokens
 from mlx_jina.models.qwen3 import Qwen3
@@ -68,6 +68,10 @@ def picture_vectors(
     plan = replace(plan, batch_tokens=min(plan.batch_tokens, BATCH_TOKENS))
     for positions, pictures in ahead(items, partial(_seen, preprocessor), _windows):
         ids = [_ids(template, picture) for picture in pictures]
+        for position, text in zip(positions, ids, strict=True):
+            if len(text) > plan.max_length:
+                words = f"takes {len(text)} tokens, more than this model's {plan.max_length}; lower max_pixels"
+                raise PictureError(words, position=position)
         counts = [len(text) if plan.model.pooling == "none" else 1 for text in ids]
         rows = pipeline.forward(
             ids,

@@ -156,16 +156,17 @@ class MLP(nn.Module):
         return self.down_proj(swiglu(self.gate_proj(x), self.up_proj(x)))
 
 
-class Block(nn.Module):
-    """Pre-norm attention and feed-forward."""
+class PreNorm(nn.Module):
+    """A block of a tower, whose norms and feed-forward are the subclass's."""
 
-    def __init__(self, c: Config) -> None:
+    norm1: nn.Module
+    norm2: nn.Module
+    mlp: nn.Module
+
+    def __init__(self, width: int, heads: int) -> None:
         super().__init__()
-        self.norm1 = nn.RMSNorm(c.hidden_size, _EPS)
-        self.attn = Attention(c.hidden_size)
-        self.norm2 = nn.RMSNorm(c.hidden_size, _EPS)
-        self.mlp = MLP(c)
-        self.config = c
+        self.attn = Attention(width)
+        self.num_heads = heads
 
     def windowed(self, x: mx.array, rotations: Rotations, windows: Windows) -> mx.array:
         """Attention within windows: (P, D) to (P, D)."""
@@ -181,13 +182,23 @@ class Block(nn.Module):
     @tokenwise
     def _project(self, x: mx.array, *rotations: mx.array) -> tuple[mx.array, mx.array, mx.array]:
         parts = mx.split(self.attn.qkv(self.norm1(x)), 3, axis=-1)
-        q, k, v = (split_heads(part, self.config.num_heads) for part in parts)
+        q, k, v = (split_heads(part, self.num_heads) for part in parts)
         return rotate(q, *rotations), rotate(k, *rotations), v
 
     @tokenwise
     def _finish(self, x: mx.array, attended: mx.array) -> mx.array:
         x = x + self.attn.proj(attended)
         return x + self.mlp(self.norm2(x))
+
+
+class Block(PreNorm):
+    """RMSNorm and SwiGLU."""
+
+    def __init__(self, c: Config) -> None:
+        super().__init__(c.hidden_size, c.num_heads)
+        self.norm1 = nn.RMSNorm(c.hidden_size, _EPS)
+        self.norm2 = nn.RMSNorm(c.hidden_size, _EPS)
+        self.mlp = MLP(c)
 
 
 class PatchEmbed(nn.Module):

@@ -19,12 +19,9 @@ import numpy as np
 
 from mlx_jina.errors import CheckpointError
 from mlx_jina.models.config import expect, required
-from mlx_jina.models.qwen2_5_vl_tower import MERGED, Attention, Grid, Windows
-from mlx_jina.nn import attention
+from mlx_jina.models.qwen2_5_vl_tower import MERGED, Grid, PreNorm, Windows
 from mlx_jina.nn.activations import gelu, gelu_tanh
-from mlx_jina.nn.attention import split_heads
-from mlx_jina.nn.pieces import evaluate_if_long, tokenwise
-from mlx_jina.nn.rotary import Rotations, rotate
+from mlx_jina.nn.pieces import evaluate_if_long
 
 _EPS = 1e-6
 _SIZES = ("depth", "hidden_size", "num_heads", "intermediate_size", "num_position_embeddings")
@@ -81,32 +78,14 @@ class MLP(nn.Module):
         return self.linear_fc2(gelu_tanh(self.linear_fc1(x)))
 
 
-class Block(nn.Module):
-    """Pre-norm attention and feed-forward."""
+class Block(PreNorm):
+    """LayerNorm and GELU."""
 
     def __init__(self, c: Config) -> None:
-        super().__init__()
+        super().__init__(c.hidden_size, c.num_heads)
         self.norm1 = nn.LayerNorm(c.hidden_size, _EPS)
-        self.attn = Attention(c.hidden_size)
         self.norm2 = nn.LayerNorm(c.hidden_size, _EPS)
         self.mlp = MLP(c)
-        self.config = c
-
-    def __call__(self, x: mx.array, rotations: Rotations, windows: Windows) -> mx.array:
-        """(P, D) to (P, D)."""
-        q, k, v = self._project(x, *rotations)
-        return self._finish(x, attention.ragged(attention.bidirectional, q, k, v, windows.by_window))
-
-    @tokenwise
-    def _project(self, x: mx.array, *rotations: mx.array) -> tuple[mx.array, mx.array, mx.array]:
-        parts = mx.split(self.attn.qkv(self.norm1(x)), 3, axis=-1)
-        q, k, v = (split_heads(part, self.config.num_heads) for part in parts)
-        return rotate(q, *rotations), rotate(k, *rotations), v
-
-    @tokenwise
-    def _finish(self, x: mx.array, attended: mx.array) -> mx.array:
-        x = x + self.attn.proj(attended)
-        return x + self.mlp(self.norm2(x))
 
 
 class PatchEmbed(nn.Module):
@@ -157,7 +136,7 @@ class Qwen35Tower(nn.Module):
         rotations = windows.rotations(self.config.hidden_size // self.config.num_heads)
         x = self.patch_embed.proj(patches[mx.array(windows.order)]) + self._learned(windows)
         for block in self.blocks:
-            x = evaluate_if_long(block(x, rotations, windows))
+            x = evaluate_if_long(block.windowed(x, rotations, windows))
         return self.merger(x)[mx.array(np.argsort(windows.order[::MERGED] // MERGED))]
 
     def _learned(self, windows: Windows) -> mx.array:

@@ -198,6 +198,11 @@ class TestLimits:
         with pytest.raises(InputError, match="max_pixels"):
             model.encode_images(PICTURES[1], task="code", max_pixels="many")  # type: ignore[arg-type]
 
+    def test_pictures_of_more_tokens_than_a_text_may_have(self, model: mlx_jina.Encoder) -> None:
+        page = np.zeros((5200, 5200, 3), dtype=np.uint8)
+        with pytest.raises(PictureError, match=r"picture 1 takes 3\d{4} tokens, more than this model's 32768"):
+            model.encode_images([PICTURES[3], page], task="code", max_pixels=40_000_000)
+
     def test_keys_of_newer_files(self) -> None:
         newer = preprocessor(min_pixels=None, max_pixels=None, size={"shortest_edge": 784, "longest_edge": 5000})
         assert (newer.min_pixels, newer.max_pixels) == (784, 5000)

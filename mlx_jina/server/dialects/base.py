@@ -84,39 +84,26 @@ def _texts(given: Any) -> list[str]:
     return texts
 
 
-Texts = Annotated[
-    list[str],
-    BeforeValidator(_texts),
-    WithJsonSchema(
-        {
-            "anyOf": [
-                {"type": "string"},
-                {
-                    "type": "array",
-                    "maxItems": MAX_TEXTS,
-                    "items": {
-                        "anyOf": [
-                            {"type": "string"},
-                            {"type": "object", "properties": {"text": {"type": "string"}}, "required": ["text"]},
-                        ]
-                    },
-                },
-            ]
-        }
-    ),
-]
+def _schema(*fields: str) -> WithJsonSchema:
+    """A string, or a list of strings and of objects with one of these fields."""
+    objects = [
+        {"type": "object", "properties": {field: {"type": "string"}}, "required": [field]} for field in fields
+    ]
+    items = {"anyOf": [{"type": "string"}, *objects]}
+    return WithJsonSchema(
+        {"anyOf": [{"type": "string"}, {"type": "array", "maxItems": MAX_TEXTS, "items": items}]}
+    )
+
+
+Texts = Annotated[list[str], BeforeValidator(_texts), _schema("text")]
 
 
 def _inputs(given: Any) -> list[str | Image]:
     """`_texts`, where objects may also have an `image` in base64."""
     items = given if isinstance(given, list) else [given]
-    places = [i for i, item in enumerate(items) if isinstance(item, dict) and "image" in item]
-    if not places:
-        return list(_texts(given))
-    if len(items) > MAX_TEXTS:
-        raise PydanticCustomError("too_many_texts", f"{len(items)} items in one request; at most {MAX_TEXTS}")
-    texts = iter(_texts([item for i, item in enumerate(items) if i not in {*places}]))
-    return [_image(item, i) if i in {*places} else next(texts) for i, item in enumerate(items)]
+    seen = {i: item for i, item in enumerate(items) if isinstance(item, dict) and "image" in item}
+    texts = _texts(["" if i in seen else item for i, item in enumerate(items)])
+    return [_image(seen[i], i) if i in seen else text for i, text in enumerate(texts)]
 
 
 def _image(item: Mapping[str, Any], index: int) -> Image:
@@ -137,27 +124,7 @@ def _image(item: Mapping[str, Any], index: int) -> Image:
 
 
 Inputs = Annotated[
-    list[Any],
-    BeforeValidator(_inputs),
-    AfterValidator(lambda inputs: _some(inputs)),
-    WithJsonSchema(
-        {
-            "anyOf": [
-                {"type": "string"},
-                {
-                    "type": "array",
-                    "maxItems": MAX_TEXTS,
-                    "items": {
-                        "anyOf": [
-                            {"type": "string"},
-                            {"type": "object", "properties": {"text": {"type": "string"}}, "required": ["text"]},
-                            {"type": "object", "properties": {"image": {"type": "string"}}, "required": ["image"]},
-                        ]
-                    },
-                },
-            ]
-        }
-    ),
+    list[Any], BeforeValidator(_inputs), AfterValidator(lambda inputs: _some(inputs)), _schema("text", "image")
 ]
 """Texts, and pictures as `Image`."""
 
