@@ -210,7 +210,12 @@ def _naming(source: Source) -> Callable[[str], str | None]:
         # Tensors of other heads are gone already.
         return partial(rerankers.published_name, models.identify(source.config).architecture)
     architecture = architectures.of_config(source.config)
-    return lambda name: None if name.startswith(architecture.unused) else f"{architecture.mlx_prefix}{name}"
+
+    def naming(name: str) -> str | None:
+        # A layer is all of what a prefix names: "lm_head" of "lm_head.".
+        return None if f"{name}.".startswith(architecture.unused) else f"{architecture.mlx_prefix}{name}"
+
+    return naming
 
 
 def _sees(source: Source) -> bool:

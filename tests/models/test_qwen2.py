@@ -15,6 +15,7 @@ from mlx_jina import catalog, models
 from mlx_jina.cli import info
 from mlx_jina.errors import CheckpointError, InputError
 from mlx_jina.models.base import EncoderModel
+from mlx_jina.weights import convert
 from tests.support import bare, checkpoints, decoder_checkpoints, reference, torch_reference
 from tests.support.bare import TEXTS
 from tests.support.tolerance import bound
@@ -263,3 +264,14 @@ def test_info_has_one_fingerprint_for_tasks_of_one_space(folder: Path, capsys: p
     info.run(str(folder), {})
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("fingerprint")]
     assert line.split() == ["fingerprint", mlx_jina.load(folder).fingerprint()]
+
+
+def test_a_language_head_is_not_converted(tmp_path: Path) -> None:
+    source = decoder_checkpoints.code(tmp_path / "code")
+    tensors = checkpoints.read_tensors(source)
+    mx.eval(tensors)
+    head = {"lm_head.weight": mx.zeros((CONFIG["vocab_size"], CONFIG["hidden_size"]))}
+    mx.save_safetensors(str(source / "model.safetensors"), {**tensors, **head})
+    convert.to_mlx(source, tmp_path / "mlx")
+    assert not any("lm_head" in name for name in checkpoints.read_tensors(tmp_path / "mlx"))
+    assert np.array_equal(mlx_jina.load(tmp_path / "mlx").encode(TEXTS), mlx_jina.load(source).encode(TEXTS))
