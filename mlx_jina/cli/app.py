@@ -102,8 +102,9 @@ def commands(context: click.Context) -> None:
     multiple=True,
     metavar="PATH",
     help="A .txt file (every line is a text, blank ones too), .jsonl, .json (an array), .csv, .tsv, .md (one "
-    "text), a picture (.png, .jpg, .webp, ...; for models that see), or a folder (every .md and .txt file in it "
-    "is one text, and every picture is read where the model sees). - is standard input. May be repeated.",
+    "text), a picture (.png, .jpg, .webp, ...; for models that see) or .pdf (every page is a picture), or a "
+    "folder (every .md and .txt file in it is one text, and every picture is read where the model sees). - is "
+    "standard input. May be repeated.",
 )
 @click.option("--field", metavar="NAME", help="Where the text is in .jsonl, .json, .csv and .tsv. [default: text]")
 @click.option(

@@ -367,7 +367,7 @@ class _Stream:
         if not self._job.source.pictures:
             why = "--chunk takes texts only" if self._job.chunking else "this model sees none here; v4 does"
             raise InputError(f"{record.origin} is a picture, and {why}")
-        return Image(record.picture or b"")
+        return Image(b"" if record.picture is None else record.picture)
 
     def _shortened(self, position: int) -> None:
         if origin := self._waiting[position - self._taken].origin:

@@ -19,13 +19,15 @@ from typing import Any, BinaryIO, NamedTuple
 from mlx_jina.errors import InputError, some
 from mlx_jina.files.decode import decode
 from mlx_jina.files.decode import lines as decoded_lines
-from mlx_jina.vision import images
+from mlx_jina.vision import images, pdf
+from mlx_jina.vision.resize import Pixels
 
 STDIN = "-"
 DEFAULT_FIELD = "text"
 LINES, JSON_LINES, ARRAYS, TABLES = (".txt",), (".jsonl", ".ndjson"), (".json",), (".csv", ".tsv")
 DOCUMENTS = (".md", ".markdown")
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+PAGES = (".pdf",)
 FIELDS = (*JSON_LINES, *ARRAYS, *TABLES)
 FOLDER_DOCUMENTS = (*DOCUMENTS, ".txt")
 # Bytes of a .json file, at most.
@@ -46,8 +48,8 @@ class Record(NamedTuple):
     label: tuple[str, str | int] | None = None
     source: str = ""
     line: int = 0
-    picture: bytes | None = None
-    """The file of a picture, which has no text."""
+    picture: bytes | Pixels | None = None
+    """The file of a picture, or the pixels of a page, which have no text."""
 
     @property
     def origin(self) -> str:
@@ -60,7 +62,7 @@ def check(paths: Sequence[str], field: str | None, *, pictures: bool = True) -> 
 
     `pictures`: whether those are inputs, too.
     """
-    known = (*LINES, *FIELDS, *DOCUMENTS, *(PICTURES if pictures else ()))
+    known = (*LINES, *FIELDS, *DOCUMENTS, *((*PICTURES, *PAGES) if pictures else ()))
     for path in paths:
         if path == STDIN or os.path.isdir(path):
             continue
@@ -69,7 +71,7 @@ def check(paths: Sequence[str], field: str | None, *, pictures: bool = True) -> 
         if not os.path.exists(path):
             raise InputError(f"{path} does not exist")
         if _suffix(path) not in known:
-            also = ("a picture, ", " or pictures") if pictures else ("", "")
+            also = ("a picture, .pdf, ", " or pictures") if pictures else ("", "")
             raise InputError(
                 f"{path} is none of the inputs that can be read: .txt (a text a line), .jsonl, .json, .csv, .tsv, "
                 f".md (one text), {also[0]}or a folder of .md and .txt files{also[1]}"
@@ -97,6 +99,8 @@ def from_paths(
             yield from _notes(path, skipped, pictures)
         elif _suffix(path) in PICTURES:
             yield _picture(path)
+        elif _suffix(path) in PAGES:
+            yield from _pages(path)
         elif _suffix(path) in DOCUMENTS:
             yield _document(path)
         else:
@@ -115,7 +119,7 @@ def count(paths: Iterable[str], *, pictures: bool = False) -> int | None:
     """How many texts and pictures the inputs have, or None where only parsing would tell."""
     total = 0
     for path in paths:
-        if path == STDIN or _suffix(path) in (*ARRAYS, *TABLES):
+        if path == STDIN or _suffix(path) in (*ARRAYS, *TABLES, *PAGES):
             return None
         if os.path.isdir(path):
             total += sum(1 for _ in _folder(path, _in_folders(pictures)))
@@ -327,6 +331,13 @@ def _picture(path: str) -> Record:
     """A file with a picture, which the model decodes."""
     name = _name(path)
     return Record("", ("file", name), name, picture=Path(path).read_bytes())
+
+
+def _pages(path: str) -> Iterator[Record]:
+    """Every page of a PDF as a picture; its label ends as links to a page do."""
+    name = _name(path)
+    for number, page in enumerate(pdf.pages(path), 1):
+        yield Record("", ("file", f"{name}#page={number}"), f"{name}, page {number}", picture=page)
 
 
 def _kind(value: Any) -> str:

@@ -245,8 +245,8 @@ class Partial:
         os.close(self._file)
 
     def _count_in(self, record: Record) -> None:
-        # Of a picture, the file's bytes.
-        text = record.text.encode("utf-8", "surrogatepass") if record.picture is None else record.picture
+        # Of a picture, the file's bytes, and of a page its pixels.
+        text = record.text.encode("utf-8", "surrogatepass") if record.picture is None else bytes(record.picture)
         self._digest.update(f"{len(text)} {record.label!a}\n".encode())
         self._digest.update(text)
 

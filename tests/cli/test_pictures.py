@@ -13,6 +13,7 @@ from click.testing import CliRunner, Result
 import mlx_jina
 from mlx_jina.cli import app
 from mlx_jina.errors import MlxJinaError
+from mlx_jina.vision import pdf
 from tests.support import v4_checkpoints
 from tests.support.tolerance import bound
 from tests.support.v4_checkpoints import pixels
@@ -114,3 +115,19 @@ def test_info(model: Path, photos: Path) -> None:
         found = [line for line in done.stdout.splitlines() if line.startswith("pictures")]
         assert len(found) == bool(said)
         assert all(said in line for line in found)
+
+
+def test_a_pdf_has_a_row_for_each_page(model: Path, tmp_path: Path) -> None:
+    pages = [PIL.Image.fromarray(pixels(120, 90, seed)) for seed in (1, 2)]
+    pages[0].save(tmp_path / "report.pdf", save_all=True, append_images=pages[1:])
+    arguments = ("-m", model, "--task", "retrieval", "-i", tmp_path / "report.pdf")
+    found = rows(run(*arguments))
+    assert [*found] == ["report.pdf#page=1", "report.pdf#page=2"]
+    drawn = [*pdf.pages(tmp_path / "report.pdf")]
+    # A point is a pixel in this file, and is drawn at 150 dots an inch.
+    assert drawn[0].shape == (251, 188, 3)
+    wanted = mlx_jina.load(model, task="retrieval").encode_images(drawn)
+    np.testing.assert_allclose([*found.values()], wanted, atol=bound(1e-6), rtol=0)
+    assert "sees none here" in words(run("-m", "pocket", "-i", tmp_path / "report.pdf"))
+    (tmp_path / "report.pdf").write_bytes(b"%PDF-1.7 nothing")
+    assert "is not a PDF that can be read" in words(run(*arguments))
