@@ -328,6 +328,8 @@ def _status(command: click.Command, name: str, arguments: list[str]) -> int:
         return _fail(spelled(str(error), command))
     except OSError as error:
         _drop_stdout()
+        if isinstance(error, FileNotFoundError) and error.filename is None:
+            return _fail("the current folder does not exist any more; go to another one")
         # An error of a file has the file's name; an error without a name comes from standard output.
         return _fail(f"{error.filename or 'standard output'}: {error.strerror or error}")
     return 0

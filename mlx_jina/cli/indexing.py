@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mlx_jina.errors import IndexFileError, InputError
-from mlx_jina.search import location
+from mlx_jina.search import location, roots
 from mlx_jina.search.changes import Report
 from mlx_jina.search.database import is_damage
 from mlx_jina.search.index import Index
@@ -48,6 +48,8 @@ def update(folders: Sequence[str], index: str | None, model: str | None, wanted:
     if not folders and (wanted.include or wanted.exclude or wanted.max_size):
         raise InputError("--include, --exclude and --max-size belong to a folder: name it")
     targets = _targets(folders, index)
+    if watch and wanted.dry_run:
+        raise InputError("--watch takes in what changes and --dry-run only says it: give one of them")
     if watch and len(targets) > 1:
         raise InputError("--watch follows one index: start it once for each folder, or give them one --index")
     for file, own in targets:
@@ -213,6 +215,9 @@ def _targets(folders: Sequence[str], index: str | None) -> list[tuple[Path, list
     """Files of indexes, and the folders that go into each."""
     if not folders:
         return [(location.choose(index), [])]
+    for folder in folders:
+        # Before a file is made for what is no folder.
+        roots.real_path(folder)
     if index is not None:
         return [(Path(os.path.expanduser(index)), list(folders))]
     return [(location.index_of(Path(os.path.expanduser(folder))), [folder]) for folder in folders]

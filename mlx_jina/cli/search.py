@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 import click
+
+from mlx_jina.errors import InputError
 
 _index = click.option(
     "--index", metavar="FILE", help="The index, or the folder it is of. [default: of this folder]"
@@ -20,15 +24,24 @@ _uri = click.option(
 )
 
 
-def _formats(command: Any) -> Any:
+def _formats(command: Callable[..., None]) -> Callable[..., None]:
+    """The options of a format, of which `command` gets the one that is given as `output`, or None."""
+
+    @wraps(command)
+    def formatted(*arguments: Any, **options: Any) -> None:
+        given = [name for name in ("json", "jsonl", "paths") if options.pop(f"as_{name}")]
+        if len(given) > 1:
+            raise InputError(f"--{given[0]} and --{given[1]} are two formats: give one of them")
+        command(*arguments, output=next(iter(given), None), **options)
+
     for option in (
         click.option("-0", "nul", is_flag=True, help="With --paths: end each by NUL, for xargs -0."),
-        click.option("--paths", "output", flag_value="paths", help="Nothing but the paths of the notes."),
-        click.option("--jsonl", "output", flag_value="jsonl", help="A JSON object for each hit, one a line."),
-        click.option("--json", "output", flag_value="json", help="One JSON object with all hits."),
+        click.option("--paths", "as_paths", is_flag=True, help="Nothing but the paths of the notes."),
+        click.option("--jsonl", "as_jsonl", is_flag=True, help="A JSON object for each hit, one a line."),
+        click.option("--json", "as_json", is_flag=True, help="One JSON object with all hits."),
     ):
-        command = option(command)
-    return command
+        formatted = option(formatted)
+    return formatted
 
 
 @click.command()

@@ -295,8 +295,8 @@ class Partial:
             state: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
             # Or a KeyError later on.
             _ = [state[key] for key in ("rows", "texts", "bytes", "digest", "made_with")]
-        except (ValueError, TypeError, LookupError) as error:
-            raise InputError(f"{path} is damaged ({error}); --force starts over") from None
+        except (ValueError, TypeError, LookupError):
+            raise InputError(f"{path} is damaged; --force starts over") from None
         return state
 
     @contextmanager

@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import quote
 
 from mlx_jina.errors import IndexFileError
-from mlx_jina.search import schema
+from mlx_jina.search import location, schema
 
 OLDEST_SQLITE = (3, 31, 0)
 """Generated columns came then."""
@@ -206,6 +206,9 @@ class Database:
         try:
             yield
         except sqlite3.Error as error:
+            if "not a database" in str(error) and self.file.suffix != location.SUFFIX:
+                # Somebody's note, say: nothing that could be made anew.
+                raise IndexFileError(f"{self.file} is no index of notes") from None
             raise IndexFileError(f"{self.file}: {explained(error)}") from error
 
 

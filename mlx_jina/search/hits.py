@@ -144,6 +144,8 @@ def check_uri(template: str) -> str:
     """
     template = URIS.get(template, template)
     try:
+        if not template:
+            raise ValueError("it is empty")
         for _, name, form, conversion in Formatter().parse(template):
             if name is not None and (name not in _PARTS or form or conversion):
                 raise ValueError(f"{{{name}{f'!{conversion}' if conversion else ''}{f':{form}' if form else ''}}}")

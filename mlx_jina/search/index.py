@@ -278,6 +278,10 @@ class Index(Contents):
             raise InputError(f"mode={mode!r} is not one of {', '.join(MODES)}")
         if limit < 1:
             raise InputError(f"limit={limit} must be at least 1")
+        if min_score is not None and not 0 <= min_score <= 1:
+            raise InputError(f"min_score={min_score} must lie between 0 and 1")
+        if min_cosine is not None and not -1 <= min_cosine <= 1:
+            raise InputError(f"min_cosine={min_cosine} must lie between -1 and 1")
         if rerank is not None and not hasattr(rerank, "score"):
             raise InputError(f"rerank={rerank!r} must be a loaded reranker, not {type(rerank).__name__}")
         if expand is not None and not hasattr(expand, "expand"):

@@ -121,7 +121,11 @@ class _Parts:
         check_options(glob=where.glob, tags=where.tags, title=where.title)
         self.titles = expressions(where.title)
         self.globs = list(_listed(where.glob))
+        if not all(glob.strip("/ ") or glob == "/" for glob in self.globs):
+            raise InputError(f"glob={where.glob!r} has an empty name in it, which no folder or note has")
         self.tags = list(_listed(where.tags))
+        if not all(tag.strip("# ") for tag in self.tags):
+            raise InputError(f"tags={where.tags!r} has an empty tag in it, which no note has")
         self.since = _checked(where.since)[0]
         self.until = _checked(where.until)[1]
 

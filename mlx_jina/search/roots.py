@@ -40,6 +40,8 @@ def all_of(connection: sqlite3.Connection) -> list[Root]:
 
 def real_path(folder: str | Path) -> str:
     """A folder's path without links. Raises InputError for what is no folder, or cannot be kept in SQLite."""
+    if not str(folder):
+        raise InputError("the name of a folder is empty; for this folder, it is '.'")
     path = os.path.realpath(os.path.expanduser(folder))
     if not os.path.isdir(path):
         raise InputError(f"{folder} is no folder" if os.path.exists(path) else f"{folder} does not exist")

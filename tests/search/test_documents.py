@@ -36,6 +36,9 @@ def test_encodings() -> None:
     assert decode("grün".encode("utf-8-sig")) == ("grün", None)
     assert decode(b"\xff\xfe" + "grün 👋".encode("utf-16-le")) == ("grün 👋", None)
     assert decode(b"\xfe\xff" + "grün".encode("utf-16-be")) == ("grün", None)
+    # The first mark begins with that of UTF-16.
+    assert decode(b"\xff\xfe\0\0" + "grün 👋".encode("utf-32-le")) == ("grün 👋", None)
+    assert decode(b"\0\0\xfe\xff" + "grün".encode("utf-32-be")) == ("grün", None)
     text, remark = decode(b"one\n\x93gr\xfcn\x94 \x81")
     assert text == "one\n“grün” \x81"
     assert remark == "read as Windows-1252, since it is not UTF-8 (line 2)"
@@ -84,6 +87,14 @@ def test_front_matter() -> None:
     assert chunks(document)[0].line == 11
 
 
+def test_a_date_that_is_none_is_words() -> None:
+    document = markdown("---\ntitle: Trip\ndate: 2024-13-45\ntags: [a]\nupdated: 2026-02-03\n---\nbody")
+    assert (document.title, document.tags, document.created) == ("Trip", ["a"], None)
+    assert document.properties["date"] == "2024-13-45"
+    assert document.modified is not None
+    assert chunks(document)[0].body == "body"
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -92,7 +103,6 @@ def test_front_matter() -> None:
         "---\njust a sentence\n---\nbody",
         "---\nno end: here\nbody",
         "--- \n\n---\n\n# Two rules, no front matter",
-        "---\ndate: 2024-13-45\n---\nbody",
         "---\n? [complex, key]\n: value\n---\nbody",
         "text\n---\ntitle: no\n---\n",
     ],

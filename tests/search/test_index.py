@@ -312,6 +312,10 @@ def test_a_file_that_is_no_index(tmp_path: Path) -> None:
     other.close()
     with pytest.raises(IndexFileError, match="no index of notes"):
         Index(tmp_path / "other.db")
+    # Somebody's note is not an index that could be made anew.
+    (tmp_path / "note.md").write_text("this is no database, and long enough to be read as one " * 50)
+    with pytest.raises(IndexFileError, match=r"note\.md is no index of notes$"):
+        Index(tmp_path / "note.md")
     (tmp_path / "empty.db").touch()
     with pytest.raises(IndexFileError, match="no index of notes"):
         Index(tmp_path / "empty.db", create=False)

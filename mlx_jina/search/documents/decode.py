@@ -8,15 +8,22 @@ from mlx_jina.search.documents.base import UnreadableError
 
 # A NUL this early means that a file is no text.
 _HEAD = 8192
-_UTF16 = {codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
+# The mark of the first of them begins with that of the third.
+_MARKED = {
+    codecs.BOM_UTF32_LE: "utf-32-le",
+    codecs.BOM_UTF32_BE: "utf-32-be",
+    codecs.BOM_UTF16_LE: "utf-16-le",
+    codecs.BOM_UTF16_BE: "utf-16-be",
+}
 
 
 def decode(data: bytes) -> tuple[str, str | None]:
     """The text of a file without its byte order mark, and a remark if its encoding was guessed.
 
-    UTF-8 first, UTF-16 by its mark, else Windows-1252, which every byte is valid in here. Raises UnreadableError.
+    UTF-16 and UTF-32 by their marks, else UTF-8, else Windows-1252, which every byte is valid in here. Raises
+    UnreadableError.
     """
-    for mark, encoding in _UTF16.items():
+    for mark, encoding in _MARKED.items():
         if data.startswith(mark):
             return data[len(mark) :].decode(encoding, errors="replace"), None
     if b"\0" in data[:_HEAD]:

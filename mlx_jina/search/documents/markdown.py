@@ -74,17 +74,34 @@ def read(text: str) -> Document:
     )
 
 
+@cache
+def _yaml_loader() -> Any:
+    """YAML's safe loader, in which a date that is none, such as 2024-13-45, is a str."""
+    import yaml
+
+    # libyaml's is ten times as fast, and missing where no compiler was.
+    base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+    class Loader(base):
+        def construct_yaml_timestamp(self, node: Any) -> Any:
+            try:
+                return super().construct_yaml_timestamp(node)
+            except ValueError:
+                return self.construct_scalar(node)
+
+    Loader.add_constructor("tag:yaml.org,2002:timestamp", Loader.construct_yaml_timestamp)
+    return Loader
+
+
 def front_matter(text: str) -> FrontMatter:
     """The YAML between two lines of dashes at the start. What is no mapping in valid YAML belongs to the body."""
     if (match := _FRONT_MATTER.match(text)) is None:
         return FrontMatter(0, {})
     import yaml
 
-    # libyaml's is ten times as fast, and missing where no compiler was.
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
-        values = yaml.load(match[1], Loader=loader)
-    # YAML's constructors raise ValueError for dates such as 2024-13-45, and more for odd keys.
+        values = yaml.load(match[1], Loader=_yaml_loader())
+    # YAML's constructors raise several errors for odd keys.
     except (yaml.YAMLError, ValueError, TypeError, RecursionError, AttributeError, OverflowError):
         return FrontMatter(0, {})
     if values is None:
