@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from mlx_jina.errors import InputError, some
 from mlx_jina.options import EncodeOptions, LoadOptions
 
 if TYPE_CHECKING:
@@ -52,7 +53,12 @@ class Encoder:
         self._encoder.encode([], **self._options)
 
     def __call__(self, batch: dict[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:
-        """Ray's batch, columns by name, with the vectors as one more column."""
-        texts = batch[self._column].tolist()
+        """Ray's batch, columns by name, with the vectors as one more column. Raises InputError for another one."""
+        if not isinstance(batch, dict) or self._column not in batch:
+            has = some(batch) if isinstance(batch, dict) else type(batch).__name__
+            raise InputError(
+                f"the batch has no column {self._column!r} (it has: {has or 'none'}); column= names it"
+            )
+        texts = np.asarray(batch[self._column]).tolist()
         vectors = self._encoder.encode(texts, show_progress_bar=False, **self._options)
         return {**batch, self._output: vectors}

@@ -73,6 +73,10 @@ def test_batches_in_this_process() -> None:
     np.testing.assert_array_equal(batch["vector"], mlx_jina.load("pocket").encode(TEXTS[:3], truncate_dim=64))
     with pytest.raises(InputError, match="truncate_dim"):
         Encoder("pocket", truncate_dim=63)
+    with pytest.raises(InputError, match=r"no column 'passage' \(it has: body\); column= names it"):
+        encoder({"body": np.array(["a"])})
+    with pytest.raises(InputError, match="letter of which would be one"):
+        encoder({"passage": "abc"})  # type: ignore[dict-item]
 
 
 @pytest.mark.slow

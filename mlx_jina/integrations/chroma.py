@@ -12,6 +12,7 @@ from chromadb.api.types import Documents, EmbeddingFunction, Embeddings, Space
 from chromadb.utils.embedding_functions import register_embedding_function
 
 from mlx_jina.integrations import open_encoder
+from mlx_jina.text.tokenizer import many
 
 
 @register_embedding_function
@@ -24,10 +25,10 @@ class MLXJinaEmbeddingFunction(EmbeddingFunction[Documents]):
         self._encoder = open_encoder(model_name, task)
 
     def __call__(self, input: Documents) -> Embeddings:
-        return list(self._encoder.encode_document(input, truncate_dim=self._truncate_dim))
+        return list(self._encoder.encode_document(list(many(input)), truncate_dim=self._truncate_dim))
 
     def embed_query(self, input: Documents) -> Embeddings:
-        return list(self._encoder.encode_query(input, truncate_dim=self._truncate_dim))
+        return list(self._encoder.encode_query(list(many(input)), truncate_dim=self._truncate_dim))
 
     @staticmethod
     def name() -> str:

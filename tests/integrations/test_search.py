@@ -77,6 +77,17 @@ class TestLlamaIndex:
         np.testing.assert_allclose(got, documents, atol=1e-6)
         np.testing.assert_allclose(asyncio.run(embedding.aget_query_embedding(QUERY)), query, atol=1e-6)
 
+    @pytest.mark.parametrize("texts", ["abc", {"a": "b"}, {"a", "b"}])
+    def test_what_iterates_over_something_else(self, texts: Any) -> None:
+        pytest.importorskip("llama_index.core")
+        from mlx_jina.integrations.llama_index import MLXJinaEmbedding
+
+        embedding = MLXJinaEmbedding(model_name="pocket")
+        with pytest.raises(mlx_jina.InputError, match="texts must"):
+            embedding.get_text_embedding_batch(texts)
+        with pytest.raises(mlx_jina.InputError, match="texts must"):
+            asyncio.run(embedding.aget_text_embedding_batch(texts))
+
     def test_it_travels(self) -> None:
         """Ingestion pipelines send it to other processes and key their cache by its fields."""
         pytest.importorskip("llama_index.core")
@@ -98,6 +109,9 @@ class TestChroma:
         function = MLXJinaEmbeddingFunction(folder, task="retrieval")
         np.testing.assert_allclose(function(DOCUMENTS), documents, atol=1e-6)
         np.testing.assert_allclose(function.embed_query([QUERY]), [query], atol=1e-6)
+        for each in (function, function.embed_query):
+            with pytest.raises(mlx_jina.InputError, match="letter of which would be one"):
+                each(DOCUMENTS[0])
 
     def test_a_collection_is_reopened_with_its_function(
         self, chroma: Any, folder: str, documents: Any, query: Any, tmp_path: Path

@@ -225,3 +225,9 @@ class TestNoTexts:
         assert server.client.post("/api/embed", json={"model": "pocket", "input": []}).json()["embeddings"] == []
         assert server.client.post("/api/embed", json={"model": "pocket"}).json()["embeddings"] == []
         assert server.client.post("/api/embeddings", json={"model": "pocket"}).json()["embedding"] == []
+
+    def test_the_field_of_the_other_route(self, server: Server) -> None:
+        """Else the answer would be a vector without numbers."""
+        answer = server.client.post("/api/embeddings", json={"model": "pocket", "input": "bread"})
+        assert answer.status_code == 422
+        assert "/api/embeddings takes `prompt`; `input` is for /api/embed" in answer.json()["error"]

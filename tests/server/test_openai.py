@@ -191,6 +191,10 @@ class TestRefusals:
     def test_token_ids_name_the_fix(self, server: Server, ids: Any) -> None:
         assert "check_embedding_ctx_length=False" in error(server.embed(ids), 400)["message"]
 
+    @pytest.mark.parametrize("given", [True, [True], [{"text": 5}], [{"text": None}], [1.5]])
+    def test_what_is_neither_a_text_nor_token_ids(self, server: Server, given: Any) -> None:
+        assert error(server.embed(given), 422)["message"].startswith("input: item 0 is neither a string")
+
     @pytest.mark.parametrize(
         ("fields", "status", "param"),
         [
@@ -235,6 +239,7 @@ def test_models(server: Server, tiny: Encoder) -> None:
     assert rows["pocket"]["license"] == "apache-2.0"
     assert rows["pocket"]["dimensions"] == [64, 128, 256]
     assert rows["tiny"]["tasks"] == [*tiny.tasks]
+    assert [row["id"] for row in server.client.get("/v1/models/").json()["data"]] == [*rows]
     assert rows["tiny"]["pooling"] == "last"
     assert rows["tiny"]["max_tokens"] == tiny.max_length
     assert rows["tiny"]["fingerprints"]["text-matching"] == tiny.fingerprint("text-matching")

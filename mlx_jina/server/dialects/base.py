@@ -77,7 +77,8 @@ def _texts(given: Any) -> list[str]:
         raise PydanticCustomError("too_many_texts", f"{len(items)} texts in one request; at most {MAX_TEXTS}")
     texts: list[Any] = [item.get("text") if isinstance(item, dict) else item for item in items]
     for index, text in enumerate(texts):
-        if isinstance(text, int) or (isinstance(text, list) and text and isinstance(text[0], int)):
+        ids = text if isinstance(text, list) and text else [items[index]]
+        if isinstance(ids[0], int) and not isinstance(ids[0], bool):
             raise PydanticCustomError("token_ids", TOKEN_IDS)
         if not isinstance(text, str):
             raise PydanticCustomError("not_text", f"item {index} is neither a string nor an object with a text")

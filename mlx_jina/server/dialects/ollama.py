@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from datetime import datetime, timezone
 from typing import Any
 
-from pydantic import AliasChoices, Field
+from pydantic import AliasChoices, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from mlx_jina import __version__
 from mlx_jina.catalog import Entry
@@ -45,6 +46,14 @@ class OllamaEmbeddingsRequest(OllamaRequest):
     """The older form: one text."""
 
     prompt: str = ""
+    # Of /api/embed; without a prompt, the answer would be a vector of no numbers.
+    input: Any = None
+
+    @model_validator(mode="after")
+    def _has_its_own_field(self) -> OllamaEmbeddingsRequest:
+        if self.input and not self.prompt:
+            raise PydanticCustomError("other_route", "/api/embeddings takes `prompt`; `input` is for /api/embed")
+        return self
 
 
 class OllamaShowRequest(Body):

@@ -155,7 +155,9 @@ class ModelPath(Body):
 
 
 async def model(engine: Engine, body: ModelPath) -> Reply:
-    """One model, with its facts."""
+    """One model, with its facts; without a name, all of them."""
+    if not body.id:
+        return await models(engine, None)
     found, _ = await engine.store.find(body.id)
     return Reply(_described(found))
 
