@@ -199,7 +199,7 @@ def _attend_after(
         return mx.concatenate([mx.broadcast_to(before, (texts, *before.shape[1:])), own], axis=2)
 
     if hidden is not None:
-        hidden = mx.concatenate([mx.zeros((texts, 1, 1, seen), hidden.dtype), hidden], axis=3)
+        hidden = mx.concatenate([mx.zeros((*hidden.shape[:3], seen), hidden.dtype), hidden], axis=3)
     return attention.causal(queries, joined(past[0], keys), joined(past[1], values), hidden)
 
 

@@ -57,11 +57,13 @@ class Ragged:
     """How the texts of a batch lie in the flat row. MLX arrays belong to the thread that asks first."""
 
     buckets: tuple[Bucket, ...]
+    always_padded: bool = False
+    """Whether a GPU pads also texts of one length, so that a text alone runs the same kernels as with others."""
 
     @cached_property
     def padded(self) -> Padded | None:
         """How a GPU pads the texts; None on a CPU, for texts of one length, and for long texts only."""
-        if not device.on_gpu() or len(self.buckets) == 1:
+        if not device.on_gpu() or (len(self.buckets) == 1 and not self.always_padded):
             return None
         plans = device.backend() == "cuda"
         most = PADDED_WHERE_PLANNED if plans else PADDED

@@ -22,14 +22,14 @@ def at_least(rows: mx.array) -> mx.array:
 
 
 def independent(batch: Batch) -> Batch:
-    """The texts of a batch, each attended to alone on a CPU, and copies of the shortest up to `ROWS` tokens."""
+    """The texts of a batch, attended to as if each was alone, and copies of the shortest up to `ROWS` tokens."""
     missing = ROWS - len(batch.ids)
     if missing > 0:
         texts = np.split(batch.ids, batch.ragged.starts[1:])
         copies = -(-missing // len(texts[-1]))
         batch = flatten([*texts, *[texts[-1]] * copies], np.arange(len(texts) + copies))
     if device.on_gpu():
-        return batch
+        return Batch(batch.ids, Ragged(batch.ragged.buckets, always_padded=True), batch.order)
     # How a CPU cuts attention in blocks depends on how many texts there are of one length.
     alone = [
         Bucket(bucket.start + i * bucket.length, 1, bucket.length)

@@ -14,7 +14,7 @@ import pytest
 from bench.texts import mixed_lengths
 from mlx_jina import device
 from mlx_jina.models.rerankers import Qwen3Reranker
-from mlx_jina.nn import attention, pooling, ragged
+from mlx_jina.nn import attention, pooling, ragged, steady
 from mlx_jina.nn.alibi import Alibi
 from mlx_jina.nn.ragged import Batch, Bucket, Padded, Ragged
 from mlx_jina.weights import checkpoint, folder, rerankers
@@ -86,7 +86,8 @@ def test_rerankers(name: str, backend: str, tmp_path: Path) -> None:
     files = rerankers.translate(folder.read(RERANKERS[name](tmp_path), encoder=False), name)
     model = checkpoint.build(files.path, files.config, files.tensors)
     checkpoint.assign(model, files.without(model.unused).tensors, files.path)
-    batch = batch_of([70, 69, 40, 30, 29, 12, 1])
+    # Of 40 tokens there are two, which fill what they would be padded to.
+    batch = batch_of([70, 69, 40, 40, 30, 29, 12, 1])
     batch = Batch(batch.ids % model.vocab_size, batch.ragged, batch.order)
     assert_as_alone(model, batch)
     if isinstance(model, Qwen3Reranker):
@@ -146,6 +147,13 @@ def test_means_of_spans(backend: str) -> None:
     found = np.array(pooling.span_means(hidden, spans))
     wanted = [np.array(hidden)[start:stop].mean(axis=0) for start, stop in spans]
     np.testing.assert_allclose(found, wanted, rtol=0, atol=bound(1e-6))
+
+
+@pytest.mark.parametrize("lengths", [[12], [100, 100], [40, 40]])
+def test_texts_whose_scores_are_compared_are_padded_also_alone(lengths: list[int], backend: str) -> None:
+    padded = steady.independent(batch_of(lengths)).ragged.padded
+    assert padded is not None
+    assert [call.length for call in padded.calls] == [ragged._padded(lengths[0])]
 
 
 def test_one_text_and_equal_texts_are_not_padded(backend: str) -> None:
