@@ -3,8 +3,9 @@
     python -m bench.rerank [--documents 20] [--tokens 100] [--layers 28] [--rounds 3] [--peers PART ...]
 
 Prints a Markdown table: documents a second of each program, in a process of its own and on the same number of
-threads, and its time over ours, round by round in alternation. Scores are compared with ours first. Above the
-table stands how many tokens the beginning saves that all documents of a query share.
+threads, and its time over ours, round by round in alternation; and the same of the seconds that all its threads
+computed, on which other work of the machine bears less. Scores are compared with ours first. Above the table
+stands how many tokens the beginning saves that all documents of a query share.
 """
 
 from __future__ import annotations
@@ -99,14 +100,14 @@ class Process:
         self._process.stdin.write(json.dumps(documents) + "\n")
         self._process.stdin.flush()
 
-    def run(self) -> tuple[float, list[float]]:
-        """Seconds, and scores."""
+    def run(self) -> dict[str, Any]:
+        """Seconds, seconds of all threads together, and scores."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write("\n")
         self._process.stdin.flush()
         answer: dict[str, Any] = json.loads(self._process.stdout.readline())
-        return answer["seconds"], answer["scores"]
+        return answer
 
     def end(self) -> None:
         """Let the process end."""
@@ -121,9 +122,10 @@ def child(peer: str, folder: Path) -> None:
     score = PEERS[peer][0](folder)
     documents = json.loads(sys.stdin.readline())
     for _ in sys.stdin:
-        start = time.perf_counter()
+        start, computing = time.perf_counter(), time.process_time()
         scores = list(score(QUERY, documents))
-        replies.write(json.dumps({"seconds": time.perf_counter() - start, "scores": scores}) + "\n")
+        spent = {"seconds": time.perf_counter() - start, "computing": time.process_time() - computing}
+        replies.write(json.dumps({**spent, "scores": scores}) + "\n")
         replies.flush()
 
 
@@ -131,23 +133,26 @@ def report(folder: Path, documents: Sequence[str], rounds: int, chosen: Sequence
     """Lines of Markdown."""
     running = {peer: Process(peer, folder, documents) for peer in chosen}
     try:
-        first = {peer: process.run()[1] for peer, process in running.items()}
+        first = {peer: process.run()["scores"] for peer, process in running.items()}
         for peer, scores in first.items():
             far = float(abs(np.array(scores) - first[OURS]).max())
             assert far <= PEERS[peer][1], f"{peer} computes something else: {far:.1e} from ours"
-        times: dict[str, list[float]] = {peer: [] for peer in running}
+        times: dict[str, list[dict[str, Any]]] = {peer: [] for peer in running}
         for turn in range(rounds):
             for peer in (*chosen[turn % len(chosen) :], *chosen[: turn % len(chosen)]):
                 time.sleep(PAUSE_SECONDS)
-                times[peer].append(running[peer].run()[0])
+                times[peer].append(running[peer].run())
     finally:
         for process in running.values():
             process.end()
-    lines = ["| program | documents/s | its time over ours |", "|---|---|---|"]
-    for peer, seconds in times.items():
-        speed = spread([len(documents) / each for each in seconds])
-        over = spread([1.0] * rounds) if peer == OURS else ratio(seconds, times[OURS])
-        shown = ("{:.2f} ({:.2f}-{:.2f})".format(*each) for each in (speed, over))
+    lines = ["| program | documents/s | its time over ours | its threads' time over ours |", "|---|---|---|---|"]
+    for peer, runs in times.items():
+        speed = spread([len(documents) / each["seconds"] for each in runs])
+        over = (
+            ratio([each[kind] for each in runs], [each[kind] for each in times[OURS]])
+            for kind in ("seconds", "computing")
+        )
+        shown = ("{:.2f} ({:.2f}-{:.2f})".format(*each) for each in (speed, *over))
         lines.append(f"| {peer} | {' | '.join(shown)} |")
     return lines
 
