@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import pytest
 
 import mlx_jina
+from mlx_jina.mcp import tools
 from mlx_jina.search import documents
 from tests.support.command import PROGRAM, run
 
@@ -256,3 +257,27 @@ def test_it_ends_with_its_client_and_when_told_to(home: Path) -> None:
     done = run("mcp", "--index", home / "absent.db")
     assert done.returncode == 1
     assert "absent.db does not exist; `mlx-jina index FOLDER` makes an index" in done.stderr
+
+
+def test_a_reranker_and_several_folders(home: Path, tmp_path: Path) -> None:
+    class Scripted:
+        def score(self, query: str, documents: list[str], /) -> list[float]:
+            return [float("lentils" in text) for text in documents]
+
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "bread.md").write_text("# Rye\n\nAnother starter.\n")
+    with mlx_jina.Index(tmp_path / "both.db") as index:
+        index.sync(home / "notes")
+        index.sync(tmp_path / "other")
+        search = tools.tool("search_notes")
+        _, plain = search.run(tools.Notes(index), {"query": "flour lentils", "mode": "words"})
+        # Of two folders a path alone would not tell which note is meant.
+        bread, soup = f"{home}/notes/bread.md", f"{home}/notes/kitchen/soup.md"
+        assert {hit["path"] for hit in plain["hits"]} == {bread, soup}
+        _, found = search.run(tools.Notes(index, Scripted()), {"query": "flour lentils", "mode": "words"})
+        assert found["hits"][0]["path"] == soup
+        assert found["hits"][1]["score"] == pytest.approx(0.75 * plain["hits"][0]["score"], abs=1e-2)
+        _, note = tools.tool("get_note").run(tools.Notes(index), {"path": f"{tmp_path}/other/bread.md"})
+        assert note["title"] == "Rye"
+        with pytest.raises(tools.ToolError, match="means 2 notes; give a path with its folders"):
+            tools.tool("get_note").run(tools.Notes(index), {"path": "bread.md"})
