@@ -201,11 +201,11 @@ def test_mistakes_name_file_and_line(tmp_path: Path, name: str, content: bytes |
 
 
 def test_inputs_that_cannot_be_read(tmp_path: Path) -> None:
-    (tmp_path / "a.pdf").touch()
+    (tmp_path / "a.docx").touch()
     with pytest.raises(InputError, match="does not exist"):
         inputs.check([str(tmp_path / "a.txt")], None)
-    with pytest.raises(InputError, match=r"a\.pdf is none of the inputs"):
-        inputs.check([str(tmp_path / "a.pdf")], None)
+    with pytest.raises(InputError, match=r"a\.docx is none of the inputs"):
+        inputs.check([str(tmp_path / "a.docx")], None)
     with pytest.raises(InputError, match="--field body needs"):
         inputs.check([str(tmp_path)], "body")
     with pytest.raises(InputError, match=r"holds no \.md or \.txt file"):
