@@ -68,20 +68,11 @@ class Preprocessor:
         sizes = {key: value for key, value in numbers.items() if isinstance(value, int) and value > 0}
         for key in numbers.keys() - sizes.keys():
             raise CheckpointError(f"{path}: {key!r} should be a number of pixels, found {numbers[key]!r}")
-        colours: dict[str, tuple[float, ...]] = {}
-        for key in ("image_mean", "image_std"):
-            values = settings.get(key)
-            if (
-                not isinstance(values, list)
-                or len(values) != 3
-                or not all(type(x) in (int, float) for x in values)
-            ):
-                raise CheckpointError(f"{path}: {key!r} should be three numbers, found {values!r}")
-            colours[key] = tuple(map(float, values))
-        if 0 in colours["image_std"]:
-            raise CheckpointError(f"{path}: 'image_std' is {colours['image_std']!r}, by which nothing is divided")
+        mean, std = (_colours(settings, key, path) for key in ("image_mean", "image_std"))
+        if 0 in std:
+            raise CheckpointError(f"{path}: 'image_std' is {std!r}, by which nothing is divided")
         patch, low, high = sizes.values()
-        return cls(patch, low, high, colours["image_mean"], colours["image_std"])
+        return cls(patch, low, high, mean, std)
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -128,3 +119,11 @@ class Preprocessor:
         # A patch has its pixels by channel.
         flat = blocks.transpose(0, 3, 1, 4, 6, 2, 5).reshape(rows * columns, 3 * patch * patch)
         return Picture(np.ascontiguousarray(flat), (rows, columns))
+
+
+def _colours(settings: Mapping[str, Any], key: str, path: Path) -> tuple[float, ...]:
+    """A number for each colour. Raises CheckpointError."""
+    values = settings.get(key)
+    if not isinstance(values, list) or len(values) != 3 or not all(type(x) in (int, float) for x in values):
+        raise CheckpointError(f"{path}: {key!r} should be three numbers, found {values!r}")
+    return tuple(map(float, values))
