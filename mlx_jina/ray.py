@@ -21,6 +21,7 @@ import numpy as np
 
 from mlx_jina.errors import InputError, some
 from mlx_jina.options import EncodeOptions, LoadOptions
+from mlx_jina.text.tokenizer import many
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -59,6 +60,6 @@ class Encoder:
             raise InputError(
                 f"the batch has no column {self._column!r} (it has: {has or 'none'}); column= names it"
             )
-        texts = np.asarray(batch[self._column]).tolist()
+        texts = list(many(np.asarray(batch[self._column]).tolist()))
         vectors = self._encoder.encode(texts, show_progress_bar=False, **self._options)
         return {**batch, self._output: vectors}

@@ -29,7 +29,7 @@ def _formats(command: Callable[..., None]) -> Callable[..., None]:
 
     @wraps(command)
     def formatted(*arguments: Any, **options: Any) -> None:
-        given = [name for name in ("json", "jsonl", "paths") if options.pop(f"as_{name}")]
+        given = [name for name in ("json", "jsonl", "paths", "alfred") if options.pop(f"as_{name}", False)]
         if len(given) > 1:
             raise InputError(f"--{given[0]} and --{given[1]} are two formats: give one of them")
         command(*arguments, output=next(iter(given), None), **options)
@@ -71,7 +71,7 @@ def _formats(command: Callable[..., None]) -> Callable[..., None]:
 @click.option("--no-sync", is_flag=True, help="Search the index as it is.")
 @click.option("--explain", is_flag=True, help="Say how the scores came about.")
 @_uri
-@click.option("--alfred", "output", flag_value="alfred", help="What a Script Filter of Alfred shows.")
+@click.option("--alfred", "as_alfred", is_flag=True, help="What a Script Filter of Alfred shows.")
 @_formats
 def search(query: tuple[str, ...], **options: Any) -> None:
     """Search your notes.

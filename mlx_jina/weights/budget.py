@@ -113,8 +113,11 @@ def _would_fit(files: Checkpoint, budget: Budget, dtype: mx.Dtype, *, packed: bo
                 yield f"{bits} bits, by `mlx-jina convert to-mlx {files.path} FOLDER --bits {bits}`"
                 break
     half = 2 if on_gpu else 4
-    smaller = [entry for entry in catalog.main_entries() if _fits(budget, entry.parameters * half)]
-    smaller = sorted((e for e in smaller if e.parameters * half < budget.weights), key=lambda e: -e.parameters)
+    by_size = sorted(catalog.main_entries(), key=lambda entry: -entry.parameters)
+    # Of those with the same text model, the one without towers: the last one of a key is the smallest.
+    models = {(e.architecture, e.dimension, e.max_length): e for e in by_size}.values()
+    smaller = [e for e in models if e.parameters * half < budget.weights and _fits(budget, e.parameters * half)]
+    smaller.sort(key=lambda entry: -entry.parameters)
     if smaller:
         yield "a smaller model, such as " + " or ".join(catalog.short_name(entry) for entry in smaller[:2])
 

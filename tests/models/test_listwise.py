@@ -18,6 +18,7 @@ from mlx_jina.errors import CheckpointError, InputError, NumericalError, TooLong
 from mlx_jina.text.listwise import RankingPrompts
 from mlx_jina.text.pairs import PairOptions
 from mlx_jina.text.tokenizer import Tokenizer
+from mlx_jina.weights import loading
 from tests.support import bare, checkpoints, reference, rerank_reference, reranker_checkpoints
 from tests.support.tolerance import bound
 
@@ -363,5 +364,6 @@ def test_a_config_that_does_not_fit(tmp_path: Path, change: dict[str, Any], word
 
 
 def test_the_licence_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    loading._warn_of_licence.cache_clear()
     mlx_jina.load_reranker(reranker_checkpoints.v3(tmp_path / "jina-reranker-v3"))
     assert any("CC-BY-NC-4.0: no commercial use" in record.message for record in caplog.records)
