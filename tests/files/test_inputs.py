@@ -122,7 +122,7 @@ def test_arrays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("text\ncafé\n".encode("utf-16"), "is UTF-16; convert it first: iconv -f utf-16 -t utf-8"),
         ("text\ncafé\n".encode("utf-16-be"), "is UTF-16; convert it first: iconv -f utf-16be -t utf-8"),
         ("text\ncafé\n".encode("utf-16-le"), "is UTF-16; convert it first: iconv -f utf-16le -t utf-8"),
-        (gzip.compress(b"text\n"), "is compressed by gzip; unpack it first: gunzip"),
+        (gzip.compress(b"text\n", mtime=0), "is compressed by gzip; unpack it first: gunzip"),
         (b"PK\x03\x04rest", "is a ZIP archive, or a document of an office program"),
         (b"%PDF-1.7\n", "is a PDF"),
         ("{ö".encode("cp1252"), "is not valid UTF-8; convert the file first, as by iconv -f windows-1252"),
