@@ -81,7 +81,7 @@ def test_parquet_has_the_same_columns(whole: dict[str, bytes], tmp_path: Path) -
     np.testing.assert_array_equal(embeddings, np.array([row["embedding"] for row in rows], dtype=np.float32))
 
 
-@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+@pytest.mark.parametrize("suffix", [".jsonl", pytest.param(".parquet", marks=pytest.mark.slow)])
 def test_killed_and_resumed_is_the_same_file(
     suffix: str, whole: dict[str, bytes], model: Path, source: Path, tmp_path: Path
 ) -> None:

@@ -348,7 +348,9 @@ def test_force_starts_over(
     assert (resumed.returncode, resumed.stderr) == (0, f"{path} is finished: nothing to resume\n")
 
 
-@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize(
+    "suffix", [".npy", *(pytest.param(x, marks=pytest.mark.slow) for x in (".jsonl", ".parquet"))]
+)
 def test_a_finished_file_is_resumed_only_as_what_it_is(
     suffix: str, whole: dict[str, bytes], model: Path, lines: Path, tmp_path: Path
 ) -> None:

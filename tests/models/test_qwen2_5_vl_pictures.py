@@ -198,6 +198,7 @@ class TestLimits:
         with pytest.raises(InputError, match="max_pixels"):
             model.encode_images(PICTURES[1], task="code", max_pixels="many")  # type: ignore[arg-type]
 
+    @pytest.mark.slow
     def test_pictures_of_more_tokens_than_a_text_may_have(self, model: mlx_jina.Encoder) -> None:
         page = np.zeros((5200, 5200, 3), dtype=np.uint8)
         with pytest.raises(PictureError, match=r"picture 1 takes 3\d{4} tokens, more than this model's 32768"):

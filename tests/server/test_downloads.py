@@ -44,7 +44,9 @@ def environment(hub: str, home: Path, **more: str) -> dict[str, str]:
     return {**os.environ, "HF_ENDPOINT": hub, "HF_HOME": str(home), "HF_HUB_OFFLINE": "0", **more}
 
 
-@pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n{"])
+@pytest.mark.parametrize(
+    "answer", [b"", pytest.param(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n{", marks=pytest.mark.slow)]
+)
 def test_a_silent_hub_blocks_nobody_else(tmp_path: Path, answer: bytes) -> None:
     with (
         silent_hub(answer) as hub,
