@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Literal, overload
 import numpy as np
 import numpy.typing as npt
 
-from mlx_jina import device, vectors
+from mlx_jina import vectors
 from mlx_jina.choices import OUTPUTS, ChunkKind, Dtype, Output, Precision
 from mlx_jina.engine import plan as plans
 from mlx_jina.engine.late_chunking import ChunkedDocument, check_pooling, documents, joined
 from mlx_jina.engine.loaded_model import LoadedModel
+from mlx_jina.engine.opening import opened
 from mlx_jina.engine.origin import Origin
 from mlx_jina.engine.pipeline import longest_first, progress
 from mlx_jina.engine.plan import Plan
-from mlx_jina.engine.thread import ModelThread
 from mlx_jina.engine.token_vectors import TokenVectors, token_vectors
 from mlx_jina.errors import InputError
 from mlx_jina.multi_vector import MultiVectorEncoder
@@ -32,7 +32,7 @@ from mlx_jina.text.tokenizer import check as check_texts
 from mlx_jina.vectors import AnyRows, AnyVector, FloatRows, Floats, FloatVector, Vectors
 from mlx_jina.vision import images as pictures
 from mlx_jina.vision.images import AnyPictures, Image
-from mlx_jina.weights import hub, kinds, loading
+from mlx_jina.weights import loading
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -74,23 +74,9 @@ def load(
 
     Raises ModelNotFoundError for a name that leads nowhere, CheckpointError for files that do not fit.
     """
-    check_options(
-        name=name,
-        task=task,
-        revision=revision,
-        local_files_only=local_files_only,
-        dtype=dtype,
-        cache_dir=cache_dir,
-        as_model=as_model,
-    )
-    device.check_dtype(dtype)
-    kinds.check_name(str(name), "embedding")
-    path = hub.resolve(str(name), revision, local_files_only, cache_dir, task)
-    thread = ModelThread()
-    loaded = thread.run(loading.load, path, str(name), task, dtype, as_model)
-    origin = Origin.of(
+    parts = opened(
+        "embedding",
         name,
-        path,
         task=task,
         revision=revision,
         local_files_only=local_files_only,
@@ -98,7 +84,7 @@ def load(
         cache_dir=cache_dir,
         as_model=as_model,
     )
-    return Encoder(loaded, thread, origin)
+    return Encoder(*parts)
 
 
 class Encoder(LoadedModel):

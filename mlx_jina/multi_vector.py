@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy.typing as npt
 
-from mlx_jina import device, vectors
+from mlx_jina import vectors
 from mlx_jina.choices import Dtype, Precision
 from mlx_jina.engine import plan as plans
 from mlx_jina.engine.loaded_model import LoadedModel
 from mlx_jina.engine.multi_vectors import MultiVectors, multi_vectors
+from mlx_jina.engine.opening import opened
 from mlx_jina.engine.origin import Origin
 from mlx_jina.engine.pipeline import longest_first, progress
 from mlx_jina.engine.plan import Plan
@@ -28,7 +28,6 @@ from mlx_jina.text.tokenizer import listed
 from mlx_jina.vectors import AnyRows, Floats
 from mlx_jina.vision import images as pictures
 from mlx_jina.vision.images import AnyPictures
-from mlx_jina.weights import hub, kinds, loading
 from mlx_jina.weights.loading import Loaded
 
 if TYPE_CHECKING:
@@ -57,23 +56,9 @@ def load_multi_vector(
     Raises ModelNotFoundError for a name that leads nowhere, CheckpointError for files that do not fit, and for a
     model with one vector for each text, which `load` opens.
     """
-    check_options(
-        name=name,
-        task=task,
-        revision=revision,
-        local_files_only=local_files_only,
-        dtype=dtype,
-        cache_dir=cache_dir,
-        as_model=as_model,
-    )
-    device.check_dtype(dtype)
-    kinds.check_name(str(name), "multi-vector")
-    path = hub.resolve(str(name), revision, local_files_only, cache_dir, task)
-    thread = ModelThread()
-    load = partial(loading.load, path, str(name), task, dtype, as_model, kind="multi-vector")
-    origin = Origin.of(
+    parts = opened(
+        "multi-vector",
         name,
-        path,
         task=task,
         revision=revision,
         local_files_only=local_files_only,
@@ -81,7 +66,7 @@ def load_multi_vector(
         cache_dir=cache_dir,
         as_model=as_model,
     )
-    return MultiVectorEncoder(thread.run(load), thread, origin)
+    return MultiVectorEncoder(*parts)
 
 
 class MultiVectorEncoder(LoadedModel):

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, overload
 
 import numpy as np
 import numpy.typing as npt
 
-from mlx_jina import device
 from mlx_jina.choices import ACTIVATIONS, Activation, Dtype
 from mlx_jina.engine.listwise import ListwiseWork
 from mlx_jina.engine.loaded_model import LoadedModel
+from mlx_jina.engine.opening import opened
 from mlx_jina.engine.origin import Origin
 from mlx_jina.engine.pipeline import progress
 from mlx_jina.engine.plan import Plan
@@ -28,7 +27,6 @@ from mlx_jina.options import check as check_options
 from mlx_jina.text.listwise import MAX_DOCUMENT, MAX_QUERY, RankingPrompts
 from mlx_jina.text.pairs import BertPairs, Pair, PairOptions, PairTexts, QwenPairs
 from mlx_jina.text.tokenizer import check, listed
-from mlx_jina.weights import hub, kinds, loading
 from mlx_jina.weights.loading import Loaded
 
 if TYPE_CHECKING:
@@ -55,24 +53,15 @@ def load_reranker(
     Options are those of `mlx_jina.load`. Raises ModelNotFoundError for a name that leads nowhere, CheckpointError
     for files that are no reranker, or none that runs here.
     """
-    check_options(
-        name=name, revision=revision, local_files_only=local_files_only, dtype=dtype, cache_dir=cache_dir
-    )
-    device.check_dtype(dtype)
-    kinds.check_name(str(name), "reranker")
-    path = hub.resolve(str(name), revision, local_files_only, cache_dir)
-    thread = ModelThread()
-    read = partial(loading.load, kind="reranker")
-    loaded = thread.run(read, path, str(name), None, dtype)
-    origin = Origin.of(
+    parts = opened(
+        "reranker",
         name,
-        path,
         revision=revision,
         local_files_only=local_files_only,
         dtype=dtype,
         cache_dir=cache_dir,
     )
-    return Reranker(loaded, thread, origin)
+    return Reranker(*parts)
 
 
 class Reranker(LoadedModel):

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import groupby
 from typing import Any
 
 import mlx.core as mx
@@ -25,7 +24,7 @@ from mlx_jina.nn import attention
 from mlx_jina.nn.activations import gelu, swiglu
 from mlx_jina.nn.attention import split_heads
 from mlx_jina.nn.pieces import evaluate_if_long, tokenwise
-from mlx_jina.nn.ragged import Bucket, Ragged
+from mlx_jina.nn.ragged import Ragged, neighbours
 from mlx_jina.nn.rotary import Rotations, of_angles, rotate
 
 # Patches of a block, which become one feature.
@@ -104,22 +103,29 @@ class Windows:
     @cached_property
     def by_window(self) -> Ragged:
         """The windows as texts."""
-        buckets: list[Bucket] = []
-        start = 0
-        for size, group in groupby(self._groups[1][self.order].tolist()):
-            buckets.append(Bucket(start, sum(1 for _ in group) // size, size))
-            start = buckets[-1].stop
-        return Ragged(tuple(buckets))
+        # Largest first, as `order` has them.
+        sizes, counts = np.unique(self._groups[1], return_counts=True)
+        return Ragged(neighbours(np.repeat(sizes, counts // sizes)[::-1].tolist()))
 
     @cached_property
     def by_picture(self) -> Ragged:
         """Whole pictures as texts, in the order of pictures."""
-        buckets: list[Bucket] = []
-        start = 0
-        for size, group in groupby(rows * columns for rows, columns in self.grids):
-            buckets.append(Bucket(start, sum(1 for _ in group), size))
-            start = buckets[-1].stop
-        return Ragged(tuple(buckets))
+        return Ragged(neighbours(rows * columns for rows, columns in self.grids))
+
+    @cached_property
+    def rows(self) -> mx.array:
+        """`order`, to index with: (P,)."""
+        return mx.array(self.order)
+
+    @cached_property
+    def rows_of_pictures(self) -> mx.array:
+        """The row of each patch as pictures have them, which undoes `order`: (P,)."""
+        return mx.array(np.argsort(self.order))
+
+    @cached_property
+    def features_of_pictures(self) -> mx.array:
+        """The same of blocks, each of which has become a feature: (P / 4,)."""
+        return mx.array(np.argsort(self.order[::MERGED] // MERGED))
 
     def rotations(self, width: int) -> Rotations:
         """How heads of `width` are turned: half of the angles by the row, half by the column."""
@@ -175,9 +181,9 @@ class PreNorm(nn.Module):
 
     def full(self, x: mx.array, rotations: Rotations, windows: Windows) -> mx.array:
         """Attention over each picture: (P, D) to (P, D)."""
-        there, back = mx.array(np.argsort(windows.order)), mx.array(windows.order)
-        q, k, v = (part[there] for part in self._project(x, *rotations))
-        return self._finish(x, attention.ragged(attention.bidirectional, q, k, v, windows.by_picture)[back])
+        q, k, v = (part[windows.rows_of_pictures] for part in self._project(x, *rotations))
+        attended = attention.ragged(attention.bidirectional, q, k, v, windows.by_picture)
+        return self._finish(x, attended[windows.rows])
 
     @tokenwise
     def _project(self, x: mx.array, *rotations: mx.array) -> tuple[mx.array, mx.array, mx.array]:
@@ -204,14 +210,19 @@ class Block(PreNorm):
 class PatchEmbed(nn.Module):
     """One matrix for both frames of a patch, which in a picture are the same: their weights are added up."""
 
-    def __init__(self, c: Config) -> None:
+    def __init__(self, width: int, patch: int, *, bias: bool) -> None:
         super().__init__()
-        self.proj = nn.Linear(3 * c.patch_size**2, c.hidden_size, bias=False)
+        self.proj = nn.Linear(3 * patch**2, width, bias=bias)
 
     @staticmethod
     def folded(weight: mx.array) -> mx.array:
-        """The weight of a convolution over two frames, (D, 3, 2, patch, patch), for patches of one frame."""
+        """The weight of a convolution over two frames, (D, 3, 2, patch, patch), for patches of one frame.
+
+        MLX's layout has channels last.
+        """
         weight = weight.astype(mx.float32)
+        if weight.shape[-1] == 3:
+            weight = weight.transpose(0, 4, 1, 2, 3)
         return (weight[:, :, 0] + weight[:, :, 1]).reshape(weight.shape[0], -1)
 
 
@@ -235,7 +246,7 @@ class VisionTower(nn.Module):
 
     def __init__(self, c: Config) -> None:
         super().__init__()
-        self.patch_embed = PatchEmbed(c)
+        self.patch_embed = PatchEmbed(c.hidden_size, c.patch_size, bias=False)
         self.blocks = [Block(c) for _ in range(c.depth)]
         self.merger = Merger(c)
         self.config = c
@@ -245,9 +256,8 @@ class VisionTower(nn.Module):
         c = self.config
         windows = Windows(tuple(grids), c.window_size // c.patch_size)
         rotations = windows.rotations(c.hidden_size // c.num_heads)
-        x = self.patch_embed.proj(patches[mx.array(windows.order)])
+        x = self.patch_embed.proj(patches[windows.rows])
         for number, block in enumerate(self.blocks):
             attend = block.full if number in c.full_attention else block.windowed
             x = evaluate_if_long(attend(x, rotations, windows))
-        blocks = windows.order[::MERGED] // MERGED
-        return self.merger(x)[mx.array(np.argsort(blocks))]
+        return self.merger(x)[windows.features_of_pictures]

@@ -19,7 +19,7 @@ import numpy as np
 
 from mlx_jina.errors import CheckpointError
 from mlx_jina.models.config import expect, required
-from mlx_jina.models.qwen2_5_vl_tower import MERGED, Grid, PreNorm, Windows
+from mlx_jina.models.qwen2_5_vl_tower import MERGED, Grid, PatchEmbed, PreNorm, Windows
 from mlx_jina.nn.activations import gelu, gelu_tanh
 from mlx_jina.nn.pieces import evaluate_if_long
 
@@ -88,22 +88,6 @@ class Block(PreNorm):
         self.mlp = MLP(c)
 
 
-class PatchEmbed(nn.Module):
-    """One matrix for both frames of a patch, which in a picture are the same: their weights are added up."""
-
-    def __init__(self, c: Config) -> None:
-        super().__init__()
-        self.proj = nn.Linear(3 * c.patch_size**2, c.hidden_size)
-
-    @staticmethod
-    def folded(weight: mx.array) -> mx.array:
-        """The weight of a convolution over two frames for patches of one; MLX's layout has channels last."""
-        weight = weight.astype(mx.float32)
-        if weight.shape[-1] == 3:
-            weight = weight.transpose(0, 4, 1, 2, 3)
-        return (weight[:, :, 0] + weight[:, :, 1]).reshape(weight.shape[0], -1)
-
-
 class Merger(nn.Module):
     """Four neighbouring patches to one feature."""
 
@@ -124,7 +108,7 @@ class Qwen35Tower(nn.Module):
 
     def __init__(self, c: Config) -> None:
         super().__init__()
-        self.patch_embed = PatchEmbed(c)
+        self.patch_embed = PatchEmbed(c.hidden_size, c.patch_size, bias=True)
         self.pos_embed = nn.Embedding(c.num_position_embeddings, c.hidden_size)
         self.blocks = [Block(c) for _ in range(c.depth)]
         self.merger = Merger(c)
@@ -134,10 +118,10 @@ class Qwen35Tower(nn.Module):
         """Features of pictures one after the other: patches (P, 3 * patch * patch) to (P / 4, D)."""
         windows = Windows(tuple(grids), _WHOLE)
         rotations = windows.rotations(self.config.hidden_size // self.config.num_heads)
-        x = self.patch_embed.proj(patches[mx.array(windows.order)]) + self._learned(windows)
+        x = self.patch_embed.proj(patches[windows.rows]) + self._learned(windows)
         for block in self.blocks:
             x = evaluate_if_long(block.windowed(x, rotations, windows))
-        return self.merger(x)[mx.array(np.argsort(windows.order[::MERGED] // MERGED))]
+        return self.merger(x)[windows.features_of_pictures]
 
     def _learned(self, windows: Windows) -> mx.array:
         """The learned position of each patch (P, D), between four of a table with the picture's corners."""

@@ -7,7 +7,7 @@ there texts of similar lengths are padded to one, in attention and pooling alone
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
@@ -192,15 +192,20 @@ class Batch:
     order: npt.NDArray[np.intp]
 
 
+def neighbours(lengths: Iterable[int]) -> tuple[Bucket, ...]:
+    """Texts that lie end to end, of these lengths: neighbours of equal length share a bucket."""
+    buckets: list[Bucket] = []
+    start = 0
+    for length, group in groupby(lengths):
+        buckets.append(Bucket(start, sum(1 for _ in group), length))
+        start = buckets[-1].stop
+    return tuple(buckets)
+
+
 def flatten(texts: Sequence[Ids], order: npt.NDArray[np.intp]) -> Batch:
     """One batch of the texts named by `order`, whose equal lengths must be neighbours."""
-    buckets = []
-    start = 0
-    for length, group in groupby(len(texts[i]) for i in order):
-        bucket = Bucket(start, sum(1 for _ in group), length)
-        buckets.append(bucket)
-        start = bucket.stop
-    return Batch(np.concatenate([texts[i] for i in order]), Ragged(tuple(buckets)), order)
+    buckets = neighbours(len(texts[i]) for i in order)
+    return Batch(np.concatenate([texts[i] for i in order]), Ragged(buckets), order)
 
 
 def batches(texts: Sequence[Ids], batch_tokens: int) -> Iterator[Batch]:

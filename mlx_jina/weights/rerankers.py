@@ -15,29 +15,25 @@ from mlx_jina.models.rerankers import SCORE_ROWS, JinaBertReranker, Qwen3Reranke
 from mlx_jina.weights import folder, jina_v3, kinds, projector, quantize, safetensors_file
 from mlx_jina.weights.checkpoint import Checkpoint
 
-# Stock XLM-RoBERTa's names, as BAAI's rerankers have them, in those of models/xlm_roberta.py.
-_STOCK = (
+# Of a layer: stock XLM-RoBERTa's names, as BAAI's rerankers have them, and those of models/xlm_roberta.py.
+_LAYER = {
+    "attention.self.query": "self_attn.q_proj",
+    "attention.self.key": "self_attn.k_proj",
+    "attention.self.value": "self_attn.v_proj",
+    "attention.output.dense": "self_attn.o_proj",
+    "attention.output.LayerNorm": "post_attention_layernorm",
+    "intermediate.dense": "mlp.fc1",
+    "output.dense": "mlp.fc2",
+    "output.LayerNorm": "post_mlp_layernorm",
+}
+_FROM_STOCK = (
     (r"^roberta\.", ""),
     (r"^encoder\.layer\.", "layers."),
-    (r"^(layers\.\d+)\.attention\.self\.query\.", r"\1.self_attn.q_proj."),
-    (r"^(layers\.\d+)\.attention\.self\.key\.", r"\1.self_attn.k_proj."),
-    (r"^(layers\.\d+)\.attention\.self\.value\.", r"\1.self_attn.v_proj."),
-    (r"^(layers\.\d+)\.attention\.output\.dense\.", r"\1.self_attn.o_proj."),
-    (r"^(layers\.\d+)\.attention\.output\.LayerNorm\.", r"\1.post_attention_layernorm."),
-    (r"^(layers\.\d+)\.intermediate\.dense\.", r"\1.mlp.fc1."),
-    (r"^(layers\.\d+)\.output\.dense\.", r"\1.mlp.fc2."),
-    (r"^(layers\.\d+)\.output\.LayerNorm\.", r"\1.post_mlp_layernorm."),
+    *((rf"^(layers\.\d+)\.{re.escape(stock)}\.", rf"\1.{own}.") for stock, own in _LAYER.items()),
 )
-# The other way round, with dots at the end or without, as in the names of layers.
-_TO_STOCK = (
-    (r"^layers\.(\d+)\.self_attn\.q_proj", r"encoder.layer.\1.attention.self.query"),
-    (r"^layers\.(\d+)\.self_attn\.k_proj", r"encoder.layer.\1.attention.self.key"),
-    (r"^layers\.(\d+)\.self_attn\.v_proj", r"encoder.layer.\1.attention.self.value"),
-    (r"^layers\.(\d+)\.self_attn\.o_proj", r"encoder.layer.\1.attention.output.dense"),
-    (r"^layers\.(\d+)\.post_attention_layernorm", r"encoder.layer.\1.attention.output.LayerNorm"),
-    (r"^layers\.(\d+)\.mlp\.fc1", r"encoder.layer.\1.intermediate.dense"),
-    (r"^layers\.(\d+)\.mlp\.fc2", r"encoder.layer.\1.output.dense"),
-    (r"^layers\.(\d+)\.post_mlp_layernorm", r"encoder.layer.\1.output.LayerNorm"),
+# With dots at the end or without, as in the names of layers.
+_TO_STOCK = tuple(
+    (rf"^layers\.(\d+)\.{re.escape(own)}", rf"encoder.layer.\1.{stock}") for stock, own in _LAYER.items()
 )
 # What stands in front of a score. So few numbers are no memory to save, and every score passes through them.
 HEADS = ("classifier.", "score", "projector.", "pooler.")
@@ -121,7 +117,7 @@ def _xlm_roberta(files: Checkpoint, name: str) -> Checkpoint:
 
 
 def _renamed(name: str) -> str:
-    for pattern, replacement in _STOCK:
+    for pattern, replacement in _FROM_STOCK:
         name = re.sub(pattern, replacement, name)
     return name
 
