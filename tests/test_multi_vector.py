@@ -116,7 +116,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def models(folders: dict[str, Path]) -> dict[str, mlx_jina.MultiVectorEncoder]:
-    return {name: mlx_jina.load_multi_vector(folder) for name, folder in folders.items()}
+    return {name: mlx_jina.load_multi_vector(folder, dtype="float32") for name, folder in folders.items()}
 
 
 def encoded(model: mlx_jina.MultiVectorEncoder, side: Side, texts: Sequence[str]) -> list[npt.NDArray[Any]]:
@@ -161,7 +161,9 @@ def test_agrees_with_float64(
 @pytest.mark.parametrize("name", NAMES)
 def test_agrees_with_float64_at_the_published_size(tmp_path: Path, name: str) -> None:
     shape = colbert_checkpoints.PUBLISHED[name]
-    model = mlx_jina.load_multi_vector(colbert_checkpoints.write(tmp_path / name, name, shape, doc_maxlen=512))
+    model = mlx_jina.load_multi_vector(
+        colbert_checkpoints.write(tmp_path / name, name, shape, doc_maxlen=512), dtype="float32"
+    )
     sides = encoded(model, "query", QUERIES), encoded(model, "document", DOCUMENTS[:4])
     wanted = expected(name, "query", QUERIES, None, shape), expected(name, "document", DOCUMENTS[:4], None, shape)
     for found, rows in zip(sides, wanted, strict=True):
@@ -174,7 +176,7 @@ def test_agrees_with_float64_at_the_published_size(tmp_path: Path, name: str) ->
 def test_queries_of_compiled_graphs(folders: dict[str, Path], name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A query alone runs a compiled graph on a GPU once its shape has come before."""
     monkeypatch.setattr(device, "on_gpu", lambda: True)
-    model = mlx_jina.load_multi_vector(folders[name])
+    model = mlx_jina.load_multi_vector(folders[name], dtype="float32")
     texts = ["bread", "paris", "what is bread", "what is paris", "how do i bake bread"]
     wanted = model.encode_query(texts)
     for _ in range(3):
@@ -219,7 +221,9 @@ def test_agrees_with_sentence_transformers(tmp_path: Path) -> None:
         queries = theirs.encode_query(QUERIES[:5], convert_to_numpy=True)
         documents = theirs.encode_document(DOCUMENTS[:3], convert_to_numpy=True)
         scores = theirs.similarity(queries, documents).numpy()
-    model = mlx_jina.load_multi_vector(colbert_checkpoints.write(tmp_path / "v2", "v2", mask_punctuation=False))
+    model = mlx_jina.load_multi_vector(
+        colbert_checkpoints.write(tmp_path / "v2", "v2", mask_punctuation=False), dtype="float32"
+    )
     own = encoded(model, "query", QUERIES[:5]), encoded(model, "document", DOCUMENTS[:3])
     assert_near(own[0], [reference.unit(x) for x in queries], 2e-6)
     assert_near(own[1], [reference.unit(x) for x in documents], 2e-6)
@@ -426,7 +430,7 @@ def test_load_and_load_multi_vector_open_their_own_kind(folders: dict[str, Path]
 def test_licence_and_row(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     # Each process says it once.
     loading._warn_of_licence.cache_clear()
-    model = mlx_jina.load_multi_vector(colbert_checkpoints.v2(tmp_path / "jina-colbert-v2"))
+    model = mlx_jina.load_multi_vector(colbert_checkpoints.v2(tmp_path / "jina-colbert-v2"), dtype="float32")
     assert model.entry is catalog.find("colbert-v2")
     assert "jinaai/jina-colbert-v2 is licensed CC-BY-NC-4.0" in caplog.text
     assert "embeddings-v3" not in caplog.text
@@ -464,10 +468,13 @@ def test_what_metadata_lacks_is_the_default_of_the_checkpoints_code() -> None:
 def test_fingerprints_tell_settings_apart(
     folders: dict[str, Path], models: dict[str, mlx_jina.MultiVectorEncoder], tmp_path: Path
 ) -> None:
-    again = mlx_jina.load_multi_vector(folders["v1"]).fingerprint()
+    again = mlx_jina.load_multi_vector(folders["v1"], dtype="float32").fingerprint()
     other = colbert_checkpoints.write(tmp_path / "other", "v1", doc_maxlen=512, attend_to_mask_tokens=True)
     assert again == models["v1"].fingerprint()
-    assert len({again, models["v2"].fingerprint(), mlx_jina.load_multi_vector(other).fingerprint()}) == 3
+    assert (
+        len({again, models["v2"].fingerprint(), mlx_jina.load_multi_vector(other, dtype="float32").fingerprint()})
+        == 3
+    )
 
 
 def test_a_vector_that_is_not_finite_never_leaves(tmp_path: Path) -> None:

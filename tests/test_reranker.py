@@ -29,12 +29,12 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="module", params=MODELS)
 def model(request: pytest.FixtureRequest, folders: dict[str, Path]) -> mlx_jina.Reranker:
-    return mlx_jina.load_reranker(folders[request.param])
+    return mlx_jina.load_reranker(folders[request.param], dtype="float32")
 
 
 @pytest.fixture(scope="module")
 def v2(folders: dict[str, Path]) -> mlx_jina.Reranker:
-    return mlx_jina.load_reranker(folders["v2"])
+    return mlx_jina.load_reranker(folders["v2"], dtype="float32")
 
 
 def test_rank_is_by_falling_score_and_ties_by_place(model: mlx_jina.Reranker) -> None:
@@ -159,7 +159,7 @@ def test_a_query_that_leaves_no_room(v2: mlx_jina.Reranker) -> None:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_users_text_is_no_special_token(name: str, folders: dict[str, Path]) -> None:
-    model = mlx_jina.load_reranker(folders[name])
+    model = mlx_jina.load_reranker(folders[name], dtype="float32")
     specials = {"<s>", "</s>", "<pad>", "<mask>"}
     ids = {model.pipeline.tokenizer.fast.token_to_id(token) for token in specials}
     texts = BertPairs(model.pipeline.tokenizer)

@@ -12,11 +12,14 @@ from types import SimpleNamespace
 
 import pytest
 
+from mlx_jina import device
 from mlx_jina.cpu import blas
 from tests.support.command import run
 from tests.support.process import Server
 
-linux = pytest.mark.skipif(sys.platform != "linux", reason="the BLAS is chosen on Linux only")
+linux = pytest.mark.skipif(
+    sys.platform != "linux" or device.on_gpu(), reason="the BLAS is chosen on Linux, for a CPU only"
+)
 
 REPORT = """
 from mlx_jina.cpu import blas

@@ -108,12 +108,14 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture(scope="module")
 def model(folder: Path) -> mlx_jina.Reranker:
-    return mlx_jina.load_reranker(folder)
+    return mlx_jina.load_reranker(folder, dtype="float32")
 
 
 @pytest.fixture(scope="module")
 def v3(tmp_path_factory: pytest.TempPathFactory) -> mlx_jina.Reranker:
-    return mlx_jina.load_reranker(reranker_checkpoints.v3(tmp_path_factory.mktemp("listwise") / "model"))
+    return mlx_jina.load_reranker(
+        reranker_checkpoints.v3(tmp_path_factory.mktemp("listwise") / "model"), dtype="float32"
+    )
 
 
 def test_cosines_equal_float64(model: mlx_jina.Reranker) -> None:
@@ -282,7 +284,7 @@ def test_a_score_that_is_not_finite_never_leaves(tmp_path: Path) -> None:
     tensors["projector.2.weight"] = tensors["projector.2.weight"] * float("nan")
     mx.save_safetensors(str(folder / "model.safetensors"), tensors)
     with pytest.raises(NumericalError, match=r"^a score of documents 0 to 2 came out as NaN"):
-        mlx_jina.load_reranker(folder).score(QUERY, TEXTS[:3])
+        mlx_jina.load_reranker(folder, dtype="float32").score(QUERY, TEXTS[:3])
 
 
 def test_bfloat16_keeps_the_order_nearly(tmp_path: Path) -> None:

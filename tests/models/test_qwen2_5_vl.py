@@ -34,7 +34,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def model(path: Path) -> mlx_jina.Encoder:
-    return mlx_jina.load(path)
+    return mlx_jina.load(path, dtype="float32")
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def test_every_task_and_role_equals_transformers(
     wanted = np.stack([references[task].single(text) for text in ids])
     found = model.encode(TEXTS, task=task, prompt_name=role)
     np.testing.assert_allclose(found, wanted, atol=bound(2e-6), rtol=0)
-    one = mlx_jina.load(path, task=task)
+    one = mlx_jina.load(path, task=task, dtype="float32")
     assert one.tasks == (task,)
     np.testing.assert_allclose(one.encode(TEXTS, prompt_name=role), wanted, atol=bound(2e-6), rtol=0)
 
@@ -71,7 +71,7 @@ def test_every_token_equals_transformers(
     assert [x.shape for x in found] == [(len(text), 8) for text in ids]
     for rows, text in zip(found, ids, strict=True):
         np.testing.assert_allclose(rows, references[task].multi(text), atol=bound(1e-5), rtol=0)
-    alone = mlx_jina.load_multi_vector(path, task=task)
+    alone = mlx_jina.load_multi_vector(path, task=task, dtype="float32")
     own = alone.encode_query(TEXTS[0]) if role == "query" else alone.encode_document(TEXTS[0])
     np.testing.assert_allclose(own, found[0], atol=bound(1e-5), rtol=0)
 
@@ -113,7 +113,7 @@ def test_the_spellings_of_transformers_load_alike(path: Path, tmp_path: Path, mo
     assert ours.tensors.keys() == theirs.tensors.keys()
     for name, tensor in ours.tensors.items():
         assert mx.array_equal(tensor, theirs.tensors[name]), name
-    found = mlx_jina.load(newer)
+    found = mlx_jina.load(newer, dtype="float32")
     assert found.tasks == TASKS
     assert [found.fingerprint(task) for task in TASKS] == [model.fingerprint(task) for task in TASKS]
 
@@ -122,7 +122,7 @@ def test_the_name_that_peft_puts_in_is_dropped(path: Path, tmp_path: Path, model
     copy = tmp_path / "copy"
     shutil.copytree(path, copy)
     _rename_adapters(copy, lambda name: re.sub("(lora_.)", r"\1.default", name))
-    assert mlx_jina.load(copy).fingerprint("code") == model.fingerprint("code")
+    assert mlx_jina.load(copy, dtype="float32").fingerprint("code") == model.fingerprint("code")
 
 
 def _rename_adapters(folder: Path, rename: Callable[[str], str]) -> None:
@@ -225,7 +225,7 @@ class TestOtherRepositories:
     @pytest.mark.parametrize("task", TASKS)
     def test_the_repositories_for_vllm(self, tmp_path: Path, references: dict[str, Reference], task: str) -> None:
         place = v4_checkpoints.merged(tmp_path / f"jina-embeddings-v4-vllm-{task}", task)
-        merged = mlx_jina.load(place)
+        merged = mlx_jina.load(place, dtype="float32")
         assert merged.tasks == (task,)
         for role in ("query", "passage"):
             ids = prompted(merged, task, role)
@@ -240,7 +240,7 @@ class TestOtherRepositories:
         """Under the name that Jina gives it, also without a word of ours in it; llama.cpp computes the same."""
         target = tmp_path / "jina-embeddings-v4-text-retrieval-F32.gguf"
         convert.to_gguf(path, target, task="retrieval", kind="F32")
-        found = mlx_jina.load(target)
+        found = mlx_jina.load(target, dtype="float32")
         assert (found.tasks, found.truncate_dims) == (("retrieval",), (16, 32, 64))
         ids = prompted(found, "retrieval", "query", TEXTS[:3])
         wanted = np.stack([references["retrieval"].single(text) for text in ids])
@@ -251,7 +251,7 @@ class TestOtherRepositories:
 
     def test_gguf_with_adapters_beside_it(self, path: Path, tmp_path: Path, model: mlx_jina.Encoder) -> None:
         convert.to_gguf(path, tmp_path / "all.gguf", kind="F32")
-        found = mlx_jina.load(tmp_path / "all.gguf")
+        found = mlx_jina.load(tmp_path / "all.gguf", dtype="float32")
         assert found.tasks == TASKS
         ids = prompted(model, "code", "query", TEXTS[:2])
         beside = [tmp_path / f"lora-{task}-all.gguf" for task in TASKS]
@@ -274,7 +274,7 @@ class TestOtherRepositories:
         for name in stored:
             if name.startswith(("visual.", "multi_vector_projector")):
                 assert mx.array_equal(tensors[name], stored[name])
-        found = mlx_jina.load(target)
+        found = mlx_jina.load(target, dtype="float32")
         assert found.tasks == TASKS
         cosines = (found.encode(TEXTS, task="code") * model.encode(TEXTS, task="code")).sum(axis=1)
         assert cosines.min() > (0.999 if bits == 8 else 0.9)
@@ -283,7 +283,10 @@ class TestOtherRepositories:
 
     def test_an_mlx_folder_with_a_task(self, path: Path, tmp_path: Path) -> None:
         convert.to_mlx(path, tmp_path / "code", task="code", dtype="float32")
-        found, wanted = mlx_jina.load(tmp_path / "code"), mlx_jina.load(path, task="code")
+        found, wanted = (
+            mlx_jina.load(tmp_path / "code", dtype="float32"),
+            mlx_jina.load(path, task="code", dtype="float32"),
+        )
         assert (found.tasks, set(found.prompts)) == (("code",), {"code_query", "code_passage"})
         assert np.array_equal(found.encode(TEXTS), wanted.encode(TEXTS))
         rows = found.multi_vector.encode_document(TEXTS[0]), wanted.multi_vector.encode_document(TEXTS[0])
@@ -316,7 +319,7 @@ class TestRefusals:
         own = v4_checkpoints.adapter_config() | changes
         own["target_modules"].append("multi_vector_projector")
         checkpoints.write_json(copy / "adapters/adapter_config.json", own)
-        assert mlx_jina.load(copy).fingerprint("code") == model.fingerprint("code")
+        assert mlx_jina.load(copy, dtype="float32").fingerprint("code") == model.fingerprint("code")
 
     @pytest.mark.parametrize(
         ("rename", "words"),

@@ -46,7 +46,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def model(path: Path) -> mlx_jina.Encoder:
-    return mlx_jina.load(path)
+    return mlx_jina.load(path, dtype="float32")
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +83,7 @@ class TestVectors:
             np.testing.assert_allclose(rows, wanted, atol=bound(1e-5), rtol=0)
 
     def test_one_task_is_fused(self, path: Path, model: mlx_jina.Encoder) -> None:
-        one = mlx_jina.load(path, task="retrieval").encode_images(PICTURES[0])
+        one = mlx_jina.load(path, task="retrieval", dtype="float32").encode_images(PICTURES[0])
         np.testing.assert_allclose(one, model.encode_images(PICTURES[0], task="retrieval"), atol=bound(2e-6))
         assert abs(one - model.encode_images(PICTURES[0], task="code")).max() > 1e-2
 
@@ -168,16 +168,18 @@ class TestVectors:
 
     def test_an_mlx_folder_with_bits_sees_too(self, path: Path, tmp_path: Path, model: mlx_jina.Encoder) -> None:
         convert.to_mlx(path, tmp_path / "packed", bits=8, group_size=32)
-        found = mlx_jina.load(tmp_path / "packed").encode_images(PICTURES[0], task="code")
+        found = mlx_jina.load(tmp_path / "packed", dtype="float32").encode_images(PICTURES[0], task="code")
         assert found @ model.encode_images(PICTURES[0], task="code") > 0.999
 
     def test_the_spellings_of_transformers(self, tmp_path: Path, model: mlx_jina.Encoder) -> None:
-        newer = mlx_jina.load(v4_checkpoints.v4(tmp_path / "newer", newer=True))
+        newer = mlx_jina.load(v4_checkpoints.v4(tmp_path / "newer", newer=True), dtype="float32")
         found = newer.encode_images(PICTURES[0], task="code")
         assert np.array_equal(found, model.encode_images(PICTURES[0], task="code"))
 
     def test_the_repositories_for_vllm(self, tmp_path: Path, reference: Reference) -> None:
-        merged = mlx_jina.load(v4_checkpoints.merged(tmp_path / "jina-embeddings-v4-vllm-retrieval", "retrieval"))
+        merged = mlx_jina.load(
+            v4_checkpoints.merged(tmp_path / "jina-embeddings-v4-vllm-retrieval", "retrieval"), dtype="float32"
+        )
         found = merged.encode_images(PICTURES[0])
         # Its tower is stored in float32 here, and the main repository's in bfloat16.
         assert found @ reference.picture(PICTURES[0], RESIZED[0]) > 0.99
@@ -187,7 +189,7 @@ class TestLimits:
     def test_limits_come_from_the_file(self, copy: Path, model: mlx_jina.Encoder) -> None:
         larger = v4_checkpoints.preprocessor(max_pixels=400_000, size=None)
         checkpoints.write_json(copy / "preprocessor_config.json", larger)
-        other = mlx_jina.load(copy)
+        other = mlx_jina.load(copy, dtype="float32")
         wide = other.encode_images(PICTURES[1], task="code")
         assert wide @ model.encode_images(PICTURES[1], task="code") < 0.9999
         again = other.encode_images(PICTURES[1], task="code", max_pixels=131_712)
@@ -454,7 +456,7 @@ class TestWhatSeesNothing:
             mlx_jina.load(copy).encode_images(PICTURES[3], task="code")
 
     def test_too_little_memory(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        loaded = mlx_jina.load(path)
+        loaded = mlx_jina.load(path, dtype="float32")
         monkeypatch.setattr(device, "memory", lambda: 1)
         with pytest.raises(ModelTooLargeError, match="vision tower takes"):
             loaded.encode_images(PICTURES[3], task="code")

@@ -51,7 +51,7 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture
 def models(paths: dict[str, Path]) -> dict[str, mlx_jina.Encoder]:
-    return {name: mlx_jina.load(path) for name, path in paths.items()}
+    return {name: mlx_jina.load(path, dtype="float32") for name, path in paths.items()}
 
 
 def ends(model: mlx_jina.Encoder, prompt: str) -> tuple[list[int], list[int]]:
@@ -72,7 +72,7 @@ def ends(model: mlx_jina.Encoder, prompt: str) -> tuple[list[int], list[int]]:
 def test_texts_are_those_of_the_text_model(
     models: dict[str, mlx_jina.Encoder], texts: dict[str, Path], name: str
 ) -> None:
-    alone = mlx_jina.load(texts[name])
+    alone = mlx_jina.load(texts[name], dtype="float32")
     for task in ("retrieval", "clustering"):
         assert np.array_equal(models[name].encode(TEXTS, task=task), alone.encode(TEXTS, task=task))
 
@@ -101,7 +101,7 @@ def test_neighbours_layouts_and_a_gpu_change_nothing(
     wanted = models[name].encode_images(PICTURES, task="text-matching")
     alone = [models[name].encode_images(picture, task="text-matching") for picture in PICTURES]
     np.testing.assert_allclose(alone, wanted, atol=bound(1e-6), rtol=0)
-    other = mlx_jina.load(omni_checkpoints.omni(tmp_path / "torch", name, channels_last=False))
+    other = mlx_jina.load(omni_checkpoints.omni(tmp_path / "torch", name, channels_last=False), dtype="float32")
     assert np.array_equal(other.encode_images(PICTURES, task="text-matching"), wanted)
     monkeypatch.setattr(device, "on_gpu", lambda: True)
     found = mlx_jina.load(paths[name], dtype="float32").encode_images(PICTURES, task="text-matching")
@@ -197,8 +197,8 @@ class TestRefusals:
 
     def test_a_converted_folder_has_the_text_model_alone(self, copy: Path, tmp_path: Path) -> None:
         convert.to_mlx(copy, tmp_path / "mlx")
-        found = mlx_jina.load(tmp_path / "mlx")
-        wanted = mlx_jina.load(copy).encode(TEXTS, task="retrieval")
+        found = mlx_jina.load(tmp_path / "mlx", dtype="float32")
+        wanted = mlx_jina.load(copy, dtype="float32").encode(TEXTS, task="retrieval")
         assert np.array_equal(found.encode(TEXTS, task="retrieval"), wanted)
         assert not found.sees
         with pytest.raises(CheckpointError, match="sees no pictures"):

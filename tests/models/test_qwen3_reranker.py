@@ -19,7 +19,7 @@ from mlx_jina.text.pairs import PairOptions, QwenPairs
 from mlx_jina.text.tokenizer import Tokenizer
 from mlx_jina.weights import convert
 from tests.support import bare, checkpoints, reference, rerank_reference, reranker_checkpoints
-from tests.support.tolerance import bound
+from tests.support.tolerance import bound, no_cuda
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*SwigPy.*:DeprecationWarning")
 
@@ -76,7 +76,7 @@ def folder(tied: bool, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def model(folder: Path) -> mlx_jina.Reranker:
-    return mlx_jina.load_reranker(folder)
+    return mlx_jina.load_reranker(folder, dtype="float32")
 
 
 def test_logits_equal_float64(tied: bool, model: mlx_jina.Reranker) -> None:
@@ -116,7 +116,9 @@ def test_mistakes_would_show(tied: bool, model: mlx_jina.Reranker) -> None:
 
 
 def test_sequence_classification_is_the_same_model(tied: bool, model: mlx_jina.Reranker, tmp_path: Path) -> None:
-    other = mlx_jina.load_reranker(reranker_checkpoints.qwen_classifier(tmp_path / "seq-cls", tied=tied))
+    other = mlx_jina.load_reranker(
+        reranker_checkpoints.qwen_classifier(tmp_path / "seq-cls", tied=tied), dtype="float32"
+    )
     found = other.score(QUERY, DOCUMENTS, activation="none")
     np.testing.assert_allclose(found, model.score(QUERY, DOCUMENTS, activation="none"), atol=bound(1e-5), rtol=0)
 
@@ -192,12 +194,13 @@ def test_a_quantised_mlx_folder(tmp_path: Path) -> None:
     folder = reranker_checkpoints.qwen(tmp_path / "model")
     convert.to_mlx(str(folder), tmp_path / "packed", bits=8, group_size=32)
     exact, packed = (
-        mlx_jina.load_reranker(path).score(QUERY, DOCUMENTS, activation="none")
+        mlx_jina.load_reranker(path, dtype="float32").score(QUERY, DOCUMENTS, activation="none")
         for path in (folder, tmp_path / "packed")
     )
     assert 0 < abs(exact - packed).max() < 0.2
 
 
+@no_cuda
 @pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16])
 def test_of_an_untied_head_two_rows_are_read(tmp_path: Path, dtype: mx.Dtype) -> None:
     """Qwen3-Reranker-8B's has 1.2 GB."""

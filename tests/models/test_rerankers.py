@@ -40,7 +40,7 @@ def folder(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def model(folder: Path) -> mlx_jina.Reranker:
-    return mlx_jina.load_reranker(folder)
+    return mlx_jina.load_reranker(folder, dtype="float32")
 
 
 def rows(folder: Path, documents: list[str], query: str = QUERY) -> list[list[int]]:
@@ -84,7 +84,7 @@ def test_xlm_roberta_equals_sentence_transformers(tmp_path: Path) -> None:
     wanted = rerank_reference.cross_encoder(folder, pairs)
     for path in (folder, reranker_checkpoints.v2(tmp_path / "v2", 130)):
         with pytest.warns(mlx_jina.TruncationWarning):
-            found = mlx_jina.load_reranker(path).predict(pairs, activation="none")
+            found = mlx_jina.load_reranker(path, dtype="float32").predict(pairs, activation="none")
         np.testing.assert_allclose(found, wanted, atol=bound(1e-5), rtol=0)
 
 
@@ -106,7 +106,7 @@ def test_positions_start_after_the_padding_token(tmp_path: Path) -> None:
     config = checkpoints.read_config(folder)
     weights = reranker_checkpoints.stock_weights(config)
     ids = rows(folder, DOCUMENTS[:1])[0]
-    found = mlx_jina.load_reranker(folder).score(QUERY, DOCUMENTS[:1], activation="none")[0]
+    found = mlx_jina.load_reranker(folder, dtype="float32").score(QUERY, DOCUMENTS[:1], activation="none")[0]
     others = [rerank_reference.roberta(weights, config, ids, start) for start in (0, 1)]
     assert min(abs(found - other) for other in others) > 1e-2
 

@@ -20,7 +20,7 @@ from mlx_jina.nn.ragged import Batch
 from mlx_jina.text.late_interaction import ColBERT
 from mlx_jina.text.tokenizer import Tokenizer
 from tests.support import bare, blocks, checkpoints, colbert_checkpoints, decoder_checkpoints, v3_checkpoints
-from tests.support.tolerance import bound
+from tests.support.tolerance import bound, no_cuda
 
 T = TypeVar("T")
 
@@ -155,6 +155,7 @@ def test_a_batch_is_queued_before_the_one_before_is_read(
     assert events == ["async_eval", *["async_eval", "read"] * (batches - 1), "read"]
 
 
+@no_cuda
 def test_unfused_attention_of_a_batch_runs_block_after_block(
     evaluations: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
+
 from mlx_jina import device
+
+no_cuda = pytest.mark.skipif(
+    device.backend() == "cuda", reason="CUDA keeps outputs until a graph of many operations is done"
+)
+"""Of tests that bound the memory of what a CPU or Metal computes."""
 
 # A CPU: sums in another order, for which each test has its own bound.
 # Metal: softmax and fused attention take `metal::fast::exp` (softmax.h and steel_attention.h in MLX's source),

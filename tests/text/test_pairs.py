@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
+
 import numpy as np
 import pytest
+from packaging.version import Version
 from tokenizers import Tokenizer as FastTokenizer
 
 from mlx_jina.text.pairs import BertPairs, PairOptions
@@ -17,6 +20,11 @@ def copy(fast: FastTokenizer) -> FastTokenizer:
     return FastTokenizer.from_str(fast.to_str())
 
 
+# Where both texts are too long for an odd number of tokens, the longer one has the odd token.
+ODD_TO_THE_LONGER = Version(version("tokenizers")) >= Version("0.23.3")
+
+
+@pytest.mark.skipif(not ODD_TO_THE_LONGER, reason="tokenizers before 0.23.3 gives the shorter text an odd token")
 @pytest.mark.parametrize("kind", TOKENIZERS)
 def test_the_longer_text_is_cut_as_by_the_tokenizers_library(kind: str) -> None:
     fast = TOKENIZERS[kind]()

@@ -18,6 +18,7 @@ from mlx_jina.weights import budget
 from mlx_jina.weights.budget import Budget
 from tests.nn.test_pieces import MODELS, SHAPE
 from tests.support import bare, checkpoints
+from tests.support.tolerance import no_cuda
 
 GB = 10**9
 # What Metal recommends to use at most, of 8 GB and of 192 GB.
@@ -61,6 +62,7 @@ def test_batches_of_v5_small(
     assert plan.batch_tokens == tokens
 
 
+@no_cuda
 @pytest.mark.parametrize("lengths", [[128] * 32, [*range(256, 16, -8)]], ids=["equal", "mixed"])
 @pytest.mark.parametrize("name", MODELS)
 def test_a_batch_stays_within_its_budget(name: str, lengths: list[int], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -180,13 +180,13 @@ def test_a_file_that_lost_its_head_is_repaired(decoder: Path, wanted: Array, tie
 
 def test_quantised_types_keep_the_head(tmp_path: Path) -> None:
     source = reranker_checkpoints.qwen(tmp_path / "Qwen3-Reranker-0.6B")
-    exact = mlx_jina.load_reranker(source).score(QUERY, DOCUMENTS)
+    exact = mlx_jina.load_reranker(source, dtype="float32").score(QUERY, DOCUMENTS)
     kinds: dict[GGUFType, float] = {"F16": 1e-3, "Q8_0": 0.05}
     for kind, most in kinds.items():
         convert.to_gguf(str(source), tmp_path / "model.gguf", kind=kind, force=True)
         path = tmp_path / "model.gguf"
         assert GGUF(path).entries["cls.output.weight"].type == Type.F32
-        found = mlx_jina.load_reranker(path).score(QUERY, DOCUMENTS)
+        found = mlx_jina.load_reranker(path, dtype="float32").score(QUERY, DOCUMENTS)
         assert abs(found - exact).max() < most
         np.testing.assert_allclose(llama_cpp.scores(path, QUERY, DOCUMENTS), found, atol=0.02, rtol=0)
 
