@@ -48,6 +48,8 @@ def update(folders: Sequence[str], index: str | None, model: str | None, wanted:
     if not folders and (wanted.include or wanted.exclude or wanted.max_size):
         raise InputError("--include, --exclude and --max-size belong to a folder: name it")
     targets = _targets(folders, index)
+    if wanted.rebuild and wanted.words_only:
+        raise InputError("--rebuild makes all vectors anew and --words-only makes none: give one of them")
     if watch and wanted.dry_run:
         raise InputError("--watch takes in what changes and --dry-run only says it: give one of them")
     if watch and len(targets) > 1:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sqlite3
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from mlx_jina.search.query import Query
 from mlx_jina.search.schema import NOTE_BITS
@@ -21,12 +21,15 @@ def allowed(connection: sqlite3.Connection, query: Query) -> set[int] | None:
     bounds = ((">=", query.since), ("<", query.until))
     limits = [(f"{MODIFIED} {sign} ?", bound) for sign, bound in bounds if bound is not None]
     conditions = " and ".join(["error is null", *(condition for condition, _ in limits)])
-    rows = connection.execute(f"select id, path from note where {conditions}", [bound for _, bound in limits])
+    rows = connection.execute(
+        f"select note.id, note.path, root.path from note join root on root.id = note.root where {conditions}",
+        [bound for _, bound in limits],
+    )
     if query.globs:
-        matcher = pattern(query.globs)
-        found = {note for note, path in rows if matcher.match(path)}
+        matches = _matcher(query.globs)
+        found = {note for note, path, root in rows if matches(path, root)}
     else:
-        found = {note for note, _ in rows}
+        found = {note for note, _, _ in rows}
     for tag in query.tags:
         # A tag also stands for those below it; "0" is the character after "/".
         found &= _notes(
@@ -41,6 +44,20 @@ def allowed(connection: sqlite3.Connection, query: Query) -> set[int] | None:
     for expression in query.excluded:
         found -= _matching(connection, expression)
     return found
+
+
+def _matcher(globs: Iterable[str]) -> Callable[[str, str], bool]:
+    """Whether a note's path in its root is meant, or, where a glob begins with "/", the note's whole path."""
+    within, anchored = pattern(globs), [glob for glob in globs if glob.startswith("/") and glob.strip("/")]
+    whole = pattern(anchored) if anchored else None
+
+    def matches(path: str, root: str) -> bool:
+        return bool(
+            within.match(path)
+            or (whole and whole.match(unicodedata.normalize("NFC", f"{root}/{path}").lstrip("/")))
+        )
+
+    return matches
 
 
 def pattern(globs: Iterable[str]) -> re.Pattern[str]:

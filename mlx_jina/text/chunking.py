@@ -27,6 +27,7 @@ LEVELS: tuple[Level, ...] = (*CHUNK_KINDS, "character")
 Span = tuple[int, int]
 
 _LINE_END = r"(?:\r\n|\n|\r(?!\n))"
+_LANGUAGE = re.compile(r"[A-Za-z]{2,3}([-_][A-Za-z0-9]+)*")
 _BLANK_LINES = re.compile(rf"{_LINE_END}(?:[^\S\r\n]*{_LINE_END})+|\u2029")
 # Spaces, which tokenizers count as part of the word that follows.
 _SPACES = np.array([code for code in range(0x3001) if chr(code).isspace()], dtype=np.uint32)
@@ -58,6 +59,8 @@ class Chunking:
     def __post_init__(self) -> None:
         if self.kind not in CHUNK_KINDS:
             raise InputError(f"chunk={self.kind!r} is not one of {', '.join(CHUNK_KINDS)}")
+        if not _LANGUAGE.fullmatch(self.language):
+            raise InputError(f"language={self.language!r} is no code of a language, such as en or pt_BR")
         if self.tokens is None:
             if self.kind == "fixed" or self.overlap:
                 what = "chunk='fixed'" if self.kind == "fixed" else f"overlap={self.overlap}"

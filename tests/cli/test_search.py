@@ -300,6 +300,7 @@ def test_another_model(indexed: Path, tmp_path: Path) -> None:
         (["search", "x", "--uri", "{path"], "is no URI template"),
         (["search", "x", "--uri", ""], "is no URI template"),
         (["search", "x", "--in", ""], "has an empty name in it"),
+        (["index", "notes", "--rebuild", "--words-only"], "--words-only makes none: give one of them"),
         (["search", "x", "--tag", "#"], "has an empty tag in it"),
         (["search", "x", "--min-score", "nan"], "--min-score nan must lie between 0 and 1"),
         (["search", "x", "--min-cosine", "-5"], "--min-cosine -5.0 must lie between -1 and 1"),

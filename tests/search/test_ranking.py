@@ -129,6 +129,14 @@ def test_filters_leave_out_notes_before_ranking(index: Index) -> None:
     assert index.search("sourdough", where=Where(glob="absent")) == []
 
 
+def test_a_whole_path_is_a_filter_too(index: Index) -> None:
+    root = index.status().folders[0]
+    for glob in (f"{root}/music.md", f"{root}/mus*.md", "/music.md"):
+        assert {hit.path for hit in index.search("sourdough", where=Where(glob=glob))} == {"music.md"}
+    assert len(index.search("sourdough", where=Where(glob=root))) == len(index.search("sourdough"))
+    assert index.search("sourdough", where=Where(glob=f"{root}/absent")) == []
+
+
 def test_the_weight_is_the_index_s(index: Index) -> None:
     query = "bake while on a railway journey"
     by_words, by_meaning = (index.search(query, mode=mode)[0].path for mode in ("words", "meaning"))

@@ -206,6 +206,12 @@ def test_nonsense_is_refused(kind: Any, tokens: int | None, overlap: int, messag
         Chunking(kind, tokens, overlap, "en")
 
 
+@pytest.mark.parametrize("language", ["", "klingon", "e", "en@ss=none", "en US"])
+def test_what_is_no_language_is_refused(language: str) -> None:
+    with pytest.raises(InputError, match="is no code of a language, such as en or pt_BR"):
+        Chunking("sentence", None, 0, language)
+
+
 def test_without_icu_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "icu4py", None)
     with pytest.raises(InputError, match=r"pip install 'mlx-jina\[chunking\]'"):
