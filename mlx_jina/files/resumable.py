@@ -96,6 +96,7 @@ class Partial:
         self._checked = False
         self._file = -1
         with self._named_errors():
+            self._drop_what_a_kill_left()
             if target.exists() and not self.path.exists():
                 if self._state_path.exists():
                     # A run was killed between its last two steps.
@@ -112,6 +113,14 @@ class Partial:
                     self.path.unlink()
                 os.close(self._file)
                 raise
+
+    def _drop_what_a_kill_left(self) -> None:
+        """Without a state it was being made of the finished target, which has all of it."""
+        if self.path.exists() and self._target.exists() and self._kept_path.exists():
+            file = self._lock()
+            if not self._state_path.exists():
+                self.path.unlink()
+            os.close(file)
 
     def _lock(self) -> int:
         # Opened without truncating, because another process may be writing the file.
@@ -284,7 +293,7 @@ class Partial:
         try:
             return self._parsed(self._state_path)
         except FileNotFoundError:
-            if os.fstat(self._file).st_size == 0:
+            if os.fstat(self._file).st_size <= len(self._format.header(0)):
                 return None
             raise InputError(
                 f"{self._state_path} is missing, so {self.path} cannot be continued; --force starts over"

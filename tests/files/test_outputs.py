@@ -22,8 +22,8 @@ from mlx_jina.choices import Precision
 from mlx_jina.cli import app
 from mlx_jina.errors import InputError
 from mlx_jina.files.inputs import Record
-from mlx_jina.files.outputs import FORMATS, JsonLines
-from mlx_jina.files.resumable import Partial, check
+from mlx_jina.files.outputs import FORMATS, LABELS, JsonLines
+from mlx_jina.files.resumable import Partial, check, partial_of
 from tests.support.checkpoints import WORDS, tiny_jina_bert
 from tests.support.command import SMALL, run
 
@@ -213,12 +213,33 @@ def test_two_hundred_kills(whole: dict[str, bytes], model: Path, lines: Path, tm
                 time.sleep(0.0005)
             time.sleep(wait / (20 if ready else 1))
             process.kill()
-        assert process.returncode in (0, -signal.SIGKILL)
+            words = process.communicate()[1]
+        assert process.returncode in (0, -signal.SIGKILL), words
         kills += process.returncode == -signal.SIGKILL
         if path.exists():
             finish(suffix)
     for suffix in SUFFIXES:
         finish(suffix)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_file_without_a_state_was_just_begun(suffix: str, tmp_path: Path) -> None:
+    """A kill between first bytes and first state loses nothing, also where a finished file grows."""
+    path = tmp_path / f"v{suffix}"
+    begun = partial_of(path)
+    begun.write_bytes(FORMATS[suffix](2, np.dtype(np.float32), LABELS).header(0))
+    record = Record("a text")
+    with Partial(path, 2, np.dtype(np.float32), {}, resume=True) as partial:
+        assert list(partial.skip_done(iter([record]))) == [record]
+        partial.append([record], [{}], np.ones((1, 2), np.float32))
+        partial.finish()
+    finished = path.read_bytes()
+    begun.write_bytes(finished)
+    with Partial(path, 2, np.dtype(np.float32), {}, resume=True) as partial:
+        assert list(partial.skip_done(iter([record]))) == []
+        assert partial.finished
+    assert path.read_bytes() == finished
+    assert not begun.exists()
 
 
 @pytest.mark.parametrize(
