@@ -19,6 +19,7 @@ _ERRORS = {
     "413": "the body is too large",
     "415": "the body is compressed, or no JSON in UTF-8",
     "422": "the body does not fit the schema",
+    "431": "the address and the headers are too large",
     "500": "the computation failed",
     "503": "no room, or the model cannot be loaded",
 }
