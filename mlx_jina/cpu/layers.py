@@ -11,6 +11,8 @@ from mlx_jina.cpu import blas, cores, steady
 
 # `Linear` cuts a product of at most so many rows with weights of at least so many numbers, where that is faster.
 FEW_ROWS = 32
+FEW_WEIGHTS = 1 << 15
+# Weights of so many numbers are worth a second core.
 LARGE = 1 << 20
 # The largest product for OpenBLAS's kernel for small matrices: `sgemm_small_kernel_permit` of its kernel/x86_64.
 _CELLS = 1200
@@ -40,24 +42,29 @@ class Linear(nn.Linear):
         outputs = _together(x, self["weight"]) if blas.multiplies_small() else 0
         if not outputs:
             return super().__call__(x)
-        total = self.weight.shape[0]
         streams = cores.streams()[: 1 + self.weight.size // LARGE]
-        share = -(-total // (outputs * len(streams))) * outputs
-        # With three axes, because MLX would join products of two axes into one.
-        columns = x.T[None]
-        parts = []
-        for start, stream in zip(range(0, total, share), streams, strict=False):
-            weight = self.weight[start : start + share]
-            with mx.stream(stream):
-                parts.append((weight.reshape(-1, outputs, x.shape[1]) @ columns).reshape(-1, x.shape[0]))
-        y = mx.contiguous(mx.concatenate(parts).T)
-        return y + self.bias if "bias" in self else y
+        if len(streams) == 1:
+            columns = _in_parts(self.weight, x, outputs)
+        else:
+            parts = []
+            share = -(-len(self.weight) // (outputs * len(streams))) * outputs
+            for start, stream in zip(range(0, len(self.weight), share), streams, strict=False):
+                with mx.stream(stream):
+                    parts.append(_in_parts(self.weight[start : start + share], x, outputs))
+            columns = mx.concatenate(parts)
+        return columns.T + self.bias if "bias" in self else mx.contiguous(columns.T)
+
+
+def _in_parts(weight: mx.array, x: mx.array, outputs: int) -> mx.array:
+    """Weights (N, D) times the columns of (T, D), so many outputs at a time: (N, T)."""
+    # With three axes, because MLX would join products of two axes into one.
+    return (weight.reshape(-1, outputs, x.shape[1]) @ x.T[None]).reshape(-1, x.shape[0])
 
 
 def _together(x: mx.array, weight: mx.array) -> int:
     """Outputs of one small product of (T, D) with weights (N, D), a divisor of N; 0 where no cut helps."""
     rows, width = x.shape
-    if rows > FEW_ROWS or weight.size < LARGE or not x.dtype == weight.dtype == mx.float32:
+    if rows > FEW_ROWS or weight.size < FEW_WEIGHTS or not x.dtype == weight.dtype == mx.float32:
         return 0
     outputs = _WIDE
     while outputs >= _NARROW:
