@@ -7,6 +7,7 @@ import random
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +15,21 @@ import pyarrow.parquet as pq
 import pytest
 
 import mlx_jina
+from mlx_jina.engine import pipeline
 from tests.support.checkpoints import WORDS, tiny_jina_bert, v5_small
 from tests.support.command import SMALL, run
 from tests.support.tolerance import bound
 
 DOCUMENTS = 400
 OPTIONS = ("--chunk", "sentence", "--late", "--chunk-tokens", "12")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small_windows() -> Iterator[None]:
+    """A few thousand lines make many blocks, as in the processes of `SMALL`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline, "WINDOW_TEXTS", 64)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +57,7 @@ def whole(model: Path, source: Path, tmp_path_factory: pytest.TempPathFactory) -
     finished = {}
     for suffix in (".jsonl", ".parquet"):
         path = tmp_path_factory.mktemp("whole") / f"v{suffix}"
-        done = run("encode", "-m", model, "-i", source, "-o", path, *OPTIONS, program=SMALL)
+        done = run("encode", "-m", model, "-i", source, "-o", path, *OPTIONS)
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
         finished[suffix] = path.read_bytes()
     return finished
@@ -95,10 +105,10 @@ def test_killed_and_resumed_is_the_same_file(
     before = json.loads(state.read_text())
     assert 0 < before["texts"] < DOCUMENTS
     assert before["rows"] > before["texts"]
-    refused = run(*command, "--overlap", "2", program=SMALL)
+    refused = run(*command, "--overlap", "2")
     assert "was made with --overlap 0, and this run has --overlap 2; --force starts over" in refused.stderr
-    assert "--chunk sentence, and this run has no --chunk;" in run(*command[:-5], program=SMALL).stderr
-    done = run(*command, program=SMALL)
+    assert "--chunk sentence, and this run has no --chunk;" in run(*command[:-5]).stderr
+    done = run(*command)
     assert (done.returncode, done.stderr) == (0, "")
     assert path.read_bytes() == whole[suffix]
     assert sorted(left.name for left in tmp_path.iterdir()) == [path.name, f"{path.name}.state.json"]

@@ -61,20 +61,20 @@ def modules_of(*arguments: str) -> set[str]:
 
 
 def test_the_first_minute(home: Path) -> None:
-    done = run("search", "how do I feed my starter?")
+    done = run("search", "how do I feed my starter?", program=PROGRAM)
     assert (done.returncode, done.stdout) == (1, "")
     assert (
         done.stderr
         == "error: there is no index yet; make one of the folder with your notes: mlx-jina index FOLDER\n"
     )
-    done = run("index", "notes")
+    done = run("index", "notes", program=PROGRAM)
     assert (done.returncode, done.stdout) == (0, "")
     assert re.fullmatch(r"4 added, 0 unchanged, in \d+\.\d s\n", done.stderr)
     # Not among the notes, and nobody else can read it.
     assert {path.name for path in (home / "notes").rglob("*") if path.is_file()} == {
         Path(name).name for name in NOTES
     }
-    done = run("search", "how do I feed my starter?")
+    done = run("search", "how do I feed my starter?", program=PROGRAM)
     assert done.stdout.startswith(
         "bread.md:4  1.00  Sourdough > Feeding\n    Feed the starter with flour every day.\n"
     )

@@ -20,6 +20,7 @@ import pytest
 import mlx_jina
 from mlx_jina.choices import Precision
 from mlx_jina.cli import app
+from mlx_jina.engine import pipeline
 from mlx_jina.errors import InputError
 from mlx_jina.files.inputs import Record
 from mlx_jina.files.outputs import FORMATS, LABELS, JsonLines
@@ -29,6 +30,14 @@ from tests.support.command import SMALL, run
 
 SUFFIXES = tuple(FORMATS)
 LINES = 2000
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small_windows() -> Iterator[None]:
+    """A few thousand lines make many blocks, as in the processes of `SMALL`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline, "WINDOW_TEXTS", 64)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +62,7 @@ def whole(model: Path, lines: Path, tmp_path_factory: pytest.TempPathFactory) ->
     finished = {}
     for suffix in SUFFIXES:
         path = tmp_path_factory.mktemp("whole") / f"v{suffix}"
-        done = run("encode", "-m", model, "-i", lines, "-o", path, program=SMALL)
+        done = run("encode", "-m", model, "-i", lines, "-o", path)
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
         assert names(path.parent) == [path.name, f"{path.name}.state.json"]
         finished[suffix] = path.read_bytes()
@@ -182,7 +191,7 @@ def test_killed_anywhere_and_resumed_is_the_same_file(
         if suffix == ".npy" and partial.exists() and recorded(partial):
             assert len(read(partial)) >= recorded(partial)
     assert kills
-    done = run("encode", *command, program=SMALL)
+    done = run("encode", *command)
     assert (done.returncode, done.stderr) in ((0, ""), (0, f"{path} is finished: nothing to resume\n"))
     assert path.read_bytes() == whole[suffix]
     assert names(tmp_path) == [path.name, f"{path.name}.state.json"]
@@ -196,7 +205,7 @@ def test_two_hundred_kills(whole: dict[str, bytes], model: Path, lines: Path, tm
 
     def finish(suffix: str) -> None:
         path = tmp_path / f"v{suffix}"
-        done = run("encode", "-m", model, "-i", lines, "-o", path, "--resume", program=SMALL)
+        done = run("encode", "-m", model, "-i", lines, "-o", path, "--resume")
         assert done.returncode == 0, done.stderr
         assert path.read_bytes() == whole[suffix]
         assert set(names(tmp_path)) >= {path.name, f"{path.name}.state.json"}
@@ -269,8 +278,8 @@ def test_interrupted_is_usable_and_says_how_to_go_on(
     rows = recorded(partial)
     assert said.splitlines()[0] == f"the first {rows} vectors are in {partial}; --resume continues"
     assert len(read(partial)) == rows
-    assert run("encode", "-m", model, "-o", path, stdin=text, program=SMALL).returncode == 1
-    assert run("encode", "-m", model, "-o", path, "--resume", stdin=text, program=SMALL).returncode == 0
+    assert run("encode", "-m", model, "-o", path, stdin=text).returncode == 1
+    assert run("encode", "-m", model, "-o", path, "--resume", stdin=text).returncode == 0
     assert path.read_bytes() == whole[suffix]
 
 
@@ -282,12 +291,12 @@ def test_broken_input_keeps_what_came_before(
     good = lines.read_bytes().splitlines(keepends=True)
     source = tmp_path / "in.txt"
     source.write_bytes(b"".join([*good[:100], b"\xff\n", *good[101:]]))
-    done = run("encode", "-m", model, "-i", source, "-o", path, program=SMALL)
+    done = run("encode", "-m", model, "-i", source, "-o", path)
     assert done.returncode == 1
     assert f"error: {source}, line 101: byte 0xff is not valid UTF-8" in done.stderr
     assert len(read(partial)) == 100
     source.write_bytes(lines.read_bytes())
-    assert run("encode", "-m", model, "-i", source, "-o", path, "--resume", program=SMALL).returncode == 0
+    assert run("encode", "-m", model, "-i", source, "-o", path, "--resume").returncode == 0
     assert path.read_bytes() == whole[suffix]
 
 
@@ -308,7 +317,7 @@ def test_full_disk_keeps_what_fitted(
     rows = recorded(partial)
     assert 0 < rows < LINES
     assert len(read(partial)) == rows
-    assert run("encode", "-m", model, "-i", lines, "-o", path, "--resume", program=SMALL).returncode == 0
+    assert run("encode", "-m", model, "-i", lines, "-o", path, "--resume").returncode == 0
     assert path.read_bytes() == whole[suffix]
 
 
@@ -318,11 +327,11 @@ def unfinished(model: Path, lines: Path, tmp_path: Path) -> tuple[Path, Callable
     path, broken = tmp_path / "v.npy", tmp_path / "in.txt"
     good = lines.read_bytes().splitlines(keepends=True)
     broken.write_bytes(b"".join([*good[:300], b"\xff\n"]))
-    assert run("encode", "-m", model, "-i", broken, "-o", path, program=SMALL).returncode == 1
+    assert run("encode", "-m", model, "-i", broken, "-o", path).returncode == 1
     before = (tmp_path / "v.npy.partial").read_bytes()
 
     def refused(*options: str | Path, model: Path = model, source: Path = lines) -> str:
-        done = run("encode", "-m", model, "-i", source, "-o", path, *options, program=SMALL)
+        done = run("encode", "-m", model, "-i", source, "-o", path, *options)
         assert done.returncode == 1
         assert (tmp_path / "v.npy.partial").read_bytes() == before
         return done.stderr
@@ -358,14 +367,14 @@ def test_force_starts_over(
 ) -> None:
     path, _ = unfinished
     command = ("encode", "-m", model, "-i", lines, "-o", path)
-    assert run(*command, "--force", program=SMALL).returncode == 0
+    assert run(*command, "--force").returncode == 0
     assert path.read_bytes() == whole[".npy"]
-    refused = run(*command, program=SMALL)
+    refused = run(*command)
     assert (refused.returncode, refused.stderr) == (
         1,
         f"error: {path} exists already: --force replaces it, --resume adds what is new in the input\n",
     )
-    resumed = run(*command, "--resume", program=SMALL)
+    resumed = run(*command, "--resume")
     assert (resumed.returncode, resumed.stderr) == (0, f"{path} is finished: nothing to resume\n")
 
 
@@ -381,7 +390,7 @@ def test_a_finished_file_is_resumed_only_as_what_it_is(
     source.write_text("".join(texts[:1500]))
 
     def again(*options: str | Path, model: Path = model) -> subprocess.CompletedProcess[str]:
-        return run("encode", "-m", model, "-i", source, "-o", path, "--resume", *options, program=SMALL)
+        return run("encode", "-m", model, "-i", source, "-o", path, "--resume", *options)
 
     assert again().returncode == 0
     before = path.read_bytes()
@@ -482,11 +491,9 @@ def test_stopped_between_the_last_row_and_the_new_name(suffix: str, tmp_path: Pa
 # ---- memory
 
 
-def test_no_more_texts_are_held_than_two_windows(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_more_texts_are_held_than_two_windows(model: Path) -> None:
     from mlx_jina.cli.encode import Named, Source, _Job, _Stream
-    from mlx_jina.engine import pipeline
 
-    monkeypatch.setattr(pipeline, "WINDOW_TEXTS", 64)
     taken = 0
 
     def records() -> Iterator[Record]:

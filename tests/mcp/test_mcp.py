@@ -240,7 +240,7 @@ def test_links_that_come_later_are_not_followed(home: Path, monkeypatch: pytest.
 
 
 def test_it_ends_with_its_client_and_when_told_to(home: Path) -> None:
-    done = run("mcp", "--index", home / "notes.db")
+    done = run("mcp", "--index", home / "notes.db", program=PROGRAM)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     command = [*PROGRAM, "mcp", "--index", str(home / "notes.db")]
     pipe = subprocess.PIPE

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -168,11 +167,10 @@ def test_a_model_of_mlx_lm(index: Index, tiny_language_model: Path, tmp_path: Pa
 
 def test_on_the_command_line(index: Index, tiny_language_model: Path) -> None:
     options = ("--index", index.file, "--no-sync", "--mode", "words", "--expand", tiny_language_model)
-    program = (sys.executable, "-m", "mlx_jina")
-    done = run("search", "flour ticket", *options, "--json", "--explain", program=program)
+    done = run("search", "flour ticket", *options, "--json", "--explain")
     assert done.returncode == 0, done.stderr
     answer = json.loads(done.stdout)
     assert answer["explanation"]["expansion"] == {"rewordings": [], "answer": ""}
     assert {hit["path"] for hit in answer["hits"]} == {"bread.md", "train.md"}
-    done = run("search", "Soup", *options, "--explain", program=program)
+    done = run("search", "Soup", *options, "--explain")
     assert "words match strongly: nothing else was searched for" in done.stdout
