@@ -1,13 +1,26 @@
 """Shared set-up: the process is tuned as the command line's, and nothing reaches the network."""
 
+from __future__ import annotations
+
 import os
+import re
 import signal
+from typing import TYPE_CHECKING
 
 import pytest
 
 from mlx_jina import process
 
 process.tune()
+
+if TYPE_CHECKING:
+    from xdist.remote import Producer
+    from xdist.scheduler import LoadFileScheduling
+
+# What is in a file of tests that imports PyTorch or transformers.
+PYTORCH = re.compile(
+    r"(torch|rerank)_reference|(omni|v4)_checkpoints|importorskip\(\s*\"(torch|transformers|sentence_transformers|mlx_lm|mteb)"
+)
 
 # Seconds of a test with the mark `slow`, such as a soak; of the others pyproject.toml says it.
 SLOW = 3600
@@ -28,6 +41,24 @@ def pytest_configure(config: pytest.Config) -> None:
     """Without `-m network` the hub is off, so that a test which would need it fails at once."""
     if "network" not in (config.option.markexpr or ""):
         os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFileScheduling | None:
+    """With `--dist loadfile`, files that import PyTorch share one process, as the imports take it ten seconds."""
+    if config.option.dist != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            if (file := super()._split_scope(nodeid)) not in groups:
+                path = config.rootpath / file
+                groups[file] = "pytorch" if PYTORCH.search(path.read_text(encoding="utf-8")) else file
+            return groups[file]
+
+    groups: dict[str, str] = {}
+    return Scheduling(config, log)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

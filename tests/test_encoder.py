@@ -271,7 +271,7 @@ def test_the_process_ends_cleanly(folder: Path) -> None:
         if sys.argv[2] == "dropped":
             del model
     """
-    for state in ("alive", "dropped") * 3:
+    for state in ("alive", "dropped") * 2:
         done = subprocess.run(
             [sys.executable, "-c", code, str(folder), state], capture_output=True, text=True, check=False
         )

@@ -63,7 +63,14 @@ def test_name(name: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("name", INTEGRATIONS)
+# Those that integrations/test_search.py imports in a process of its own do so by default there.
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow) if name in ("chroma", "lancedb") else name
+        for name in INTEGRATIONS
+    ],
+)
 def test_integration(name: str) -> None:
     package, attribute = INTEGRATIONS[name]
     if missing(package):
@@ -82,7 +89,9 @@ def test_command(module: str) -> None:
     assert "usage: " in done.stdout.lower()
 
 
+@pytest.mark.slow
 def test_mteb_command() -> None:
+    """Its parser is MTEB's own; integrations/test_rerank.py has the adapter."""
     if missing("mteb"):
         pytest.skip("mteb is not installed")
     done = run("-W", "ignore", "-m", "mlx_jina.integrations.mteb", "--help")

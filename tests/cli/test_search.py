@@ -364,7 +364,7 @@ def test_a_watched_folder_is_followed(indexed: Path) -> None:
             (indexed / "notes/new.md").write_text(f"zebra {time.monotonic()}")
             if run("search", "zebra", "--mode", "words", "--no-sync").stdout:
                 break
-            time.sleep(0.5)
+            time.sleep(0.1)
         assert process.stderr.readline() == "new.md\n"
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 130

@@ -63,7 +63,7 @@ def paths(index: Index, text: str, where: Where | None = None) -> list[str]:
 
 
 @given(text=strings, mode=st.sampled_from(["words", "hybrid"]), chunks=st.booleans())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_any_string_has_an_answer(index: Index, text: str, mode: str, chunks: bool) -> None:
     for hit in index.search(text, mode=mode, chunks=chunks):  # type: ignore[arg-type]
         hit.snippet.encode()

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -54,7 +54,8 @@ def test_a_silent_hub_blocks_nobody_else(tmp_path: Path, answer: bytes) -> None:
         ThreadPoolExecutor(len(NAMES)) as clients,
     ):
         waiting = [clients.submit(server.embed, "a", model=name) for name in NAMES]
-        time.sleep(1)
+        while server.metric("requests_under_way") < len(NAMES):
+            time.sleep(0.02)
         started = time.monotonic()
         assert server.embed(["bread water " * 2000], truncate=True).status_code == 200
         assert server.client.get("/v1/models").status_code == 200
@@ -69,12 +70,15 @@ def test_a_silent_hub_blocks_nobody_else(tmp_path: Path, answer: bytes) -> None:
 
 def test_who_waits_is_told(tmp_path: Path) -> None:
     environ = environment("http://127.0.0.1:1", tmp_path, HF_HUB_ETAG_TIMEOUT="1")
-    with silent_hub() as hub, Server("pocket", "--allow-download", env={**environ, "HF_ENDPOINT": hub}) as server:
-        answer = server.embed("a", model="v2-small-en")
-        assert answer.status_code == 503
-        assert "could not be downloaded (" in answer.json()["detail"]
-        # And may ask again.
-        assert server.embed("a", model="v2-small-en").status_code == 503
+    with ExitStack() as silence:
+        hub = silence.enter_context(silent_hub())
+        with Server("pocket", "--allow-download", env={**environ, "HF_ENDPOINT": hub}) as server:
+            answer = server.embed("a", model="v2-small-en")
+            assert answer.status_code == 503
+            assert "could not be downloaded (" in answer.json()["detail"]
+            silence.close()
+            # And may ask again, of a hub that refuses now.
+            assert server.embed("a", model="v2-small-en").status_code == 503
 
 
 def test_a_download_serves_all_who_wait(tmp_path: Path) -> None:

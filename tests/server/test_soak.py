@@ -216,21 +216,19 @@ async def soak(
     return crowd.ends, memory
 
 
-@pytest.mark.parametrize(
-    ("seconds", "texts", "tokens"), [(2, 40, 4000), pytest.param(600, 300, 16000, marks=pytest.mark.slow)]
-)
-def test_soak(pocket: Encoder, seconds: float, texts: int, tokens: int) -> None:
-    with Server("--preload", "--max-waiting", tokens / 1e6) as server:
-        ends, memory = asyncio.run(soak(server, Texts(pocket, texts), seconds))
+@pytest.mark.slow
+def test_soak(pocket: Encoder) -> None:
+    with Server("--preload", "--max-waiting", 0.016) as server:
+        ends, memory = asyncio.run(soak(server, Texts(pocket, 300), seconds=600))
         print(dict(ends), [round(each) for each in memory])
-        assert ends["answered 200"] > seconds
         assert {end for end in ends if end.endswith("500")} == set()
         assert server.client.get("/health").json()["waiting_tokens"] == 0
         assert server.metric("requests_under_way") == 0
-        if seconds > 60:
-            assert all(ends[kind] for kind in ("answered 503", "vanished", "malformed 400", "slow 200"))
-            early, late = max(memory[len(memory) // 5 : len(memory) // 2]), max(memory[-len(memory) // 3 :])
-            assert late < 1.1 * early + 20, memory
+        assert all(
+            ends[kind] for kind in ("answered 200", "answered 503", "vanished", "malformed 400", "slow 200")
+        )
+        early, late = max(memory[len(memory) // 5 : len(memory) // 2]), max(memory[-len(memory) // 3 :])
+        assert late < 1.1 * early + 20, memory
         assert server.stop() == 0
         assert "Traceback" not in server.log
         assert "ERROR" not in server.log

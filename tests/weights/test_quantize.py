@@ -97,7 +97,7 @@ def test_a_layer_is_what_its_format_defines(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", OPTIONS)
-def test_a_packed_decoder_equals_float64(tmp_path: Path, name: str, branch: str) -> None:
+def test_a_packed_decoder_equals_float64(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     source = decoder_checkpoints.code(tmp_path / "code")
     convert.to_mlx(str(source), tmp_path / "packed", **OPTIONS[name])
     convert.to_mlx(str(tmp_path / "packed"), tmp_path / "full", dtype="float32")
@@ -105,32 +105,38 @@ def test_a_packed_decoder_equals_float64(tmp_path: Path, name: str, branch: str)
     weights = {
         name.removeprefix("model."): np.array(x) for name, x in checkpoints.read_tensors(tmp_path / "full").items()
     }
-    model = mlx_jina.load(tmp_path / "packed", dtype="float32")
     packed = [tensor for tensor in checkpoints.read_tensors(tmp_path / "packed") if tensor.endswith(".scales")]
-    assert model.loaded.packings.keys() == {name.removeprefix("model.").removesuffix(".scales") for name in packed}
-    ids = [np.array(x) for x in model.tokenize(TEXTS)]
+    ids = [np.array(x) for x in mlx_jina.load(tmp_path / "packed").tokenize(TEXTS)]
     wanted = np.stack([reference.unit(reference.qwen3(weights, config, x)[-1]) for x in ids])
-    found = model.encode(TEXTS, task="nl2code", prompt="")
-    assert found.dtype == np.float32
-    np.testing.assert_allclose(found, wanted, atol=2e-6 if branch == "cpu" else 1e-5, rtol=0)
+    for on_gpu, atol in {False: 2e-6, True: 1e-5}.items():
+        monkeypatch.setattr(device, "on_gpu", lambda on_gpu=on_gpu: on_gpu)
+        model = mlx_jina.load(tmp_path / "packed", dtype="float32")
+        names = {name.removeprefix("model.").removesuffix(".scales") for name in packed}
+        assert model.loaded.packings.keys() == names
+        found = model.encode(TEXTS, task="nl2code", prompt="")
+        assert found.dtype == np.float32
+        np.testing.assert_allclose(found, wanted, atol=atol, rtol=0)
 
 
 @pytest.mark.parametrize("mode", choices.MODES)
 @pytest.mark.parametrize("model", MODELS)
-def test_packed_models_are_their_full_ones(tmp_path: Path, model: str, mode: Mode, branch: str) -> None:
+def test_packed_models_are_their_full_ones(
+    tmp_path: Path, model: str, mode: Mode, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Packed weights, with adapters beside them, give the vectors and fingerprints of the same numbers in full."""
     make, task = MODELS[model]
     convert.to_mlx(str(make(tmp_path / "source")), tmp_path / "packed", mode=mode)
     convert.to_mlx(str(tmp_path / "packed"), tmp_path / "full", dtype="float32")
     convert.to_gguf(str(tmp_path / "packed"), tmp_path / "m.gguf", kind="F32")
-    packed = mlx_jina.load(tmp_path / "packed", dtype="float32")
-    for path in (tmp_path / "full", tmp_path / "m.gguf"):
-        full = mlx_jina.load(path, dtype="float32")
-        assert packed.fingerprint(task) == full.fingerprint(task)
-        np.testing.assert_allclose(
-            packed.encode(TEXTS, task=task), full.encode(TEXTS, task=task), atol=2e-6 if branch == "cpu" else 2e-5
-        )
-    assert {packing.mode for packing in packed.loaded.packings.values()} == {mode}
+    for on_gpu, atol in {False: 2e-6, True: 2e-5}.items():
+        monkeypatch.setattr(device, "on_gpu", lambda on_gpu=on_gpu: on_gpu)
+        packed = mlx_jina.load(tmp_path / "packed", dtype="float32")
+        vectors, fingerprint = packed.encode(TEXTS, task=task), packed.fingerprint(task)
+        # Both files hold the same numbers in full.
+        full = mlx_jina.load(tmp_path / ("m.gguf" if on_gpu else "full"), dtype="float32")
+        assert fingerprint == full.fingerprint(task)
+        np.testing.assert_allclose(vectors, full.encode(TEXTS, task=task), atol=atol)
+        assert {packing.mode for packing in packed.loaded.packings.values()} == {mode}
 
 
 @pytest.mark.parametrize("mode", choices.MODES)
