@@ -262,7 +262,7 @@ mlx_jina.limit_cache()
 model = mlx_jina.load("pocket")
 model.encode(["a short text"])
 before, rng = peak(), random.Random(0)
-model.encode([" ".join(["word"] * rng.randrange(1, 1000)) for _ in range(60)])
+model.encode([" ".join(["word"] * rng.randrange(1, 1000)) for _ in range(30)])
 print(peak() - before)
 """
 

@@ -27,26 +27,48 @@ NOTES = {
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
 
+def enter(home: Path, patch: pytest.MonkeyPatch) -> Path:
+    """Be at home in this folder, which gets notes if it has none."""
+    patch.setenv("HOME", str(home))
+    patch.setenv("XDG_DATA_HOME", str(home / "data"))
+    patch.delenv("MLX_JINA_URI", raising=False)
+    patch.chdir(home)
+    if not (home / "notes").exists():
+        for name, text in NOTES.items():
+            (home / "notes" / name).parent.mkdir(parents=True, exist_ok=True)
+            (home / "notes" / name).write_text(text)
+            os.utime(home / "notes" / name, (1_700_000_000, 1_700_000_000))
+    return home
+
+
+def with_index(home: Path) -> Path:
+    done = run("index", "notes")
+    assert done.returncode == 0, done.stderr
+    return home
+
+
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A home of one's own, with notes in it."""
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
-    monkeypatch.delenv("MLX_JINA_URI", raising=False)
-    monkeypatch.chdir(tmp_path)
-    for name, text in NOTES.items():
-        (tmp_path / "notes" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "notes" / name).write_text(text)
-        os.utime(tmp_path / "notes" / name, (1_700_000_000, 1_700_000_000))
-    return tmp_path
+    return enter(tmp_path, monkeypatch)
 
 
 @pytest.fixture
 def indexed(home: Path) -> Path:
     """The same, indexed."""
-    done = run("index", "notes")
-    assert done.returncode == 0, done.stderr
-    return home
+    return with_index(home)
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    with pytest.MonkeyPatch.context() as patch:
+        return with_index(enter(tmp_path_factory.mktemp("home"), patch))
+
+
+@pytest.fixture
+def shared(kept: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """One home with an index for all tests that change nothing."""
+    return enter(kept, monkeypatch)
 
 
 def modules_of(*arguments: str) -> set[str]:
@@ -103,7 +125,7 @@ def test_words_alone_import_little(indexed: Path) -> None:
     assert {"yaml", "markdown_it"} <= loaded
 
 
-def test_json(indexed: Path) -> None:
+def test_json(shared: Path) -> None:
     done = run("search", "feed starter", "--json", "--tag", "food")
     found = json.loads(done.stdout)
     head = {"query", "mode", "model", "fingerprint", "took_ms", "stale", "warning", "chunks"}
@@ -111,11 +133,11 @@ def test_json(indexed: Path) -> None:
     assert (found["query"], found["mode"], found["model"]) == ("feed starter", "hybrid", "pocket")
     assert found["stale"] == {"words": 0, "vectors": 0}
     (hit,) = found["hits"]
-    text = (indexed / "notes/bread.md").read_text()
+    text = (shared / "notes/bread.md").read_text()
     assert hit == {
         "id": hit["id"],
         "path": "bread.md",
-        "absolute_path": str(indexed / "notes/bread.md"),
+        "absolute_path": str(shared / "notes/bread.md"),
         "line": 4,
         "end_line": 8,
         "start": text.index("# Sourdough"),
@@ -131,7 +153,7 @@ def test_json(indexed: Path) -> None:
         "snippet": "Feed the starter with flour every day.",
         "highlights": [[0, 4], [9, 16]],
         "more": 0,
-        "uri": f"file://{indexed}/notes/bread.md",
+        "uri": f"file://{shared}/notes/bread.md",
     }
     lines = run("search", "oil", "--jsonl", "-n", "3").stdout.splitlines()
     assert [json.loads(line)["path"] for line in lines][:2] == ["garage/motor.md", "garage/car.md"]
@@ -140,11 +162,11 @@ def test_json(indexed: Path) -> None:
     assert explained["dropped"] == ["the"]
 
 
-def test_what_alfred_shows(indexed: Path) -> None:
+def test_what_alfred_shows(shared: Path) -> None:
     done = run("search", "feed starter", "--alfred", "--tag", "food", "--uri", "vscode")
     shown = json.loads(done.stdout)
     (item,) = shown["items"]
-    path = str(indexed / "notes/bread.md")
+    path = str(shared / "notes/bread.md")
     assert (shown["skipknowledge"], item["title"].partition(" > ")[0], item["type"]) == (True, "Sourdough", "file")
     assert item["subtitle"] == "bread.md:4  Feed the starter with flour every day."
     assert (item["arg"], item["quicklookurl"], item["text"]["copy"]) == (path, path, f"{path}:4")
@@ -169,7 +191,7 @@ def test_paths(indexed: Path) -> None:
     assert "two\N{REPLACEMENT CHARACTER}lines.md:1" in run("search", "oil", "--mode", "words").stdout
 
 
-def test_explanations(indexed: Path) -> None:
+def test_explanations(shared: Path) -> None:
     done = run("search", "the oil", "--explain", "-n", "1")
     assert re.search(r"    cosine -?0\.\d{3}, bm25 \d\.\d\d\n", done.stdout)
     assert "mode hybrid, 4 chunks\n" in done.stdout
@@ -313,7 +335,7 @@ def test_another_model(indexed: Path, tmp_path: Path) -> None:
         (["duplicates", "--threshold", "7"], "--threshold 7.0 must lie between 0 and 1"),
     ],
 )
-def test_mistakes_are_one_line(indexed: Path, arguments: Sequence[str], message: str) -> None:
+def test_mistakes_are_one_line(shared: Path, arguments: Sequence[str], message: str) -> None:
     done = run(*arguments)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("error: ")
@@ -329,7 +351,7 @@ def test_a_folder_that_is_away_is_said_and_searched(indexed: Path) -> None:
     assert "keeps its notes" in done.stderr
 
 
-def test_on_a_terminal_matches_are_bold_and_places_are_links(indexed: Path) -> None:
+def test_on_a_terminal_matches_are_bold_and_places_are_links(shared: Path) -> None:
     pty = pytest.importorskip("pty")
     ours, theirs = pty.openpty()
     command = [*PROGRAM, "search", "feed starter", "-n", "1"]
@@ -346,7 +368,7 @@ def test_on_a_terminal_matches_are_bold_and_places_are_links(indexed: Path) -> N
         process.wait()
     os.close(ours)
     text = shown.decode()
-    link = f"\x1b]8;;file://{indexed}/notes/bread.md\x1b\\bread.md:4\x1b]8;;\x1b\\"
+    link = f"\x1b]8;;file://{shared}/notes/bread.md\x1b\\bread.md:4\x1b]8;;\x1b\\"
     assert link in text
     assert "\x1b[1mFeed\x1b[0m the \x1b[1mstarter\x1b[0m with" in text
 

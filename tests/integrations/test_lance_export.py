@@ -7,6 +7,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,10 @@ from mlx_jina.search import lance
 from mlx_jina.search.rows import Row
 from tests.support.command import run
 
-pytest.importorskip("lancedb")
-pytest.importorskip("pyarrow")
+# Found and not imported, which takes seconds of whoever collects.
+pytestmark = pytest.mark.skipif(
+    None in map(find_spec, ("lancedb", "pyarrow")), reason="needs pip install --group integrations"
+)
 
 NOTES = {
     "car.md": "# Car\n\nChange the oil of the engine every year.\n",

@@ -61,9 +61,9 @@ def expected(texts: list[bare.Ids], weights: dict[str, Any] = WEIGHTS) -> npt.ND
     return np.stack([reference.unit(reference.qwen3(weights, CONFIG, ids)[-1]) for ids in texts])
 
 
-@pytest.mark.parametrize(("index", "task"), enumerate(PREFIXES))
-def test_every_task_and_side_equals_float64(model: mlx_jina.Encoder, index: int, task: str) -> None:
-    texts = TEXTS[index % 3 :: 3]
+@pytest.mark.parametrize("task", PREFIXES)
+def test_every_task_and_side_equals_float64(model: mlx_jina.Encoder, task: str) -> None:
+    texts = TEXTS[list(PREFIXES).index(task) % 3 :: 3]
     ids = [np.array(x) for x in model.tokenize([PREFIXES[task] + text for text in texts])]
     np.testing.assert_allclose(model.encode(texts, task=task), expected(ids), atol=bound(2e-6), rtol=0)
 
