@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from pathlib import Path
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -170,8 +170,10 @@ class Reranker(LoadedModel):
         """
         check_options(top_k=top_k, return_documents=return_documents)
         check_top_k(top_k)
-        scores = self.score(query, documents, **options)
-        return ranked(scores, listed(documents), top_k, with_text=return_documents)
+        # Once, because an iterator can be read but once.
+        texts = documents if isinstance(documents, str) else listed(documents)
+        scores = self.score(query, texts, **options)
+        return ranked(scores, texts, top_k, with_text=return_documents)
 
     @overload
     def predict(self, inputs: Pair, **options: Unpack[RerankOptions]) -> np.float32: ...
@@ -186,13 +188,9 @@ class Reranker(LoadedModel):
         pair that is too long the longer text is cut, with one TruncationWarning. For a listwise model all pairs
         with one query are one list.
         """
-        single = len(inputs) == 2 and all(isinstance(side, str) for side in inputs)
-        pairs: list[Pair] = []
-        for index, pair in enumerate([inputs] if single else inputs):
-            if isinstance(pair, str) or not isinstance(pair, Sequence) or len(pair) != 2:
-                raise InputError("is no pair of a query and a document", position=index)
-            # Sentence-transformers takes lists as well.
-            pairs.append((pair[0], pair[1]))  # type: ignore[arg-type]
+        given = _listed(inputs)
+        single = len(given) == 2 and all(isinstance(side, str) for side in given)
+        pairs = [_pair(pair, index) for index, pair in enumerate([given] if single else given)]
         scored = self._scored(pairs, windows=False, **options)
         self._warn_of_cut(scored, options.get("max_length"), options.get("max_document_length"))
         scores = scored.scores(options.get("activation", "default"))
@@ -277,6 +275,24 @@ def _pairs(query: str, documents: Texts) -> list[Pair]:
     if not query.strip():
         raise InputError("the query is empty")
     return [(query, document) for document in listed(documents)]
+
+
+def _listed(inputs: object) -> list[Any]:
+    """A pair or many as a list, also of an iterator or an array's rows. Raises InputError for what is neither."""
+    # Keys of a mapping, columns of a table, letters and bytes are no pairs, and a set has no order.
+    table = isinstance(inputs, (str, bytes, Mapping, Set)) or hasattr(inputs, "columns")
+    if table or not isinstance(inputs, Iterable):
+        kind = type(inputs).__name__
+        raise InputError(f"inputs must be a pair (query, document), or a list of such pairs, not {kind}")
+    return list(inputs)
+
+
+def _pair(given: object, position: int) -> Pair:
+    """A query and a document, also as the list or the row of an array that sentence-transformers takes."""
+    text = isinstance(given, (str, bytes))
+    if text or not isinstance(given, (Sequence, np.ndarray)) or len(given) != 2:
+        raise InputError("is no pair of a query and a document", position=position)
+    return given[0], given[1]
 
 
 def _pointwise(head: Head, texts: PairTexts) -> Callable[[Sequence[Pair], PairOptions], Work]:

@@ -62,6 +62,14 @@ def test_predict_takes_pairs_and_one_pair(model: mlx_jina.Reranker) -> None:
     assert model.predict([]).shape == (0,)
     mixed = model.predict([("what is deep learning", DOCUMENTS[0]), pairs[1]])
     assert mixed[1] == scores[1]
+    for other in (iter(pairs), np.array(pairs)):
+        assert np.array_equal(model.predict(other), scores)  # type: ignore[call-overload]
+    assert model.predict(np.array(pairs[1])) == scores[1]  # type: ignore[call-overload]
+
+
+def test_documents_may_come_from_an_iterator(model: mlx_jina.Reranker) -> None:
+    wanted = model.rank(QUERY, DOCUMENTS, return_documents=True)
+    assert model.rank(QUERY, iter(DOCUMENTS), return_documents=True) == wanted  # type: ignore[arg-type]
 
 
 def test_activation(model: mlx_jina.Reranker) -> None:
@@ -99,6 +107,11 @@ def test_pairs_that_are_none(model: mlx_jina.Reranker) -> None:
         model.predict([("a", "b"), "ab"])  # type: ignore[list-item]
     with pytest.raises(InputError, match=r"^text 1 has an empty query$"):
         model.predict([("a", "b"), ("", "b")])
+    with pytest.raises(InputError, match=r"^text 0 is no pair of a query and a document$"):
+        model.predict([b"ab"])  # type: ignore[list-item]
+    for inputs in ("ab", 5, None, {"a": "b"}, {("a", "b")}):
+        with pytest.raises(InputError, match=rf"or a list of such pairs, not {type(inputs).__name__}$"):
+            model.predict(inputs)  # type: ignore[arg-type]
 
 
 def test_options_that_do_not_fit(model: mlx_jina.Reranker) -> None:
