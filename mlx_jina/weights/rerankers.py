@@ -12,7 +12,7 @@ import mlx.core as mx
 from mlx_jina.errors import CheckpointError, shown
 from mlx_jina.models.listwise import PROJECTOR_SIZES, ListwiseReranker
 from mlx_jina.models.rerankers import SCORE_ROWS, JinaBertReranker, Qwen3Reranker
-from mlx_jina.weights import folder, jina_v3, kinds, projector, quantize, safetensors_file
+from mlx_jina.weights import folder, jina_v3, kinds, modules, projector, quantize, safetensors_file
 from mlx_jina.weights.checkpoint import Checkpoint
 
 # Of a layer: stock XLM-RoBERTa's names, as BAAI's rerankers have them, and those of models/xlm_roberta.py.
@@ -138,10 +138,13 @@ def _qwen3(files: Checkpoint, name: str) -> Checkpoint:
                 "one, or two for no and yes"
             )
         return _with_kind(files, Qwen3Reranker.architecture, tensors, **{SCORE_ROWS: rows})
-    if "Qwen3ForCausalLM" not in architectures or any(
-        "embed" in called.lower() for called in (name, files.path.name)
-    ):
+    # Of a path only its last part is a model's name.
+    called = name.rstrip("/").rpartition("/")[2], files.path.name
+    if "Qwen3ForCausalLM" not in architectures or any("embed" in each.lower() for each in called):
         raise _no_head(files, "language head (architectures " + ", ".join(map(str, architectures)) + ")")
+    if modules.needed_files(files.path):
+        # Qwen3-Embedding's tensors and architecture are a reranker's.
+        raise _no_head(files, "use for a language head, for modules.json has a pooling,")
     tensors["score.weight"] = _answer_rows(files)
     return _with_kind(files, Qwen3Reranker.architecture, tensors, **{SCORE_ROWS: 2})
 

@@ -253,6 +253,16 @@ def test_a_config_that_does_not_fit(tmp_path: Path, change: dict[str, Any], word
 def test_embedding_folders_of_qwen3_are_no_rerankers(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="is no reranker"):
         mlx_jina.load_reranker(reranker_checkpoints.qwen(tmp_path / "Qwen3-Embedding-0.6B"))
+    # Also under another name, by its pooling. The folder around it has no say.
+    folder = reranker_checkpoints.qwen(tmp_path / "embeddings/model")
+    assert mlx_jina.load_reranker(folder).score("a", ["b"]).shape == (1,)
+    types = {"": "Transformer", "1_Pooling": "Pooling", "2_Normalize": "Normalize"}
+    parts = [{"path": path, "type": f"sentence_transformers.models.{name}"} for path, name in types.items()]
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling/config.json").write_text(json.dumps({"pooling_mode_lasttoken": True}))
+    (folder / "modules.json").write_text(json.dumps(parts))
+    with pytest.raises(CheckpointError, match=r"modules\.json has a pooling, and is no reranker; mlx_jina\.load"):
+        mlx_jina.load_reranker(folder)
 
 
 def test_the_prompt_is_the_published_one() -> None:

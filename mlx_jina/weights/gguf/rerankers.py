@@ -105,6 +105,13 @@ def _with_answers(
             raise CheckpointError(
                 f"{file.path} was written by mlx-jina as an embedding model, without a language head"
             )
+        pooling = file.metadata.get(f"{QWEN3}.pooling_type", int(PoolingType.NONE))
+        if pooling not in (int(PoolingType.NONE), int(PoolingType.RANK)):
+            # Of a Qwen3-Embedding or a v5, every tensor is as in a reranker that lost its head.
+            raise CheckpointError(
+                f"{file.path} is an embedding model, and no reranker: its {QWEN3}.pooling_type is {pooling}, and "
+                "it has no cls.output.weight; mlx_jina.load opens it"
+            )
         rows = [_token(file, tokenizer, answer) for answer in ("no", "yes")]
     width = file.entries[name].shape[1]
 

@@ -45,7 +45,12 @@ def edited(
 
 
 # What llama.cpp's converter does not write.
-OURS = {"mlx-jina.config": None, "mlx-jina.prompts": None, "general.name": "Model"}
+OURS = {
+    "mlx-jina.config": None,
+    "mlx-jina.prompts": None,
+    "general.name": "Model",
+    "qwen3.pooling_type": None,
+}
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["tied", "untied"])
@@ -100,6 +105,14 @@ def test_a_file_that_lost_its_head_is_rescued(decoder: Path, wanted: Array, tied
 def test_a_decoder_that_mlx_jina_wrote(decoder: Path) -> None:
     with pytest.raises(CheckpointError, match="as an embedding model, without a language head"):
         mlx_jina.load_reranker(decoder)
+
+
+def test_an_embedding_model_of_llama_cpp(decoder: Path, tmp_path: Path) -> None:
+    """Qwen3-Embedding and v5 have every tensor of a reranker that lost its head, and a pooling."""
+    for pooling in (1, 3):
+        path = edited(decoder, tmp_path / "model.gguf", {**OURS, "qwen3.pooling_type": pooling})
+        with pytest.raises(CheckpointError, match=rf"embedding model, and no reranker.*pooling_type is {pooling}"):
+            mlx_jina.load_reranker(path)
 
 
 def test_embedding_load_refuses_by_pooling_and_by_name(decoder: Path, tmp_path: Path) -> None:
