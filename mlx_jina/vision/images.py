@@ -26,7 +26,6 @@ MOST_PIXELS = 89_478_485
 _opening = threading.Lock()
 # 16 bits a pixel, of which Pillow would keep those of values below 256 and make the others white.
 _DEEP = ("I;16", "I;16L", "I;16B", "I;16N")
-_FAULTS = (OSError, ValueError, SyntaxError, EOFError, IndexError, TypeError, OverflowError, MemoryError)
 
 
 @dataclass(frozen=True)
@@ -61,8 +60,9 @@ def listed(pictures: object) -> list[object]:
 def is_one(pictures: object) -> bool:
     """Whether this is one picture, and not many."""
     if isinstance(pictures, np.ndarray):
-        return pictures.ndim == 3
-    return isinstance(pictures, (str, Path, bytes)) or is_picture(pictures)
+        # Also grey ones and floats, which are refused as the pictures that they are.
+        return pictures.ndim == 3 or (pictures.ndim == 2 and pictures.dtype.kind in "buif")
+    return isinstance(pictures, (str, Path, bytes, bytearray, memoryview, io.IOBase)) or is_picture(pictures)
 
 
 def decode(item: object, position: int | None = None) -> Pixels:
@@ -86,11 +86,14 @@ def decode(item: object, position: int | None = None) -> Pixels:
         ) from None
     if isinstance(source, PIL.Image.Image):
         return _rgb(source, position)
+    if isinstance(source, (bytearray, memoryview)):
+        source = bytes(source)
     if not isinstance(source, (str, Path, bytes)):
         kind = type(source).__name__
-        raise PictureError(
-            f"is {kind}; a picture is a path, bytes, an array or an image of Pillow's", position=position
-        )
+        words = f"is {kind}; a picture is a path, bytes, an array or an image of Pillow's"
+        if isinstance(source, io.IOBase):
+            words = f"is an open file ({kind}): pass its path, or what its read() returns"
+        raise PictureError(words, position=position)
     with _faults(position), _opened(source) as image:
         return _rgb(image, position)
 
@@ -110,9 +113,7 @@ def _opened(source: str | Path | bytes) -> Iterator[PillowImage]:
 
 @contextmanager
 def _faults(position: int | None) -> Iterator[None]:
-    """Whatever Pillow raises for a file that it cannot read becomes an PictureError."""
-    import struct
-
+    """Whatever Pillow raises for a file that it cannot read becomes a PictureError."""
     import PIL.Image
 
     try:
@@ -125,13 +126,16 @@ def _faults(position: int | None) -> Iterator[None]:
         ) from None
     except PIL.Image.DecompressionBombError as error:
         raise PictureError(f"has too many pixels: {error}", position=position) from None
-    except (*_FAULTS, struct.error) as error:
+    except Exception as error:
+        # Each of its readers has errors of its own, as have the libraries below them: AVIF's raises RuntimeError.
         raise PictureError(
             f"cannot be read as a picture: {error or type(error).__name__}", position=position
         ) from None
 
 
 def _check_size(width: int, height: int, position: int | None) -> None:
+    if not width or not height:
+        raise PictureError(f"has {width} x {height} pixels, which is nothing", position=position)
     if width * height > MOST_PIXELS:
         raise PictureError(
             f"has {width} x {height} pixels, more than {MOST_PIXELS}; make it smaller first", position=position

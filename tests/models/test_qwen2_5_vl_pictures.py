@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import PIL.Image
 import pytest
+from PIL import features
 
 import mlx_jina
 from mlx_jina import device
@@ -309,10 +310,15 @@ class TestFiles:
     def test_every_source_is_alike(self, tmp_path: Path, model: mlx_jina.Encoder) -> None:
         array = PICTURES[3]
         (tmp_path / "a.png").write_bytes(file(array))
-        sources: list[Any] = [tmp_path / "a.png", str(tmp_path / "a.png"), file(array), PIL.Image.fromarray(array)]
+        content = file(array)
+        sources: list[Any] = [tmp_path / "a.png", str(tmp_path / "a.png"), content, PIL.Image.fromarray(array)]
+        sources += [bytearray(content), memoryview(content)]
         wanted = model.encode_images(array, task="code")
         found = model.encode_images([*sources, mlx_jina.Image(array)], task="code")
-        np.testing.assert_allclose(found, [wanted] * 5, atol=bound(1e-6), rtol=0)
+        np.testing.assert_allclose(found, [wanted] * 7, atol=bound(1e-6), rtol=0)
+        assert model.encode_images(sources[4], task="code").shape == wanted.shape
+        with pytest.raises(PictureError, match=r"picture 0 is an array uint8 \(29, 31\)"):
+            model.encode_images(array[:, :, 0], task="code")
 
     @pytest.mark.parametrize("mode", ["CMYK", "L", "LA", "RGBA", "P", "1", "YCbCr", "PA"])
     def test_modes_are_converted_as_pillow_does(self, mode: str) -> None:
@@ -354,6 +360,8 @@ class TestFiles:
             (np.zeros((4, 4, 3)), r"array float64 \(4, 4, 3\)"),
             (np.zeros((0, 4, 3), dtype=np.uint8), r"\(0, 4, 3\)"),
             (np.zeros((1, 201, 3), dtype=np.uint8), "more than 200 times the other"),
+            (PIL.Image.new("RGB", (0, 9)), "0 x 9 pixels, which is nothing"),
+            (io.BytesIO(b""), r"is an open file \(BytesIO\): pass its path, or what its read\(\) returns"),
             (PIL.Image.new("F", (9, 9)), "mode F"),
             (PIL.Image.new("I", (9, 9)), "mode I"),
             (7, "is int; a picture is"),
@@ -378,7 +386,8 @@ class TestFiles:
     @pytest.mark.filterwarnings("ignore")
     def test_damage_anywhere_is_an_error_or_a_picture(self) -> None:
         rng = np.random.default_rng(0)
-        for kind in ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP"):
+        kinds = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", *(["AVIF"] if features.check("avif") else []))
+        for kind in kinds:
             whole = file(PICTURES[3], kind)
             for _ in range(60):
                 damaged = bytearray(whole)
