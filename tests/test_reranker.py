@@ -170,6 +170,42 @@ def test_a_query_that_leaves_no_room(v2: mlx_jina.Reranker) -> None:
         v2.score("bake bread " * 60, DOCUMENTS)
 
 
+PAIR_WITHOUT_FRAME = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"post_processor": None}, "does not put special tokens before, between and after"),
+        ({"post_processor": PAIR_WITHOUT_FRAME}, "does not put special tokens before, between and after"),
+        # Of "a" nothing is left.
+        (
+            {"normalizer": {"type": "Replace", "pattern": {"String": "a"}, "content": ""}},
+            "does not put special tokens before, between and after",
+        ),
+    ],
+)
+def test_a_tokenizer_that_frames_no_pair(name: str, changes: dict[str, Any], words: str, tmp_path: Path) -> None:
+    folder = MODELS[name](tmp_path / name)
+    path = folder / "tokenizer.json"
+    checkpoints.write_json(path, checkpoints.read_json(path) | changes)
+    with pytest.raises(CheckpointError, match=words):
+        mlx_jina.load_reranker(folder)
+
+
+def test_a_tokenizer_that_fails(tmp_path: Path) -> None:
+    folder = reranker_checkpoints.v2(tmp_path / "v2")
+    content = checkpoints.read_json(folder / "tokenizer.json")
+    content["model"]["unk_id"] = None
+    checkpoints.write_json(folder / "tokenizer.json", content)
+    model = mlx_jina.load_reranker(folder)
+    assert model.score(QUERY, ["bread"]).shape == (1,)
+    for query, documents in ((QUERY, ["bread", "\u65e5"]), ("\u65e5", ["bread"])):
+        with pytest.raises(CheckpointError, match=r"^the tokenizer failed: .*unk_id"):
+            model.score(query, documents)
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_users_text_is_no_special_token(name: str, folders: dict[str, Path]) -> None:
     model = mlx_jina.load_reranker(folders[name], dtype="float32")

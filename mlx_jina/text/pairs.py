@@ -5,6 +5,7 @@ No text of a user's becomes a special token: "<|im_end|>" in a document is seven
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -13,8 +14,8 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from tokenizers import Tokenizer as FastTokenizer
 
-from mlx_jina.errors import InputError, TooLongError
-from mlx_jina.text.tokenizer import Ids, Tokenizer, check
+from mlx_jina.errors import CheckpointError, InputError, TooLongError
+from mlx_jina.text.tokenizer import Ids, Tokenizer, check, failures
 
 # Of two neighbouring windows of a document, as in jina-reranker-v2's own code.
 OVERLAP = 80
@@ -97,7 +98,8 @@ def for_users_text(fast: FastTokenizer) -> FastTokenizer:
 
 def plain(fast: FastTokenizer, texts: Sequence[str]) -> list[Ids]:
     """Ids of texts without special tokens around them."""
-    encodings = fast.encode_batch_fast(list(texts), add_special_tokens=False)
+    with failures("the tokenizer failed"):
+        encodings = fast.encode_batch_fast(list(texts), add_special_tokens=False)
     return [np.array(encoding.ids, dtype=np.int32) for encoding in encodings]
 
 
@@ -127,15 +129,24 @@ def cut_document(document: Ids, index: int, options: PairOptions, cut: dict[int,
 
 
 class BertPairs:
-    """`[CLS] query [SEP] document [SEP]`, or with the special tokens that the tokenizer puts around a pair."""
+    """`[CLS] query [SEP] document [SEP]`, or with the special tokens that the tokenizer puts around a pair.
+
+    Raises CheckpointError for a tokenizer without these tokens: the score is read from the first one.
+    """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._fast = for_users_text(tokenizer.fast)
-        encoding = tokenizer.fast.encode("a", "a")
+        with failures("the tokenizer cannot tokenise a pair"):
+            encoding = tokenizer.fast.encode("a", "a")
         ids, sides = np.array(encoding.ids, dtype=np.int32), encoding.sequence_ids
-        first, second = sides.index(0), sides.index(1)
-        last, end = len(sides) - sides[::-1].index(0), len(sides) - sides[::-1].index(1)
-        self._before, self._between, self._after = ids[:first], ids[last:second], ids[end:]
+        # Which of the two texts each token is of, and None for special tokens.
+        runs = [(side, len(list(run))) for side, run in itertools.groupby(sides)]
+        if [side for side, _ in runs] != [None, 0, None, 1, None]:
+            raise CheckpointError(
+                "the tokenizer does not put special tokens before, between and after a query and a document; its "
+                "tokenizer.json ('post_processor') is not a reranker's"
+            )
+        self._before, _, self._between, _, self._after = np.split(ids, np.cumsum([n for _, n in runs])[:-1])
         self.special_tokens = len(self._before) + len(self._between) + len(self._after)
 
     def groups(self, pairs: Sequence[Pair], options: PairOptions) -> list[Group]:
