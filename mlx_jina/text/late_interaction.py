@@ -7,7 +7,6 @@ Khattab and Zaharia 2020 (arXiv 2004.12832), section 3.2.
 
 from __future__ import annotations
 
-import re
 import string
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -17,8 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from mlx_jina.errors import CheckpointError, InputError, TooLongError
+from mlx_jina.text.pairs import for_users_text
 from mlx_jina.text.prompts import Side
-from mlx_jina.text.tokenizer import Ids, Tokenizer, check
+from mlx_jina.text.tokenizer import Ids, Tokenizer
 
 # What ColBERT's code takes where artifact.metadata lacks a key.
 DEFAULTS: Mapping[str, Any] = {
@@ -93,7 +93,9 @@ class ColBERT(LateInteraction):
     def __init__(self, tokenizer: Tokenizer, settings: Mapping[str, Any]) -> None:
         super().__init__(tokenizer, settings["doc_maxlen"])
         # A "[MASK]" in a user's text would be expansion, and a marker would say that a document is a query.
-        tokenizer.fast.encode_special_tokens = True
+        self._plain = Tokenizer(for_users_text(tokenizer.fast))
+        frame = np.array(tokenizer.fast.encode("a").ids, dtype=np.int32)
+        self._before, self._after = frame[: tokenizer.leading], frame[len(frame) - tokenizer.closing :]
         self._markers: dict[Side, int] = {
             "query": self._id(settings["query_token_id"]),
             "document": self._id(settings["doc_token_id"]),
@@ -124,24 +126,12 @@ class ColBERT(LateInteraction):
         encoded = [self._tokenizer.fast.encode(mark, add_special_tokens=False).ids for mark in string.punctuation]
         return np.unique(np.array([ids[0] for ids in encoded if ids], dtype=np.int32))
 
-    @cached_property
-    def _special(self) -> re.Pattern[str] | None:
-        """What a text is broken up at, because the vocabulary itself has a special token for these characters.
-
-        XLM-RoBERTa's has "</s>" and "<mask>" among its pieces.
-        """
-        fast = self._tokenizer.fast
-        special = {token.content: id for id, token in fast.get_added_tokens_decoder().items() if token.special}
-        found = [text for text, id in special.items() if id in fast.encode(text, add_special_tokens=False).ids]
-        return re.compile("|".join(map(re.escape, found))) if found else None
-
     def uncut(self, side: Side, texts: Sequence[str], positions: Sequence[int] | None = None) -> list[Ids]:
         """Ids of each text with its marker, at full length. Errors name texts by `positions`."""
-        check(texts, positions)
-        if self._special is not None:
-            texts = [self._special.sub(lambda match: f"{match[0][0]} {match[0][1:]}", text) for text in texts]
-        marker = self._markers[side]
-        return [np.insert(ids, 1, marker) for ids in self._tokenizer.encode(texts, positions)]
+        encoded = self._plain.encode(texts, positions)
+        if not self._plain.special_tokens:
+            encoded = [np.concatenate([self._before, ids, self._after]) for ids in encoded]
+        return [np.insert(ids, 1, self._markers[side]) for ids in encoded]
 
     def cut(
         self, side: Side, ids: Sequence[Ids], positions: Sequence[int], max_length: int, truncate: bool
