@@ -236,8 +236,10 @@ class Reranker(LoadedModel):
 
     def _warn_of_cut(self, scored: Scored, max_length: int | None, max_document_length: int | None) -> None:
         if texts := int((scored.cut > 0).sum()):
-            own = MAX_DOCUMENT if self.listwise else max_length or self.max_length
-            warnings.warn(TruncationWarning(texts, max_document_length or own), stacklevel=3)
+            own = MAX_DOCUMENT if max_document_length is None else max_document_length
+            row = max_length or self.max_length
+            limit = own if self.listwise else min(row, max_document_length or row)
+            warnings.warn(TruncationWarning(texts, limit), stacklevel=3)
         if scored.queries_cut:
             warnings.warn(TruncationWarning(scored.queries_cut, MAX_QUERY), stacklevel=3)
 

@@ -165,6 +165,17 @@ def test_predict_cuts_a_long_document_and_says_so(v2: mlx_jina.Reranker) -> None
         v2.predict([(QUERY, "bread"), (QUERY, document)], truncate=False)
 
 
+@pytest.mark.parametrize(
+    ("row", "document", "said"), [(60, 100, 60), (60, 20, 20), (None, 20, 20), (None, None, 128)]
+)
+def test_a_cut_is_told_by_the_limit_that_made_it(
+    v2: mlx_jina.Reranker, row: int | None, document: int | None, said: int
+) -> None:
+    pairs = [(QUERY, "bake bread " * 100)]
+    with pytest.warns(TruncationWarning, match=f"^1 text was longer than {said} tokens and cut"):
+        v2.predict(pairs, max_length=row, max_document_length=document)
+
+
 def test_a_query_that_leaves_no_room(v2: mlx_jina.Reranker) -> None:
     with pytest.raises(TooLongError, match=r"^the query has \d+ tokens; with max_length=128 it may have 60"):
         v2.score("bake bread " * 60, DOCUMENTS)

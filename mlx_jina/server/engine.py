@@ -198,7 +198,9 @@ class Engine:
             try:
                 scored = await self.store.reranking.run(job, query, list(documents))
             except TooLongError as error:
-                raise ApiError(400, str(error), "INPUT_TOKEN_LIMIT_EXCEEDED", "documents") from None
+                # An error of the query names no position.
+                at_fault = "query" if error.position is None else "documents"
+                raise ApiError(400, str(error), "INPUT_TOKEN_LIMIT_EXCEEDED", at_fault) from None
             except InputError as error:
                 raise ApiError(400, str(error), "invalid_input") from None
             except MlxJinaError as error:

@@ -83,6 +83,22 @@ def test_documents_that_are_objects_come_back_whole(running: Server) -> None:
     assert all("document" not in hit for hit in body["results"])
 
 
+def test_fields_of_objects(running: Server, pairs: mlx_jina.Reranker) -> None:
+    """Cohere's `rank_fields`, Jina's query as an object, and numbers that are larger than 64 bits."""
+    documents: list[dict[str, Any]] = [
+        {"title": "bake", "body": "paris", "id": 1 << 80, "more": [-(1 << 70), {"a": 0.5}]},
+        {"title": "a man riding horse", "id": True},
+    ]
+    scores = pairs.score(QUERY, ["paris\nbake", "a man riding horse"])
+    fields: dict[str, Any] = {"documents": documents, "rank_fields": ["body", "title"], "model": "pairs"}
+    body = post(running, query={"text": QUERY}, **fields)
+    assert {hit["index"]: hit["relevance_score"] for hit in body["results"]} == dict(enumerate(scores.tolist()))
+    assert all(hit["document"] == documents[hit["index"]] for hit in body["results"])
+    wrong_fields: list[dict[str, Any]] = [{"rank_fields": names} for names in (["id"], ["url"], None)]
+    for wrong in wrong_fields:
+        assert "item 0 is neither" in post(running, status=422, **fields | wrong)["detail"]
+
+
 def test_the_first_reranker_answers_a_request_without_a_model(running: Server, pairs: mlx_jina.Reranker) -> None:
     body = post(running, documents=DOCUMENTS)
     assert body["model"] == "pairs"
@@ -140,6 +156,7 @@ def test_windows_cut_nothing(running: Server) -> None:
         ({"query": " ", "documents": ["a"]}, 400, "the query is empty"),
         ({"query": "bread " * 200, "documents": ["a"], "model": "pairs"}, 400, "the query has"),
         ({"documents": ["a"], "instruct": "x", "model": "pairs"}, 400, "takes no instruction"),
+        ({"documents": ["a"], "query": {"image": "x"}}, 422, "query"),
         ({"documents": ["a"], "top_n": 0}, 422, "top_n"),
         ({"documents": ["a", 3]}, 422, "item 1 is neither"),
         ({"documents": "a"}, 422, "a list of texts"),
@@ -154,6 +171,14 @@ def test_windows_cut_nothing(running: Server) -> None:
 def test_what_cannot_be_ranked(running: Server, fields: dict[str, Any], status: int, words: str) -> None:
     assert words in post(running, status=status, **fields)["detail"]
     assert words in post(running, "/v2/rerank", status, **fields)["message"]
+
+
+def test_an_error_names_the_field_at_fault(running: Server) -> None:
+    long = "bread " * 200
+    body = post(running, status=400, query=long, documents=["a"], model="pairs")
+    assert body["error"]["param"] == "query"
+    body = post(running, status=400, documents=["a", long], model="pairs", truncate=False, max_tokens_per_doc=9)
+    assert body["error"]["param"] == "documents"
 
 
 def test_a_reranker_gives_no_vectors(running: Server) -> None:

@@ -137,9 +137,12 @@ class TestPictures:
 
     def test_data_uris(self, server: Server, model: mlx_jina.Encoder) -> None:
         picture = v4_checkpoints.pixels(60, 60)
-        answer = ask(server, input=[self.item(picture, "data:image/png;base64,")], task="code", dimensions=16)
+        items = [self.item(picture, "data:image/png;base64,"), self.item(picture, "DATA:image/png;base64,")]
+        content = base64.b64decode(self.item(picture)["image"])
+        items.append({"image": base64.encodebytes(content).decode()})
+        answer = ask(server, input=items, task="code", dimensions=16)
         wanted = model.encode_images(picture, task="code", truncate_dim=16)
-        np.testing.assert_allclose(single(answer), [wanted], atol=bound(1e-6), rtol=0)
+        np.testing.assert_allclose(single(answer), [wanted] * 3, atol=bound(1e-6), rtol=0)
 
     @pytest.mark.parametrize(
         ("item", "words"),

@@ -112,12 +112,13 @@ def _image(item: Mapping[str, Any], index: int) -> Image:
     if "text" in item:
         raise PydanticCustomError("image", f"item {index} has a text and an image; send two items")
     content = item["image"]
-    if isinstance(content, str) and content.startswith("data:"):
+    if isinstance(content, str) and content[:5].lower() == "data:":
         content = content.partition(",")[2]
     try:
         if not isinstance(content, str) or not content:
             raise ValueError
-        return Image(base64.b64decode(content, validate=True))
+        # As MIME and the program base64 write it, in lines.
+        return Image(base64.b64decode("".join(content.split()), validate=True))
     except ValueError:
         raise PydanticCustomError(
             "image", f"the image of item {index} is no base64 of a file; URLs and paths are not read here"
