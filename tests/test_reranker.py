@@ -14,7 +14,7 @@ import pytest
 import mlx_jina
 from mlx_jina.errors import CheckpointError, InputError, NumericalError, TooLongError, TruncationWarning
 from mlx_jina.text.pairs import BertPairs, PairOptions
-from tests.support import checkpoints, reranker_checkpoints
+from tests.support import checkpoints, colbert_checkpoints, reranker_checkpoints
 
 QUERY = "how do i bake bread"
 DOCUMENTS = ["paris capital of france", "bake bread", "", "a man riding horse", "bake bread"]
@@ -257,6 +257,9 @@ def test_an_embedding_model_is_no_reranker(tmp_path: Path) -> None:
         mlx_jina.load_reranker("v2-small-en")
     with pytest.raises(CheckpointError, match="model_type 'jina_embeddings_v5' is no reranker"):
         mlx_jina.load_reranker(checkpoints.v5_small(tmp_path / "v5"))
+    for make in (colbert_checkpoints.v1, colbert_checkpoints.v2):
+        with pytest.raises(CheckpointError, match=r"late-interaction model.*load_multi_vector opens it"):
+            mlx_jina.load_reranker(make(tmp_path / make.__name__))
 
 
 def test_facts(model: mlx_jina.Reranker) -> None:

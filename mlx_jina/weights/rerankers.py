@@ -48,6 +48,8 @@ def translate(files: Checkpoint, name: str) -> Checkpoint:
     Raises CheckpointError for a checkpoint that is no reranker, or none that runs here.
     """
     kinds.check_refused(files.path, name)
+    if "colbert" in files.config:
+        kinds.check(files.path, "multi-vector", "reranker")
     readers: Mapping[str, Callable[[Checkpoint, str], Checkpoint]] = {
         "bert": _jina_bert,
         "xlm-roberta": _xlm_roberta,
