@@ -47,6 +47,11 @@ def update(folders: Sequence[str], index: str | None, model: str | None, wanted:
     """Bring indexes up to date, and keep one so if it is to be watched."""
     if not folders and (wanted.include or wanted.exclude or wanted.max_size):
         raise InputError("--include, --exclude and --max-size belong to a folder: name it")
+    if watch:
+        from mlx_jina.search.watch import require
+
+        # All vectors may take an hour: before it, not after it.
+        require()
     targets = _targets(folders, index)
     if wanted.rebuild and wanted.words_only:
         raise InputError("--rebuild makes all vectors anew and --words-only makes none: give one of them")
@@ -162,7 +167,9 @@ def list_all(as_json: bool) -> None:
         return
     for status in found:
         folders = ", ".join(status.folders) or "no folder yet"
-        print(f"{folders}  {status.notes:,} notes, {_size(status.bytes)}, {status.model or 'words only'}")
+        print(
+            f"{folders}  {_counting(status.notes, 'note')}, {_size(status.bytes)}, {status.model or 'words only'}"
+        )
         print(f"    {status.file}")
     if not found:
         _tell(f"no index in {location.data_folder()}; mlx-jina index FOLDER makes one")
@@ -173,7 +180,11 @@ def report(done: Report, wanted: Wanted, seconds: float) -> None:
     lists = (("added", done.added), ("changed", done.changed), ("moved", done.moved), ("removed", done.removed))
     counts = [f"{len(paths):,} {name}" for name, paths in lists if paths]
     would = "would be " if wanted.dry_run else ""
-    _tell(f"{would}{', '.join([*counts, f'{done.unchanged:,} unchanged'])}, in {seconds:.1f} s")
+    if not (counts or done.unchanged or done.unread or done.skipped or done.waiting or done.warnings):
+        _tell("there is nothing to index: no Markdown, text, HTML, code or other notes")
+        return
+    unread = [f"{done.unread:,} still cannot be read (--status names them)"] if done.unread else []
+    _tell(f"{would}{', '.join([*counts, f'{done.unchanged:,} unchanged', *unread])}, in {seconds:.1f} s")
     if wanted.verbose or wanted.dry_run:
         for name, paths in lists:
             for path in paths:
@@ -249,7 +260,7 @@ def _status(status: Status, as_json: bool) -> None:
     rows = [
         ("index", status.file),
         *(("folder", folder) for folder in status.folders),
-        ("notes", f"{status.notes:,} in {status.chunks:,} chunks, {status.waiting:,} without vectors"),
+        ("notes", f"{status.notes:,} in {_counting(status.chunks, 'chunk')}, {status.waiting:,} without vectors"),
         ("size", _size(status.bytes)),
         ("last read", updated),
         (
@@ -286,6 +297,10 @@ def _bar(unit: str = "notes") -> Iterator[Progress]:
 
 def _waiting(who: str) -> None:
     _tell(f"waiting for {who}, which is updating this index")
+
+
+def _counting(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 def _size(count: int) -> str:

@@ -123,7 +123,8 @@ def _expander(name: str) -> LanguageModel:
 
 
 def _print_answer(answer: Answer, output: str | None, nul: bool) -> None:
-    if answer["warning"]:
+    # That an index without notes has no vectors says nothing.
+    if answer["warning"] and answer["chunks"]:
         _tell(answer["warning"])
     if output == "json":
         _print(_json({**answer, "hits": [answers.written(hit) for hit in answer["hits"]]}))

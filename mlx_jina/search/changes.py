@@ -30,6 +30,8 @@ class Report:
     remarks: list[tuple[str, str]] = field(default_factory=list)
     """How some files were read."""
     unchanged: int = 0
+    unread: int = 0
+    """Files that could not be read before, and look as they did then."""
     waiting: int = 0
     """Notes that there was no time to read."""
     vectors: int = 0
@@ -38,6 +40,13 @@ class Report:
     """Notes that have none yet."""
     warnings: list[str] = field(default_factory=list)
     """What a person should look at."""
+
+    def count_unchanged(self, row: Known) -> None:
+        """Count a file that is as the index knows it."""
+        if row.error is None:
+            self.unchanged += 1
+        else:
+            self.unread += 1
 
     def any_changes(self) -> bool:
         """Whether the words of the index are others than before."""
@@ -121,6 +130,6 @@ def _changed(
         if entry.dataless:
             report.skipped.append((path, NOT_DOWNLOADED))
         elif row is not None and is_unchanged(row, entry, root, options):
-            report.unchanged += 1
+            report.count_unchanged(row)
         else:
             yield entry

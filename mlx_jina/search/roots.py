@@ -44,7 +44,11 @@ def real_path(folder: str | Path) -> str:
         raise InputError("the name of a folder is empty; for this folder, it is '.'")
     path = os.path.realpath(os.path.expanduser(folder))
     if not os.path.isdir(path):
-        raise InputError(f"{folder} is no folder" if os.path.exists(path) else f"{folder} does not exist")
+        if os.path.exists(path):
+            raise InputError(
+                f"{folder} is no folder, and notes are indexed by folders: name {os.path.dirname(path)}"
+            )
+        raise InputError(f"{folder} does not exist")
     try:
         path.encode()
     except UnicodeEncodeError:

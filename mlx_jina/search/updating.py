@@ -94,7 +94,7 @@ class Update:
         row = self.known.get(entry.path)
         own = notes.digest(data) if data is not None else b""
         if row is not None and row.hash == own and not (row.error and is_worth_another_try(row, entry, self.root)):
-            self.report.unchanged += 1
+            self.report.count_unchanged(row)
             self._write(partial(notes.touch, note=row.id, entry=entry, read_at=now))
             return
         if data is None:
@@ -121,7 +121,9 @@ class Update:
         """Write a note that is new, or has another content than `row`."""
         path = note.entry.path
         if row is None:
-            self.report.added.append(path)
+            # What cannot be read is remembered, and is no note.
+            if note.error is None:
+                self.report.added.append(path)
         elif row.path != path:
             self.report.moved.append((row.path, path))
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import threading
 import time
@@ -26,6 +27,12 @@ _SCAN = 600.0
 _TYPING = 5.0
 
 
+def require() -> None:
+    """Raise InputError without watchfiles."""
+    if importlib.util.find_spec("watchfiles") is None:
+        raise InputError(f"--watch needs watchfiles: {INSTALL}")
+
+
 def follow(
     index: Index,
     *,
@@ -39,10 +46,9 @@ def follow(
     Words follow within two seconds, vectors every five at most: who types gives rise to many changes. `wait` and
     `progress` as in `Index.sync`; what `progress` raises ends it.
     """
-    try:
-        from watchfiles import watch
-    except ImportError:
-        raise InputError(f"--watch needs watchfiles: {INSTALL}") from None
+    require()
+    from watchfiles import watch
+
     folders = index.status().folders
     embedded = scanned = time.time()
     waiting = False

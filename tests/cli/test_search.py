@@ -233,6 +233,19 @@ def test_status_check_compact_and_list(indexed: Path) -> None:
     assert re.search(r"MB before, .* MB now", run("index", "--compact").stderr)
 
 
+def test_nothing_to_index_is_said(home: Path) -> None:
+    (home / "empty").mkdir()
+    done = run("index", "empty")
+    assert (done.returncode, done.stderr[:28]) == (0, "there is nothing to index: n")
+    assert run("search", "x", "--index", "empty").stderr == "the index has no notes\n"
+    (home / "empty/a.md").write_bytes(b"\0")
+    assert run("index", "empty").stderr.startswith("0 unchanged, in ")
+    assert "0 unchanged, 1 still cannot be read (--status names them)" in run("index", "empty").stderr
+    (home / "empty/b.md").write_text("one note")
+    run("index", "empty")
+    assert run("index", "--list").stdout.startswith(f"{home}/empty  1 note, ")
+
+
 def test_dry_runs_and_what_is_skipped(indexed: Path) -> None:
     (indexed / "notes/new.md").write_text("new")
     (indexed / "notes/bread.md").rename(indexed / "notes/loaf.md")
@@ -240,12 +253,11 @@ def test_dry_runs_and_what_is_skipped(indexed: Path) -> None:
     (indexed / "notes/binary.md").write_bytes(b"\0\0")
     done = run("index", "--dry-run")
     assert sorted(done.stdout.splitlines()) == [
-        "added    binary.md",
         "added    new.md",
         "moved    bread.md -> loaf.md",
         "removed  garage/car.md",
     ]
-    assert done.stderr.startswith("would be 2 added, 1 moved, 1 removed, 2 unchanged, in ")
+    assert done.stderr.startswith("would be 1 added, 1 moved, 1 removed, 2 unchanged, in ")
     assert "skipped: binary.md: not text: it has NUL bytes\n" in done.stderr
     assert "garage/car.md" in run("search", "car", "--no-sync", "--paths").stdout
 
@@ -303,7 +315,8 @@ def test_another_model(indexed: Path, tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (["index", "absent"], "absent does not exist"),
-        (["index", "notes/travel.txt"], "is no folder"),
+        (["index", "notes/travel.txt"], "is no folder, and notes are indexed by folders: name /"),
+        (["index", "--exclude"], "requires an argument; see python -m mlx_jina index --help"),
         (["index", "--repair"], "--repair mends what --check finds"),
         (["index", "--json"], "--json is for --status and --list"),
         (["index", "--exclude", "x"], "belong to a folder: name it"),

@@ -362,7 +362,10 @@ def test_large_files_wait_for_a_larger_limit(index: Index, folder: Path) -> None
     (folder / "large.txt").write_text("word " * 1000)
     report = index.sync(folder, max_size=1000)
     assert report.skipped == [("large.txt", "larger than 1,000 bytes (--max-size)")]
-    assert index.sync().unchanged == 1
+    assert (report.added, report.any_changes()) == ([], False)
+    again = index.sync(verify=True)
+    assert (again.unchanged, again.unread) == (0, 1)
+    assert (index.sync().unchanged, index.sync().unread) == (0, 1)
     index.sync(folder, max_size=10_000)
     assert paths(index) == {"large.txt"}
 

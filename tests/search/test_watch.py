@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from mlx_jina import Index, InputError
+from mlx_jina.cli.index import index as index_command
 from mlx_jina.encoder import Encoder
 from mlx_jina.search import watch
 from mlx_jina.search.changes import Report
@@ -127,3 +128,11 @@ def test_what_it_needs_is_said(tmp_path: Path, tiny: Encoder, monkeypatch: pytes
     monkeypatch.setitem(sys.modules, "watchfiles", None)
     with Index(tmp_path / "index.db", tiny) as index, pytest.raises(InputError, match=r"mlx-jina\[watch\]"):
         next(watch.follow(index))
+
+
+def test_what_it_needs_is_said_before_anything_is_indexed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "watchfiles", None)
+    (tmp_path / "notes").mkdir()
+    with pytest.raises(InputError, match=r"mlx-jina\[watch\]"):
+        index_command.main(["notes", "--watch", "--index", str(tmp_path / "index.db")], standalone_mode=False)
+    assert not (tmp_path / "index.db").exists()
