@@ -334,6 +334,15 @@ def find(*names: str) -> Entry | None:
     return next((entry for name in names if (entry := _BY_NAME.get(name.lower()))), None)
 
 
+def nearest(name: str) -> str | None:
+    """The known name that a misspelt one was probably meant to be, or None."""
+    # Only a misspelt name needs it.
+    import difflib
+
+    found = difflib.get_close_matches(name.lower(), _BY_NAME, n=1, cutoff=0.75)
+    return short_name(_BY_NAME[found[0]]) if found else None
+
+
 def short_names() -> list[str]:
     """The shortest name of every known model, for messages; not those of copies and of merged tasks."""
     return [short_name(entry) for entry in main_entries()]

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar, cast
 
@@ -300,6 +300,20 @@ def _dashes(error: click.UsageError) -> str:
     return "; if it is a text, put -- before it"
 
 
+def _wants_help(error: click.UsageError) -> bool:
+    """Whether a group was called without a command. Since click 8.2 that is an error."""
+    return type(error).__name__ == "NoArgsIsHelpError"
+
+
+def _place(command: click.Command, name: str, arguments: Iterable[str]) -> str:
+    """The command that arguments name, for an error of click's parser, which does not say where it arose."""
+    for argument in arguments:
+        if not isinstance(command, click.Group) or (inner := command.commands.get(argument)) is None:
+            break
+        command, name = inner, f"{name} {argument}"
+    return name
+
+
 def _status(command: click.Command, name: str, arguments: list[str]) -> int:
     """Run a command and return its exit status. A user's mistake becomes one line, never a traceback."""
     try:
@@ -309,7 +323,11 @@ def _status(command: click.Command, name: str, arguments: list[str]) -> int:
     except click.exceptions.Exit as done:
         return done.exit_code
     except click.UsageError as error:
-        place = error.ctx.command_path if error.ctx else name
+        if _wants_help(error):
+            # The group's own help, which click hands over as an error.
+            click.echo(error.format_message())
+            return 0
+        place = error.ctx.command_path if error.ctx else _place(command, name, arguments)
         return _fail(f"{error.format_message().rstrip('.')}{_dashes(error)}; see {place} --help")
     except click.ClickException as error:
         return _fail(error.format_message())

@@ -9,6 +9,13 @@ from collections.abc import Iterator
 
 import click
 
+# What opens a model in Python, and what takes it on the command line.
+_OPENS = {
+    "mlx_jina.load opens it": "`mlx-jina encode -m` takes it",
+    "mlx_jina.load_reranker opens it": "`mlx-jina rerank` takes it",
+    "mlx_jina.load_multi_vector opens it": "`mlx-jina serve` and mlx_jina.load_multi_vector take it",
+}
+
 
 def options_of(command: click.Command) -> Iterator[click.Option]:
     """All options of a command and of those below it."""
@@ -20,8 +27,11 @@ def options_of(command: click.Command) -> Iterator[click.Option]:
 def spelled(words: str, command: click.Command) -> str:
     """A message with its Python arguments, `name=value`, as options of the command, `--name value`.
 
-    Options that the command does not have stay as they are, and so does what is part of a path or an address.
+    A function that opens another kind of model becomes the command that does. Options that the command does not
+    have stay as they are, and so does what is part of a path or an address.
     """
+    for function, program in _OPENS.items():
+        words = words.replace(function, program)
     known: dict[str, click.Option] = {}
     for option in options_of(command):
         known.setdefault(str(option.name), option)

@@ -114,9 +114,10 @@ def resolve(
 
 
 def _unknown(name: str) -> ModelNotFoundError:
+    meant = catalog.nearest(name)
     return ModelNotFoundError(
         f"{shown(name)} is neither a folder, nor a Hugging Face id (owner/name), nor a known model "
-        f"({', '.join(catalog.short_names())})"
+        f"({f'did you mean {meant!r}?' if meant else ', '.join(catalog.short_names())})"
     )
 
 
@@ -142,17 +143,16 @@ def _from_hub(
     if (cached := _cached(snapshot, repo, task, merged=entry is not None and entry.merged)) is not None:
         return cached
     absent = f"{repo!r} is not in the cache at {Path(os.path.expanduser(cache_dir or constants.HF_HUB_CACHE))}"
+    # Whoever wants scores or vectors of tokens has no use for it.
+    instead = ", or use the model inside this package: 'pocket'" if not entry or entry.kind == "embedding" else ""
     if local_files_only or constants.HF_HUB_OFFLINE:
-        raise ModelNotFoundError(
-            f"{absent}, and downloads are off. Run once with the network on, or use the model inside this "
-            "package: 'pocket'"
-        )
+        raise ModelNotFoundError(f"{absent}, and downloads are off. Run once with the network on{instead}")
     if entry is not None:
         # A misspelt task should not cost a download.
         prompts.choose_task(task, None, entry.tasks)
     licence = f"licence {entry.license}" if entry else "see its model card for the licence"
     logger.warning("Downloading %s from the Hugging Face hub (%s)", repo, licence)
-    return _downloaded(snapshot, repo, revision, absent)
+    return _downloaded(snapshot, repo, revision, absent, instead)
 
 
 def _cached(snapshot: Callable[..., str], repo: str, task: str | None, merged: bool) -> Path | None:
@@ -170,7 +170,7 @@ def _cached(snapshot: Callable[..., str], repo: str, task: str | None, merged: b
     return None if missing_files(folder, task, merged) else folder
 
 
-def _downloaded(snapshot: Callable[..., str], repo: str, revision: str | None, absent: str) -> Path:
+def _downloaded(snapshot: Callable[..., str], repo: str, revision: str | None, absent: str, instead: str) -> Path:
     from huggingface_hub import HfApi, constants
     from huggingface_hub.errors import RepositoryNotFoundError
 
@@ -186,6 +186,5 @@ def _downloaded(snapshot: Callable[..., str], repo: str, revision: str | None, a
     except Exception as error:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise ModelNotFoundError(
-            f"{absent}, and it could not be downloaded ({reason}). Check the network, or use the model inside "
-            "this package: 'pocket'"
+            f"{absent}, and it could not be downloaded ({reason}). Check the network{instead}"
         ) from error

@@ -167,6 +167,19 @@ def test_without_a_command_it_helps() -> None:
     done = run()
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == run("--help").stdout
+    group = run("convert")
+    assert (group.returncode, group.stderr) == (0, "")
+    assert group.stdout == run("convert", "--help").stdout
+
+
+def test_another_kind_of_model_is_named_by_its_command() -> None:
+    for name, command in (("bge-reranker-v2-m3", "`mlx-jina rerank`"), ("colbert-v2", "`mlx-jina serve`")):
+        done = run("encode", "-m", name, "x")
+        assert done.returncode == 1
+        assert command in done.stderr
+    done = run("rerank", "pocket", "a", "b")
+    assert done.returncode == 1
+    assert done.stderr.endswith("`mlx-jina encode -m` takes it\n")
 
 
 @pytest.mark.parametrize(
@@ -364,7 +377,7 @@ def test_other_commands_refuse_late_interaction(tmp_path: Path) -> None:
     for arguments in calls:
         done = run(*arguments)
         assert done.returncode == 1
-        assert done.stderr.endswith("mlx_jina.load_multi_vector opens it\n")
+        assert done.stderr.endswith("`mlx-jina serve` and mlx_jina.load_multi_vector take it\n")
         assert "Traceback" not in done.stderr
 
 

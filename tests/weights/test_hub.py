@@ -111,6 +111,11 @@ def test_offline_with_nothing_cached(tmp_path: Path, how: str) -> None:
     assert "Traceback" not in result.stderr
 
 
+def test_a_model_of_vectors_is_no_remedy_for_a_reranker(tmp_path: Path) -> None:
+    with pytest.raises(ModelNotFoundError, match=r"Run once with the network on$"):
+        mlx_jina.load_reranker("bge-reranker-v2-m3", cache_dir=tmp_path, local_files_only=True)
+
+
 @pytest.mark.parametrize(
     ("endpoint", "message"), [("http://127.0.0.1:9", "Check the network"), (None, "does not exist")]
 )
@@ -160,6 +165,13 @@ def test_sharded_checkpoints_load(tmp_path: Path) -> None:
 def test_names_that_lead_nowhere(tmp_path: Path) -> None:
     with pytest.raises(ModelNotFoundError, match=r"'v9-huge' is neither.*v2-small-en"):
         mlx_jina.load("v9-huge")
+    for wrong, right in (
+        ("pockt", "pocket"),
+        ("V5smal", "v5-small"),
+        ("jina-reranker-v2", "jina-reranker-v2-base"),
+    ):
+        with pytest.raises(ModelNotFoundError, match=f"did you mean '{right}"):
+            mlx_jina.load(wrong)
     for wrong in ("models/", "my folder/model", "data/run--2"):
         with pytest.raises(ModelNotFoundError, match=f"'{wrong}' is neither a folder, nor a Hugging Face id"):
             mlx_jina.load(wrong)
