@@ -168,7 +168,7 @@ def test_names_that_lead_nowhere(tmp_path: Path) -> None:
     for wrong, right in (
         ("pockt", "pocket"),
         ("V5smal", "v5-small"),
-        ("jina-reranker-v2", "jina-reranker-v2-base"),
+        ("bge-reranker-v2", "bge-reranker-v2-m3"),
     ):
         with pytest.raises(ModelNotFoundError, match=f"did you mean '{right}"):
             mlx_jina.load(wrong)
