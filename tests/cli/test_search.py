@@ -316,7 +316,7 @@ def test_another_model(indexed: Path, tmp_path: Path) -> None:
     [
         (["index", "absent"], "absent does not exist"),
         (["index", "notes/travel.txt"], "is no folder, and notes are indexed by folders: name /"),
-        (["index", "--exclude"], "requires an argument; see python -m mlx_jina index --help"),
+        (["index", "--exclude"], "requires an argument; see mlx-jina index --help"),
         (["index", "--repair"], "--repair mends what --check finds"),
         (["index", "--json"], "--json is for --status and --list"),
         (["index", "--exclude", "x"], "belong to a folder: name it"),
