@@ -26,14 +26,23 @@ from mlx_jina.weights import hub
 
 blas.open_fast()
 import mlx.core as mx  # noqa: E402
-from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, trainers  # noqa: E402
+from tokenizers import (  # noqa: E402
+    AddedToken,
+    Regex,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
 from tokenizers import Tokenizer as FastTokenizer  # noqa: E402
 
 from bench import texts  # noqa: E402
 from mlx_jina.weights import checkpoint, quantize, safetensors_file  # noqa: E402
 from mlx_jina.weights import folder as reader  # noqa: E402
 from mlx_jina.weights.gguf import tokenizer as gguf_tokenizer  # noqa: E402
-from tests.support import checkpoints, decoder_checkpoints  # noqa: E402
+from tests.support import checkpoints, decoder_checkpoints, reranker_checkpoints  # noqa: E402
 
 CACHE = Path(__file__).resolve().parent.parent / ".cache" / "bench"
 QUICK_LAYERS = 2
@@ -89,6 +98,11 @@ def find(name: str, *, quick: bool = False) -> Model:
 def reranker(layers: int) -> Path:
     """The shape of Qwen3-Reranker-0.6B with random weights, as sequence classification, made at its first use."""
     return _made(f"qwen3-reranker-{layers}", partial(qwen3_reranker, layers=layers))
+
+
+def reranker_v1() -> Path:
+    """The shape of jina-reranker-v1-tiny-en with random weights, made at its first use."""
+    return _made("jina-reranker-v1-tiny-en", reranker_v1_tiny)
 
 
 def _made(name: str, make: Callable[[Path], None]) -> Path:
@@ -164,6 +178,23 @@ def qwen3_reranker(folder: Path, layers: int) -> None:
     checkpoints.write_json(
         folder / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast", **settings}
     )
+
+
+def reranker_v1_tiny(folder: Path) -> None:
+    """jina-reranker-v1-tiny-en's shape, with a tokenizer like RoBERTa's, learned from the manual."""
+    config = reranker_checkpoints.v1_config(hidden=384, layers=4, heads=12, intermediate=1536, vocab=61_056)
+    tokenizer = FastTokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    specials = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(
+        vocab_size=20_000, special_tokens=specials, initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator([" ".join(texts.words())], trainer)
+    tokenizer.post_processor = processors.RobertaProcessing(
+        ("</s>", 2), ("<s>", 0), trim_offsets=True, add_prefix_space=False
+    )
+    reranker_checkpoints.v1(folder, mx.bfloat16, config, tokenizer)
 
 
 def _qwen3(

@@ -29,7 +29,9 @@ import click
 
 import mlx_jina
 from mlx_jina.search import chunks
+from mlx_jina.search.expansion import Expander
 from mlx_jina.search.hits import MODES, Hit
+from mlx_jina.search.ranking import Scorer
 
 DEPTH = 10
 # Reciprocal rank fusion's constant, and how much of each list it sees.
@@ -89,7 +91,14 @@ def ndcg(ranking: Sequence[str], gains: Mapping[str, int]) -> float:
 
 
 def rankings(
-    index: mlx_jina.Index, collection: Collection, places: Mapping[str, Place], mode: Any, join: bool, depth: int
+    index: mlx_jina.Index,
+    collection: Collection,
+    places: Mapping[str, Place],
+    mode: Any,
+    join: bool,
+    depth: int,
+    rerank: Scorer | None = None,
+    expand: Expander | None = None,
 ) -> dict[str, list[str]]:
     """For every query that has an answer the documents that were found, best first."""
     by_path: dict[str, list[tuple[str, Place]]] = defaultdict(list)
@@ -98,7 +107,7 @@ def rankings(
     found = {}
     for query, gains in collection.relevant.items():
         if max(gains.values()) > 0:
-            hits = index.search(collection.queries[query], limit=depth, mode=mode, chunks=join)
+            hits = index.search(collection.queries[query], depth, mode, chunks=join, rerank=rerank, expand=expand)
             documents = (document for hit in hits for document in _documents(hit, by_path[hit.path], join))
             found[query] = list(dict.fromkeys(documents))
     return found

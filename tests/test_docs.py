@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import json
 import os
 import re
 import shlex
@@ -115,6 +116,11 @@ def folder(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     (tmp_path / "notes" / "kitchen").mkdir(parents=True)
     (tmp_path / "notes" / "bread.md").write_text(bread, encoding="utf-8")
     (tmp_path / "notes" / "kitchen" / "again.md").write_text(f"{bread}\nAnd again.\n", encoding="utf-8")
+    (tmp_path / "cranfield").mkdir()
+    rows = [{"_id": f"{n}", "title": f"wing {n}", "text": f"lift of a wing at {n} degrees ."} for n in range(4)]
+    for name, chosen in (("corpus", rows), ("queries", [{"_id": "1", "text": "how much does a wing lift ?"}])):
+        lines = "".join(f"{json.dumps(row)}\n" for row in chosen)
+        (tmp_path / "cranfield" / f"{name}.jsonl").write_text(lines, encoding="utf-8")
     for name in ("page.png", "notes/photo.jpg"):
         PIL.Image.fromarray(v4_checkpoints.pixels(90, 60)).save(tmp_path / name)
     # curl ends with an error where an answer is one.

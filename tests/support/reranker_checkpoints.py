@@ -43,9 +43,12 @@ def roberta_tokenizer() -> Tokenizer:
     return tokenizer
 
 
-def v1_config() -> dict[str, Any]:
-    """config.json of jina-reranker-v1-tiny-en, tiny."""
-    config = checkpoints.jina_bert_config("original", hidden=64, layers=2, heads=4, intermediate=96, vocab=320)
+def v1_config(
+    *, hidden: int = 64, layers: int = 2, heads: int = 4, intermediate: int = 96, vocab: int = 320
+) -> dict[str, Any]:
+    """config.json of jina-reranker-v1-tiny-en, tiny by default."""
+    shape = {"hidden": hidden, "layers": layers, "heads": heads, "intermediate": intermediate, "vocab": vocab}
+    config = checkpoints.jina_bert_config("original", **shape)
     return {
         **config,
         "architectures": ["JinaBertForSequenceClassification"],
@@ -55,9 +58,9 @@ def v1_config() -> dict[str, Any]:
     }
 
 
-def v1_weights(seed: int = 0) -> Weights:
+def v1_weights(seed: int = 0, config: dict[str, Any] | None = None) -> Weights:
     """Tensors under the names of a model with a head, without the prefix `bert.`."""
-    config, rng = v1_config(), np.random.default_rng(seed + 100)
+    config, rng = config or v1_config(), np.random.default_rng(seed + 100)
     return {
         **checkpoints.jina_bert_weights("original", config, seed),
         "classifier.weight": rng.normal(0, 0.3, (1, config["hidden_size"])).astype(np.float32),
@@ -65,12 +68,19 @@ def v1_weights(seed: int = 0) -> Weights:
     }
 
 
-def v1(folder: Path, dtype: mx.Dtype = mx.float32) -> Path:
+def v1(
+    folder: Path,
+    dtype: mx.Dtype = mx.float32,
+    config: dict[str, Any] | None = None,
+    tokenizer: Tokenizer | None = None,
+) -> Path:
     """A jina-reranker-v1 repository."""
+    config = config or v1_config()
     weights = {
-        name if name.startswith("classifier.") else f"bert.{name}": value for name, value in v1_weights().items()
+        name if name.startswith("classifier.") else f"bert.{name}": value
+        for name, value in v1_weights(config=config).items()
     }
-    return checkpoints.write_folder(folder, v1_config(), weights, roberta_tokenizer(), dtype)
+    return checkpoints.write_folder(folder, config, weights, tokenizer or roberta_tokenizer(), dtype)
 
 
 def stock_config(positions: int) -> dict[str, Any]:
