@@ -12,6 +12,7 @@ import numpy as np
 from mlx_jina.search import schema
 from mlx_jina.search.chunks import embedded
 from mlx_jina.search.database import one
+from mlx_jina.search.meaning import note_vectors
 from mlx_jina.search.model import Space
 
 if TYPE_CHECKING:
@@ -33,15 +34,18 @@ class Row:
     """What a model is given of it: title and headings, then the text."""
     vector: Floats | None
     """Of unit length up to float16's rounding, (D,); None if there is none yet."""
+    note_vector: Floats | None = None
+    """The note's, (D,): the normalised mean of its chunks'. Searches rank a chunk by the mean of both cosines."""
 
 
 def rows(connection: sqlite3.Connection, space: Space | None) -> Iterator[Row]:
     """Chunks in the order of their notes' paths."""
     for note, path, title in connection.execute("select id, path, title from note order by root, path"):
         data = one(connection, "select v from vec where note = ?", note)
-        vectors = None
+        vectors = mean = None
         if data is not None and space is not None:
             vectors = np.frombuffer(data, dtype=np.float16).reshape(-1, space.dimension).astype(np.float32)
+            (mean,) = note_vectors(vectors, np.array([0, len(vectors)]))
         chunks = connection.execute(
             "select id, start, stop, line, heading, lead, body from chunk where id between ? and ? order by id",
             schema.span(note),
@@ -49,4 +53,4 @@ def rows(connection: sqlite3.Connection, space: Space | None) -> Iterator[Row]:
         for n, (own, start, stop, line, heading, lead, body) in enumerate(chunks):
             vector = None if vectors is None else vectors[n]
             text = embedded(title, heading, lead, body)
-            yield Row(own, path, (start, stop), line, title, heading, body, text, vector)
+            yield Row(own, path, (start, stop), line, title, heading, body, text, vector, mean)
