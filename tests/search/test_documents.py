@@ -118,6 +118,8 @@ def test_tags_are_lists_words_or_inline() -> None:
     assert markdown("---\ntag: one\nkeywords: [two, 3]\n---\n").tags == ["one", "two", "3"]
     text = "#start and #sub/tag, not#this nor #123 nor `#code` nor [x](#anchor) nor a.b/#c but #y2026\n"
     assert markdown(text).tags == ["start", "sub/tag", "y2026"]
+    text = "#a <b style='color: #c1a1a1'>#d</b> <!-- #e --> #f %%#g%% `<i` #h `>`\n\n[name]: #anchor\n[i]:#j\n"
+    assert markdown(text).tags == ["a", "d", "f", "h"]
     assert markdown("```\n#no\n```\n\n    #no\n\n# Heading #yes\n").tags == ["yes"]
 
 

@@ -54,9 +54,10 @@ def _joined(cells: Iterable[tuple[int, str, str]]) -> Document:
             own = list(markdown.body_blocks(text, 0, lines))
             blocks += [replace(block, start=block.start + here, stop=block.stop + here) for block in own]
             prose = [block for block in own if block.kind != "code"]
-            tags += markdown.inline_tags(text, prose)
+            unseen = list(markdown.hidden(text, prose))
+            tags += markdown.inline_tags(text, prose, unseen)
             links += [Link(link.target, number) for link in markdown.links(text, prose, lines)]
-            hidden += [(start + here, stop + here) for start, stop in markdown.hidden(text, prose)]
+            hidden += [(start + here, stop + here) for start, stop in unseen]
         parts.append(text)
         here += len(text)
     return Document(

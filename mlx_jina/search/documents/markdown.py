@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import posixpath
 import re
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from functools import cache
 from itertools import pairwise, zip_longest
@@ -33,7 +34,8 @@ _HIDDEN = re.compile(
     r"(?:\s+[A-Za-z_:][^\s=<>\"']*(?:\s*=\s*(?:\"[^\"<>]*\"|'[^'<>]*'|[^\s\"'<>]+))?)*\s*/?>",
     re.S | re.M,
 )
-_TAG = re.compile(r"(?<![\w#&/=(\[{])#(?=[\w/-]*[^\W\d])([\w/-]+)")
+# Not where a link's reference is defined, as in "[name]: #heading".
+_TAG = re.compile(r"(?<![\w#&/=(\[{])(?<!\]: )(?<!\]:)#(?=[\w/-]*[^\W\d])([\w/-]+)")
 _CODE_SPAN = re.compile(r"(?<!`)(`{1,8})(?!`).{1,1000}?(?<!`)\1(?!`)", re.S)
 _WIKILINK = re.compile(r"\[\[([^\[\]|#^\r\n]*)(?:[#^][^\[\]|\r\n]*)?(?:\\?\|([^\[\]\r\n]*))?\]\]")
 _MARKDOWN_LINK = re.compile(r"\]\(\s*(?:<([^<>\r\n]*)>|([^\s()<>]+))[^()\r\n]*\)")
@@ -58,6 +60,7 @@ def read(text: str) -> Document:
     blocks = list(body_blocks(text, front.stop, lines))
     prose = [block for block in blocks if block.kind != "code"]
     values = front.values
+    unseen = list(hidden(text, prose))
     tags = [tag.lstrip("#") for key in _TAGS for tag in _tags(values.get(key))]
     return Document(
         text,
@@ -65,12 +68,12 @@ def read(text: str) -> Document:
         lines,
         title=next(iter(_first(values, _TITLE)), None) or next((b.title for b in blocks if b.level == 1), None),
         aliases=[alias for key in _ALIASES for alias in strings(values.get(key))],
-        tags=list(dict.fromkeys([*tags, *inline_tags(text, prose)])),
+        tags=list(dict.fromkeys([*tags, *inline_tags(text, prose, unseen)])),
         links=list(links(text, prose, lines)),
         properties=values,
         created=next((date for key in _CREATED if (date := timestamp(values.get(key))) is not None), None),
         modified=next((date for key in _MODIFIED if (date := timestamp(values.get(key))) is not None), None),
-        hidden=list(hidden(text, prose)),
+        hidden=unseen,
     )
 
 
@@ -146,13 +149,18 @@ def plain(inline: str) -> str:
     return valid(" ".join(_MARKS.sub("", inline).split()))
 
 
-def inline_tags(text: str, prose: list[Block]) -> Iterator[str]:
-    """Tags such as #project/house, which have a letter somewhere."""
+def inline_tags(text: str, prose: list[Block], unseen: Sequence[tuple[int, int]]) -> Iterator[str]:
+    """Tags such as #project/house, which have a letter somewhere, outside code and what `hidden` found."""
     if "#" not in text:
         return
+    ends = [stop for _, stop in unseen]
     for block in prose:
-        for match in _TAG.finditer(_CODE_SPAN.sub(" ", text[block.start : block.stop])):
-            yield match[1].strip("/-")
+        source = _CODE_SPAN.sub(lambda code: " " * len(code[0]), text[block.start : block.stop])
+        for match in _TAG.finditer(source):
+            place = block.start + match.start()
+            following = bisect_right(ends, place)
+            if following == len(ends) or place < unseen[following][0]:
+                yield match[1].strip("/-")
 
 
 def links(text: str, prose: list[Block], lines: Lines) -> Iterator[Link]:
