@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import plistlib
-
 import click
 
 from mlx_jina.cli.serve import serve
@@ -20,6 +18,8 @@ def service() -> None:
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[MODELS AND OPTIONS OF SERVE]")
 def install(arguments: tuple[str, ...], show: bool) -> None:
     """Start `mlx-jina serve` now, at every login, and after crashes."""
+    import plistlib
+
     from mlx_jina.cli import launchd as functions
 
     words = [functions.absolute(argument) for argument in arguments]

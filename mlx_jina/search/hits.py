@@ -6,11 +6,14 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from string import Formatter
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 from urllib.parse import quote
 
 from mlx_jina.errors import InputError
-from mlx_jina.search.expansion import Expansion
+
+if TYPE_CHECKING:
+    # How hits are found need not be known where a server finds them.
+    from mlx_jina.search.expansion import Expansion
 
 Mode = Literal["hybrid", "words", "meaning"]
 MODES: tuple[Mode, ...] = ("hybrid", "words", "meaning")
