@@ -11,7 +11,10 @@ from mlx_jina.errors import InputError
 @click.option("--index", metavar="FILE", help="The index, or the folder it is of. [default: the only one]")
 @click.option("--model", "-m", metavar="NAME", help="The model. [default: the one that the index was made with]")
 @click.option("--rerank", metavar="MODEL", help="A reranker that reads the 30 best hits of every search.")
-def mcp(index: str | None, model: str | None, rerank: str | None) -> None:
+@click.option(
+    "--expand", metavar="MODEL", help="A language model of mlx-lm in the cache, which rewords every question."
+)
+def mcp(index: str | None, model: str | None, rerank: str | None, expand: str | None) -> None:
     """Let agents search your notes.
 
     Speaks the Model Context Protocol on standard input and output: Claude Desktop, Cursor and others start this
@@ -30,7 +33,9 @@ def mcp(index: str | None, model: str | None, rerank: str | None) -> None:
     except ModuleNotFoundError as error:
         raise InputError(f"{error.name} is not installed; run: pip install 'mlx-jina[mcp]'") from None
     from mlx_jina import load_reranker
+    from mlx_jina.search.language_model import LanguageModel
 
     with Index(file, model, create=False, local_files_only=True) as opened:
         opened.preload("notes")
-        serve.run(opened, None if rerank is None else load_reranker(rerank))
+        reranker = None if rerank is None else load_reranker(rerank)
+        serve.run(opened, reranker, None if expand is None else LanguageModel(expand))

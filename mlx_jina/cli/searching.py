@@ -69,11 +69,12 @@ def search(
         "min_score": min_score,
         "min_cosine": min_cosine,
         "rerank": rerank,
+        "expand": expand,
         "sync": not no_sync,
         "explain": explain,
         "uri": uri or os.environ.get("MLX_JINA_URI"),
     }
-    if model is None and expand is None and (answer := live.ask(file, "/v1/search", request)) is not None:
+    if model is None and (answer := live.ask(file, "/v1/search", request)) is not None:
         _print_answer({**answer, "took_ms": round(1000 * (time.monotonic() - started))}, output, nul)
         return
     from mlx_jina.search.changes import Report
@@ -164,11 +165,7 @@ def duplicates(index: str | None, threshold: float, as_json: bool) -> None:
     with Index(location.choose(index), create=False) as opened:
         pairs = opened.duplicates(threshold)
     if as_json:
-        rows = [
-            {"path": pair.path, "other": pair.other, "cosine": round(pair.cosine, 4), "identical": pair.identical}
-            for pair in pairs
-        ]
-        _print(_json({"threshold": threshold, "duplicates": rows}))
+        _print(_json(answers.of_duplicates(threshold, pairs)))
         return
     for pair in pairs:
         _print(f"{'identical' if pair.identical else f'{pair.cosine:.3f}':9}  {pair.path}  {pair.other}")

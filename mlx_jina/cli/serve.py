@@ -32,6 +32,9 @@ def _positive(context: click.Context, parameter: click.Parameter, value: float |
     metavar="N",
     help="0 takes a free one.",
 )
+@click.option(
+    "--expand", metavar="MODEL", help="With --index: a language model of mlx-lm, for searches that ask for it."
+)
 @click.option("--preload", is_flag=True, help="Load MODELS at once instead of when they are first used.")
 @click.option(
     "--max-memory",
@@ -66,6 +69,7 @@ def serve(
     host: str,
     index: str | None,
     port: int,
+    expand: str | None,
     preload: bool,
     max_memory: float | None,
     unload_after: float | None,
@@ -91,6 +95,8 @@ def serve(
     """
     from mlx_jina import process
 
+    if expand is not None and index is None:
+        raise InputError("--expand rewords questions to notes, which --index names")
     # Before anything imports MLX.
     process.tune()
     try:
@@ -115,6 +121,7 @@ def serve(
             preload=preload,
             api_key_file=api_key_file,
             index=index,
+            expand=expand,
             allow_download=allow_download,
             max_memory=None if max_memory is None else int(max_memory * 1e9),
             keep_alive=None if unload_after is None else unload_after * 60,

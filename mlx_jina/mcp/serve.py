@@ -25,16 +25,17 @@ from mlx_jina import __version__
 from mlx_jina.errors import InputError
 from mlx_jina.mcp import tools
 from mlx_jina.mcp.tools import Notes
+from mlx_jina.search.expansion import Expander
 from mlx_jina.search.index import Index
 from mlx_jina.search.ranking import Scorer
 
 
-def run(index: Index, rerank: Scorer | None = None) -> None:
+def run(index: Index, rerank: Scorer | None = None, expand: Expander | None = None) -> None:
     """Answer one client until it closes standard input, or a signal ends the process."""
     # At once, since a thread waits for standard input and cannot be woken. SQLite's file is whole at any time.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda number, _: os._exit(128 + number))
-    anyio.run(_serve, Notes(index, rerank))
+    anyio.run(_serve, Notes(index, rerank, expand))
 
 
 async def _serve(notes: Notes) -> None:

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from mlx_jina.errors import InputError, MlxJinaError
+from mlx_jina.search.expansion import Expander
 from mlx_jina.search.hits import Hit
 from mlx_jina.search.index import Index
 from mlx_jina.search.query import Where
@@ -151,6 +152,8 @@ class Notes:
     index: Index
     rerank: Scorer | None = None
     """Reads the best hits of every search."""
+    expand: Expander | None = None
+    """Rewords the question of every search."""
 
 
 class ToolError(Exception):
@@ -199,9 +202,11 @@ def search_notes(notes: Notes, asked: SearchNotes) -> tuple[str, FoundNotes]:
         since=asked.after or None,
         until=asked.before or None,
     )
-    found = notes.index.find(asked.query, asked.limit, asked.mode, where, rerank=notes.rerank)
+    found = notes.index.find(asked.query, asked.limit, asked.mode, where, rerank=notes.rerank, expand=notes.expand)
     if found.warning:
         remarks.append(found.warning)
+    if more := found.explanation.expansion:
+        remarks += [f"Also searched for: {text!r}." for text in (*more.rewordings, more.answer) if text]
     count = len(found.hits)
     head = f"{count or 'No'} note{'' if count == 1 else 's'} for {asked.query!r} (by {found.mode}), best first."
     if not found.hits:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import os
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from mlx_jina.search.hits import Explanation, Found, Hit
+
+if TYPE_CHECKING:
+    from mlx_jina.search.neighbours import Duplicate
 
 Answer = dict[str, Any]
 
@@ -55,6 +58,15 @@ def of_hit(hit: Hit, uri: str | None) -> Answer:
         "more": hit.more,
         "uri": hit.uri_by(uri) if uri else hit.uri,
     }
+
+
+def of_duplicates(threshold: float, pairs: Iterable[Duplicate]) -> Answer:
+    """Pairs of notes that say the same, with the lowest cosine that was asked for."""
+    rows = [
+        {"path": pair.path, "other": pair.other, "cosine": round(pair.cosine, 4), "identical": pair.identical}
+        for pair in pairs
+    ]
+    return {"threshold": threshold, "duplicates": rows}
 
 
 def written(hit: Answer) -> Answer:

@@ -19,7 +19,9 @@ from mlx_jina.search.answers import Answer
 from mlx_jina.search.changes import Report
 from mlx_jina.search.hits import Hit, Mode, check_uri
 from mlx_jina.search.index import Index
+from mlx_jina.search.language_model import LanguageModel
 from mlx_jina.search.query import Where
+from mlx_jina.server.expanding import Expanding
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -34,22 +36,26 @@ SLICE = 2.0
 SYNC_SECONDS, POLL_SECONDS = 1.0, 30.0
 
 
-def open_index(given: str) -> Notes:
+def open_index(given: str, expand: str | None = None) -> Notes:
     """The index that `--index` names: a file, or a folder, whose index is made if there is none.
 
-    Raises InputError and IndexFileError.
+    `expand` names a language model that rewords questions. Raises InputError, IndexFileError, ModelNotFoundError
+    and CheckpointError.
     """
+    expanding = None if expand is None else Expanding(expand, LanguageModel(expand))
     path = Path(given).expanduser()
     if not path.is_dir():
-        return Notes(Index(path, create=False, local_files_only=True), None)
-    return Notes(Index(location.index_of(path), local_files_only=True), path)
+        return Notes(Index(path, create=False, local_files_only=True), None, expanding)
+    return Notes(Index(location.index_of(path), local_files_only=True), path, expanding)
 
 
 class Notes:
     """One index, for all requests. Its methods may be called from any thread."""
 
-    def __init__(self, index: Index, folder: Path | None) -> None:
+    def __init__(self, index: Index, folder: Path | None, expanding: Expanding | None = None) -> None:
         self.index = index
+        self.expanding = expanding
+        """Other words for questions, for requests that ask for them."""
         self._folder = folder
         self._stop = threading.Event()
         self._keeper = threading.Thread(target=self._keep, name="mlx-jina-notes")
@@ -100,6 +106,10 @@ class Notes:
         """The notes nearest to one."""
         hits = self.index.related(note, limit, line=line, linked=linked)
         return {"note": note, "line": line, "hits": [answers.of_hit(hit, None) for hit in hits]}
+
+    def duplicates(self, threshold: float, limit: int) -> Answer:
+        """Pairs of notes that say the same."""
+        return answers.of_duplicates(threshold, self.index.duplicates(threshold)[:limit])
 
     def read(self, chunk: int, first: int, count: int | None) -> Answer:
         """Lines of a note that a hit is in."""

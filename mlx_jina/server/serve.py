@@ -67,12 +67,14 @@ def run(
     preload: bool,
     api_key_file: Path | None,
     index: str | None = None,
+    expand: str | None = None,
     **store: Unpack[StoreOptions],
 ) -> None:
     """Serve until SIGTERM or Ctrl-C, then answer the requests in flight and return.
 
-    `index` is the file or the folder of an index of notes, `store` are options of `ModelStore`. Raises InputError
-    for an address beyond this machine without a key, and IndexFileError.
+    `index` is the file or the folder of an index of notes, `expand` a language model for its questions, `store`
+    are options of `ModelStore`. Raises InputError for an address beyond this machine without a key, what
+    `open_index` raises, and ModelNotFoundError.
     """
     settings = _with_key(settings, api_key_file)
     if settings.anywhere and not settings.api_key:
@@ -85,7 +87,7 @@ def run(
     _allow_many_connections()
     metrics = Metrics()
     with ExitStack() as stack:
-        notes = None if index is None else stack.enter_context(closing(open_index(index)))
+        notes = None if index is None else stack.enter_context(closing(open_index(index, expand)))
         downloading = asyncio.run(_serve(models, host, port, settings, metrics, preload, notes, store))
     if downloading:
         # The hub's library would have the process wait for its threads; what they have downloaded is kept.

@@ -14,6 +14,7 @@ import pytest
 import mlx_jina
 from mlx_jina.mcp import tools
 from mlx_jina.search import documents
+from mlx_jina.search.expansion import Expansion
 from tests.support.command import PROGRAM, run
 
 anyio = pytest.importorskip("anyio")
@@ -259,10 +260,14 @@ def test_it_ends_with_its_client_and_when_told_to(home: Path) -> None:
     assert "absent.db does not exist; `mlx-jina index FOLDER` makes an index" in done.stderr
 
 
-def test_a_reranker_and_several_folders(home: Path, tmp_path: Path) -> None:
+def test_a_reranker_other_words_and_several_folders(home: Path, tmp_path: Path) -> None:
     class Scripted:
         def score(self, query: str, documents: list[str], /) -> list[float]:
             return [float("lentils" in text) for text in documents]
+
+    class Rewording:
+        def expand(self, query: str, /) -> Expansion:
+            return Expansion(("Another starter",))
 
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "bread.md").write_text("# Rye\n\nAnother starter.\n")
@@ -277,6 +282,11 @@ def test_a_reranker_and_several_folders(home: Path, tmp_path: Path) -> None:
         _, found = search.run(tools.Notes(index, Scripted()), {"query": "flour lentils", "mode": "words"})
         assert found["hits"][0]["path"] == soup
         assert found["hits"][1]["score"] == pytest.approx(0.75 * plain["hits"][0]["score"], abs=1e-2)
+        told, found = search.run(tools.Notes(index, None, Rewording()), {"query": "loaf", "mode": "words"})
+        assert (found["hits"][0]["path"], "Also searched for: 'Another starter'." in told) == (
+            f"{tmp_path}/other/bread.md",
+            True,
+        )
         _, note = tools.tool("get_note").run(tools.Notes(index), {"path": f"{tmp_path}/other/bread.md"})
         assert note["title"] == "Rye"
         with pytest.raises(tools.ToolError, match="means 2 notes; give a path with its folders"):

@@ -15,7 +15,7 @@ from mlx_jina.search.expansion import Expansion
 from mlx_jina.search.language_model import LanguageModel, parse
 from mlx_jina.search.ranking import Ranked
 from mlx_jina.search.words import Words
-from tests.support import checkpoints, reranker_checkpoints
+from tests.support import language_models
 from tests.support.command import run
 
 NOTES = {
@@ -141,11 +141,7 @@ def test_what_a_model_says_is_bounded() -> None:
 def tiny_language_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Random weights in Qwen3's layout, which mlx-lm runs, and which say nothing that makes sense."""
     pytest.importorskip("mlx_lm")
-    folder = reranker_checkpoints.qwen(tmp_path_factory.mktemp("lm") / "qwen")
-    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|im_end|>"}
-    template = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
-    checkpoints.write_json(folder / "tokenizer_config.json", {**settings, "chat_template": template})
-    return folder
+    return language_models.tiny(tmp_path_factory.mktemp("lm") / "qwen")
 
 
 def test_a_model_of_mlx_lm(index: Index, tiny_language_model: Path, tmp_path: Path) -> None:

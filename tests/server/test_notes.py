@@ -7,8 +7,10 @@ import re
 import signal
 import socket
 import stat
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +18,12 @@ import httpx2
 import pytest
 
 from mlx_jina.search import location
+from mlx_jina.search.database import Cancelled
+from mlx_jina.search.expansion import Expansion
 from mlx_jina.search.hits import check_uri
-from tests.support import reranker_checkpoints
+from mlx_jina.server import expanding
+from mlx_jina.server.expanding import Expanding, RequestExpander
+from tests.support import language_models, reranker_checkpoints
 from tests.support.command import run
 from tests.support.process import Server
 
@@ -48,7 +54,8 @@ def notes(home: Path) -> Iterator[Server]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_DATA_HOME", str(home / "data"))
         reranker = reranker_checkpoints.v1(home / "reranker")
-        options = ("pocket", f"reranker={reranker}", "--index", home / "notes", "--api-key", KEY)
+        words = ("--expand", language_models.tiny(home / "words"))
+        options = ("pocket", f"reranker={reranker}", "--index", home / "notes", "--api-key", KEY, *words)
         with Server(*options) as running:
             running.client.headers["Authorization"] = f"Bearer {KEY}"
             wait_for_vectors(running)
@@ -129,6 +136,53 @@ def test_hits_are_reranked_by_a_model_of_the_server(notes: Server) -> None:
         assert answer.status_code == 404
 
 
+def test_questions_are_reworded_by_the_model_of_the_server(notes: Server, home: Path) -> None:
+    for asked in (True, str(home / "words")):
+        why = search(notes, "oil of the engine", mode="words", expand=asked, explain=True)["explanation"]
+        assert why["expansion"] == {"rewordings": [], "answer": ""}
+    for more in ({}, {"expand": None}, {"expand": False}):
+        assert search(notes, "oil", explain=True, **more)["explanation"]["expansion"] is None
+    # A name opens nothing: it is that of the model, or an error.
+    for name in ("/etc/passwd", "absent", str(home / "reranker")):
+        answer = notes.client.post("/v1/search", json={"query": "oil", "expand": name})
+        assert (answer.status_code, answer.json()["error"]["param"]) == (404, "expand")
+    done = run("serve", "--expand", "x")
+    assert (done.returncode, done.stderr) == (
+        1,
+        "error: --expand rewords questions to notes, which --index names\n",
+    )
+
+
+def test_few_questions_wait_for_a_language_model() -> None:
+    asked: list[str] = []
+    begun, done = threading.Event(), threading.Event()
+
+    class Slow:
+        def expand(self, query: str, /) -> Expansion:
+            asked.append(query)
+            begun.set()
+            assert done.wait(60)
+            return Expansion((f"another {query}",))
+
+    shared = Expanding("slow", Slow())
+    waiting = RequestExpander(shared, lambda: False)
+    gone = RequestExpander(shared, lambda: True)
+    with ThreadPoolExecutor() as threads:
+        first = threads.submit(waiting.expand, "a")
+        assert begun.wait(60)
+        with pytest.raises(Cancelled):
+            gone.expand("nobody wants it any more")
+        others = [threads.submit(waiting.expand, "a") for _ in range(expanding.MOST)]
+        # One too many, which is whichever came last, and does without.
+        refused = next(as_completed(others)).exception()
+        assert "busy with 4 other questions" in str(refused)
+        done.set()
+        kept = [each.result() for each in others if each.exception() is None]
+    assert {first.result(), *kept} == {Expansion(("another a",))}
+    # The same question needs no second answer.
+    assert (asked, len(kept)) == (["a"], expanding.MOST - 1)
+
+
 @pytest.mark.parametrize("template", ["{path!r}", "{path.x}", "{path[0]}", "{0}", "{}", "{line:>9}", "{", "{x}"])
 def test_templates_of_uris_only_name_parts(template: str) -> None:
     with pytest.raises(ValueError, match="is no URI template"):
@@ -167,6 +221,12 @@ def test_notes_and_their_neighbours(notes: Server) -> None:
         assert "kitchen/soup.md" not in paths(near)
     near = notes.client.get("/related", params={"id": hit["id"], "limit": 1, "linked": True}).json()
     assert paths(near) == ["kitchen/soup.md"]
+    told = {"threshold": 0.01, "limit": 1}
+    pairs = notes.client.get("/duplicates", params=told).json()
+    assert (pairs["threshold"], len(pairs["duplicates"])) == (0.01, 1)
+    assert {"path", "other", "cosine", "identical"} == pairs["duplicates"][0].keys()
+    assert notes.client.get("/duplicates").json()["duplicates"] == []
+    assert notes.client.get("/duplicates?threshold=2").status_code == 422
     places = notes.client.get("/v1/map").json()["notes"]
     assert [place["path"] for place in places] == sorted(NOTES)
     assert all(-1 <= place[axis] <= 1 for place in places for axis in "xy")
@@ -178,6 +238,7 @@ ROUTES = [
     ("POST", "/v1/search", {"json": {"query": "starter"}}),
     ("GET", "/search?q=starter", {}),
     ("GET", "/related?path=bread.md", {}),
+    ("GET", "/duplicates", {}),
     ("GET", "/note?id=1048576", {}),
     ("GET", "/v1/indexes", {}),
     ("GET", "/v1/map", {}),
@@ -313,6 +374,11 @@ def test_a_search_asks_the_server(notes: Server, home: Path, monkeypatch: pytest
     ours = json.loads(run("search", "feed the starter", *options, "--json").stdout)
     assert {**theirs, "took_ms": 0} == {**ours, "took_ms": 0}
     index = ("--index", home / "notes")
+    # It also rewords questions by its own language model.
+    before = notes.metric("requests_total")
+    found = run("search", "oil", *index, "--expand", home / "words", "--explain", "--mode", "words")
+    assert "and for no answer" in found.stdout, found.stderr
+    assert notes.metric("requests_total") > before + 1
     for more in ((), ("--paths",), ("--jsonl",), ("--in", "kitchen"), ("--explain",), ("--uri", "vscode")):
         here = run("search", "oil", *index, *more)
         there = run("search", "oil", *index, "-m", "pocket", *more)

@@ -15,12 +15,14 @@ from typing import Annotated, Any, TypeVar
 from pydantic import AliasChoices, Field
 
 from mlx_jina.errors import IndexFileError, InputError, MlxJinaError
+from mlx_jina.search.expansion import Expander
 from mlx_jina.search.hits import Mode
 from mlx_jina.search.query import Where
 from mlx_jina.server.dialects.base import Body, Endpoint, Name, Reply
 from mlx_jina.server.dialects.openai import error_body
 from mlx_jina.server.engine import Engine
 from mlx_jina.server.errors import ApiError
+from mlx_jina.server.expanding import RequestExpander
 from mlx_jina.server.notes import Notes
 
 T = TypeVar("T")
@@ -63,6 +65,7 @@ class NotesRequest(Body):
     min_cosine: float | None = None
     prefix: bool = False
     rerank: Name | None = None
+    expand: bool | Name = False
     sync: bool = False
     explain: bool = False
     uri: Text | None = None
@@ -83,6 +86,13 @@ class RelatedRequest(Body):
     line: int | None = Field(None, ge=1, lt=1 << 53)
     limit: Limit = 10
     linked: bool = False
+
+
+class DuplicatesRequest(Body):
+    """The lowest cosine of a pair of notes, and how many pairs."""
+
+    threshold: float = Field(0.95, gt=0, le=1)
+    limit: Limit = 100
 
 
 class NoteRequest(Body):
@@ -117,6 +127,7 @@ def endpoints(notes: Notes) -> tuple[Endpoint, ...]:
                     min_cosine=body.min_cosine,
                     prefix=body.prefix,
                     rerank=None if body.rerank is None else _Scorer(engine, body.rerank),
+                    expand=_expander(notes, body.expand, gone.is_set),
                     cancelled=gone.is_set,
                 )
             )
@@ -135,6 +146,10 @@ def endpoints(notes: Notes) -> tuple[Endpoint, ...]:
             raise ApiError(400, "name a note by path, or by the id of a hit", "invalid_input", "path")
         return await _answer(partial(notes.related, given, body.line, body.limit, body.linked))
 
+    async def duplicates(engine: Engine, body: DuplicatesRequest) -> Reply:
+        """Pairs of notes that say the same."""
+        return await _answer(partial(notes.duplicates, body.threshold, body.limit))
+
     async def note(engine: Engine, body: NoteRequest) -> Reply:
         """The text of a note, as its file is now."""
         return await _answer(partial(notes.read, body.id, body.from_line, body.lines))
@@ -151,10 +166,24 @@ def endpoints(notes: Notes) -> tuple[Endpoint, ...]:
         Endpoint("POST", "/v1/search", search, error_body, NotesRequest),
         Endpoint("GET", "/search", omnisearch, error_body, OmnisearchRequest),
         Endpoint("GET", "/related", related, error_body, RelatedRequest),
+        Endpoint("GET", "/duplicates", duplicates, error_body, DuplicatesRequest),
         Endpoint("GET", "/note", note, error_body, NoteRequest),
         Endpoint("GET", "/v1/indexes", indexes, error_body),
         Endpoint("GET", "/v1/map", places, error_body),
     )
+
+
+def _expander(notes: Notes, asked: bool | str, cancelled: Callable[[], bool]) -> Expander | None:
+    """The language model that the server was started with, if a request asks for it. Raises ApiError."""
+    if asked is False:
+        return None
+    if notes.expanding is None:
+        words = "this server has no language model to reword questions; `mlx-jina serve --expand MODEL` has one"
+        raise ApiError(404, words, "model_not_found", "expand")
+    if asked not in (True, notes.expanding.name):
+        words = f"this server's language model is not {asked!r}; expand=true takes the one it has"
+        raise ApiError(404, words, "model_not_found", "expand")
+    return RequestExpander(notes.expanding, cancelled)
 
 
 class _Scorer:
