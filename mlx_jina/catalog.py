@@ -49,6 +49,11 @@ class Entry:
         return "-nc-" in self.license.lower()
 
     @property
+    def sees(self) -> bool:
+        """Whether the model sees pictures, unless its files have the language model alone."""
+        return self.architecture == "qwen2_5_vl" or "-v5-omni-" in self.repo
+
+    @property
     def merged(self) -> bool:
         """Whether the model has one task, whose adapter is merged into its weights."""
         return len(self.tasks) == 1

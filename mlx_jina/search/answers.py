@@ -56,6 +56,8 @@ def of_hit(hit: Hit, uri: str | None) -> Answer:
         "snippet": hit.snippet,
         "highlights": [list(span) for span in hit.highlights],
         "more": hit.more,
+        "picture": hit.picture,
+        "shown_in": list(hit.shown_in),
         "uri": hit.uri_by(uri) if uri else hit.uri,
     }
 

@@ -7,7 +7,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from mlx_jina.search.documents.kinds import MISSING_PDF_READER, has_pdf_reader
+from mlx_jina.search.documents.kinds import (
+    MISSING_PDF_READER,
+    MISSING_PICTURE_READER,
+    has_pdf_reader,
+    has_picture_reader,
+)
 from mlx_jina.search.roots import Root
 from mlx_jina.search.walk import Entry, Scan
 
@@ -119,6 +124,8 @@ def is_worth_another_try(row: Known, entry: Entry, root: Root) -> bool:
     """Whether what kept a file from being read has passed, though the file is the same."""
     if row.error == MISSING_PDF_READER:
         return has_pdf_reader()
+    if row.error == MISSING_PICTURE_READER:
+        return has_picture_reader()
     return row.hash == b"" and entry.size <= root.max_size
 
 

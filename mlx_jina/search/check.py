@@ -10,13 +10,14 @@ import numpy as np
 
 from mlx_jina.search import documents, notes, schema, spaces
 from mlx_jina.search.database import Database, one
+from mlx_jina.search.documents.kinds import is_picture
 from mlx_jina.search.walk import is_dataless
 
 # Problems of one kind that are listed.
 _LISTED = 20
 # How far from 1 a vector's length may be after float16's rounding.
 _LENGTH_ERROR = 0.01
-_OF_NOTES = ("name", "tag", "link", "vec", "bits", "vec_next", "bits_next")
+_OF_NOTES = ("name", "tag", "link", "vec", "bits", "vec_next", "bits_next", "embed")
 
 Problems = dict[int, str]
 """Notes and what is wrong with each."""
@@ -92,7 +93,9 @@ def _spans(connection: sqlite3.Connection) -> Iterator[tuple[int, str]]:
         data = _data(os.path.join(roots[root], os.fsdecode(name) if name is not None else path))
         if data is None or notes.digest(data) != own:
             continue
-        document = documents.read(path, data)
+        if is_picture(path):
+            continue
+        document = documents.read(path, data, pictures=True)
         sql = "select start, stop, body from chunk where id between ? and ?"
         chunks = connection.execute(sql, schema.span(note))
         if any(document.visible(start, stop) != body for start, stop, body in chunks):

@@ -62,6 +62,8 @@ class Chunk:
     """The text of the span, with as many spaces instead of what nobody searches for."""
     lead: str = ""
     """What an embedding needs to see in front of it: the first rows of the table it is a part of."""
+    picture: int | None = None
+    """What is embedded instead of the text: the page of a PDF, from 1, or 1 for the file of a picture."""
 
 
 def chunks(document: Document, tokens: int | None = None) -> list[Chunk]:
@@ -87,6 +89,13 @@ def chunks(document: Document, tokens: int | None = None) -> list[Chunk]:
             path = [(level, words) for level, words in path if level < block.level]
             path.append((block.level, block.title))
     return found or [Chunk(0, 0, document.lines.number(0), document.lines.number(0), "", "")]
+
+
+def with_scans(found: list[Chunk], scans: Sequence[int]) -> list[Chunk]:
+    """A document's chunks and, in their places, the pages that only a picture shows."""
+    words = [chunk for chunk in found if chunk.body]
+    pages = [Chunk(0, 0, page, page, "", "", picture=page) for page in scans]
+    return sorted([*words, *pages], key=lambda chunk: chunk.line)
 
 
 def embedded(title: str, heading: str, lead: str, body: str) -> str:

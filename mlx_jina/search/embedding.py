@@ -5,20 +5,19 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from mlx_jina.search import chunks, notes, schema
 from mlx_jina.search.database import Database, one
-from mlx_jina.search.model import Progress, Space
+from mlx_jina.search.documents.kinds import is_picture
+from mlx_jina.search.model import Model, Progress, Space
 from mlx_jina.search.schema import NOTE_BITS
-
-if TYPE_CHECKING:
-    from mlx_jina.vectors import Floats
+from mlx_jina.search.sources import Source, decoded, source_of
 
 # Tokens that are encoded and written at a time: as many as take about so long.
 _WINDOW_SECONDS = 1.5
@@ -27,6 +26,8 @@ _FIRST_WINDOW, _LARGEST_WINDOW = 4096, 131_072
 _CAUTIOUS_WINDOW = 512
 # Chunks that are written at a time where nothing has to be computed.
 _REUSED = 4096
+# What a picture counts as: those of v4 and v5-omni have 256 to 1,280 tokens.
+PICTURE_TOKENS = 768
 # Windows that are tokenised or computed at the same time.
 _AHEAD = 2
 # How long vectors of chunks that no note has any more are kept, and how many at most.
@@ -39,6 +40,15 @@ class Missing(NamedTuple):
     hash: bytes
     text: str
     tokens: int
+    picture: Source | None = None
+    """Where the picture comes from that is embedded instead of the text."""
+
+
+class Made(NamedTuple):
+    """What became of a window's missing vectors: float16 by hash, and why there are none, None for no fault."""
+
+    vectors: dict[bytes, bytes]
+    faults: dict[bytes, str | None]
 
 
 @dataclass
@@ -57,29 +67,31 @@ class Window:
 class Embedder:
     """Gives vectors to notes, in the order they are named in.
 
-    `encode` turns texts into float32 vectors (N, D) and is called by two threads at once.
+    The model is called by two threads at once. `skipped` gets pictures that cannot be decoded, and why.
     """
 
     def __init__(
         self,
         database: Database,
         space: Space,
-        encode: Callable[[Sequence[str]], Floats],
+        model: Model,
         deadline: float,
         progress: Progress,
+        skipped: list[tuple[str, str]],
     ) -> None:
         self.database = database
         self.space = space
-        self.encode = encode
+        self.model = model
         self.deadline = deadline
         self.progress = progress
+        self.skipped = skipped
         self.done = 0
         self._seconds_per_token: float | None = None
 
     def run(self, waiting: Sequence[int]) -> int:
         """Give vectors to as many of the notes as there is time for. Returns to how many."""
         with ThreadPoolExecutor(_AHEAD, thread_name_prefix="mlx-jina-index") as executor:
-            queue: deque[tuple[Window, Future[Floats]]] = deque()
+            queue: deque[tuple[Window, Future[Made]]] = deque()
             try:
                 for window in self._windows(waiting):
                     queue.append((window, executor.submit(self._encode, window)))
@@ -134,12 +146,14 @@ class Embedder:
         found: dict[bytes, bytes] = {}
         missing: list[Missing] = []
         title = one(connection, "select title from note where id = ?", note) or ""
-        for own, heading, lead, body in connection.execute(
-            "select hash, heading, lead, body from chunk where id between ? and ?", schema.span(note)
+        for chunk, own, heading, lead, body, page in connection.execute(
+            "select id, hash, heading, lead, body, picture from chunk where id between ? and ?", schema.span(note)
         ):
             hashes.append(own)
             if (vector := self._cached(connection, own) or self._live(connection, own)) is not None:
                 found[own] = vector
+            elif page is not None:
+                missing.append(Missing(own, title, PICTURE_TOKENS, source_of(connection, chunk)))
             else:
                 text = chunks.embedded(title, heading, lead, body)
                 missing.append(Missing(own, text, chunks.estimate(text)))
@@ -163,17 +177,39 @@ class Embedder:
         start = 2 * self.space.dimension * (row[0] & (1 << NOTE_BITS) - 1)
         return bytes(row[1][start : start + 2 * self.space.dimension])
 
-    def _encode(self, window: Window) -> Floats:
+    def _encode(self, window: Window) -> Made:
+        made = Made({}, {})
         if not window.missing:
-            return np.empty((0, self.space.dimension), dtype=np.float32)
+            return made
         started = time.monotonic()
-        rows = self.encode([chunk.text for chunk in window.missing.values()])
+        missing = list(window.missing.values())
+        sources = [(n, chunk.picture) for n, chunk in enumerate(missing) if chunk.picture is not None]
+        rows = self._see(sources) if sources else {}
+        for n, source in sources:
+            own, row = missing[n].hash, rows.get(n)
+            if isinstance(row, bytes):
+                made.vectors[own] = row
+            elif is_picture(source.path) or row is None:
+                made.faults[own] = row
+        # A page that cannot be drawn is still found, by its title.
+        texts = [chunk for chunk in missing if chunk.hash not in made.vectors and chunk.hash not in made.faults]
+        if texts:
+            vectors = self.model.encode_documents([chunk.text for chunk in texts]).astype(np.float16)
+            made.vectors.update((chunk.hash, row.tobytes()) for chunk, row in zip(texts, vectors, strict=True))
         self._seconds_per_token = (time.monotonic() - started) / max(1, window.tokens)
-        return rows
+        return made
 
-    def _write(self, window: Window, future: Future[Floats], total: int) -> None:
-        rows = future.result().astype(np.float16)
-        made = {own: row.tobytes() for own, row in zip(window.missing, rows, strict=True)}
+    def _see(self, sources: Sequence[tuple[int, Source]]) -> dict[int, bytes | str | None]:
+        """Vectors of pictures by their places, or why there are none; None for files that are not as they were."""
+        if not self.space.sees:
+            return dict.fromkeys(place for place, _ in sources)
+        faults: dict[int, str | None] = {}
+        rows = self.model.encode_pictures(decoded(sources, faults))
+        found = {place: row.astype(np.float16).tobytes() for place, row in rows}
+        return {**faults, **found}
+
+    def _write(self, window: Window, future: Future[Made], total: int) -> None:
+        made, faults = future.result()
         now = time.time()
         used: set[bytes] = set()
         done = 0
@@ -185,6 +221,10 @@ class Embedder:
                     self._put(connection, note, hashes, whole, now)
                     used.update(hashes)
                     done += 1
+                elif (why := next(filter(None, map(faults.get, hashes)), None)) and (
+                    path := notes.give_up(connection, note, hashes, why)
+                ):
+                    self.skipped.append((path, why))
             fingerprint = self.space.fingerprint
             connection.executemany(
                 "replace into cache(hash, fingerprint, v, at) values (?, ?, ?, ?)",

@@ -280,11 +280,20 @@ def hits(
     columns = f"id, root, path, name, title, tags, {filters.MODIFIED}"
     found = {row[0]: row for row in _rows(connection, columns, "note", {each.note for each in ranked})}
     roots = dict(connection.execute("select id, path from root"))
-    columns = "id, start, stop, line, end_line, heading, body"
+    columns = "id, start, stop, line, end_line, heading, picture, body"
     chunks = {row[0]: row for row in _rows(connection, columns, "chunk", {each.chunk for each in ranked})}
     spans = highlighter.spans([chunks[each.chunk][-1] for each in ranked], terms)
+    shown = {each.note: tuple(showing(connection, each.note)) for each in ranked if chunks[each.chunk][-2]}
     return [
-        _hit(found[each.note], chunks[each.chunk], roots, each, matches, more.get(each.note, 0))
+        _hit(
+            found[each.note],
+            chunks[each.chunk],
+            roots,
+            each,
+            matches,
+            more.get(each.note, 0),
+            shown.get(each.note, ()),
+        )
         for each, matches in zip(ranked, spans, strict=True)
     ]
 
@@ -296,9 +305,10 @@ def _hit(
     ranked: Ranked,
     matches: Sequence[Span],
     more: int,
+    shown_in: tuple[str, ...],
 ) -> Hit:
     _, root, path, name, title, tags, modified = note
-    _, start, stop, line, end_line, heading, body = chunk
+    _, start, stop, line, end_line, heading, picture, body = chunk
     shown = snippet(body, matches)
     return Hit(
         id=ranked.chunk,
@@ -319,7 +329,15 @@ def _hit(
         snippet=shown.text,
         highlights=shown.highlights,
         more=more,
+        picture=picture is not None,
+        shown_in=shown_in,
     )
+
+
+def showing(connection: sqlite3.Connection, picture: int) -> list[str]:
+    """Paths of the notes that show a picture, by the id of its own."""
+    sql = "select distinct path from embed join note on note.id = embed.note where picture = ? order by path"
+    return [path for (path,) in connection.execute(sql, (picture,))]
 
 
 def _rows(

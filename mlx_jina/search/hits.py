@@ -63,6 +63,10 @@ class Hit:
     """Spans of the snippet that match."""
     more: int
     """Other chunks of the same note that are as good as the last hit of the list."""
+    picture: bool = False
+    """Whether the chunk is a picture, or a page of a PDF that has no text; `text` is what notes say of it."""
+    shown_in: tuple[str, ...] = ()
+    """Paths of the notes that show the picture."""
 
     @property
     def uri(self) -> str:

@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING
 
 from mlx_jina.errors import IndexFileError, InputError
 from mlx_jina.options import check as check_options
-from mlx_jina.search import location, roots, spaces
+from mlx_jina.search import location, pictures, roots, spaces
 from mlx_jina.search.changes import Options as SyncOptions
 from mlx_jina.search.changes import Report
 from mlx_jina.search.contents import Contents
 from mlx_jina.search.database import Database, one
 from mlx_jina.search.find import Options, find
+from mlx_jina.search.folders import sync_folders
 from mlx_jina.search.hits import MODES, Found, Hit, Mode
 from mlx_jina.search.lock import Busy, Wait, writer
 from mlx_jina.search.model import DEFAULT, Model, Progress, Space
@@ -29,7 +30,6 @@ from mlx_jina.search.query import Where, parse
 from mlx_jina.search.ranking import WEIGHT
 from mlx_jina.search.snippets import Highlighter
 from mlx_jina.search.status import Status, status, without_vectors
-from mlx_jina.search.sync import forget_other_chunks, sync_words
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -158,65 +158,44 @@ class Index(Contents):
         tell = progress or _nobody
         try:
             with writer(self.file, "words", wait):
-                self._sync_words(folder, roots.Settings(include, exclude, max_size), options, report, tell)
+                settings = roots.Settings(include, exclude, max_size)
+                sync_folders(self._database, self._model, folder, settings, options, report, tell)
             if vectors and not dry_run:
                 with writer(self.file, "vectors", wait):
-                    report.vectors = spaces.embed(self._database, self._model, deadline, tell)
+                    report.vectors = spaces.embed(self._database, self._model, deadline, tell, report.skipped)
         except Busy as busy:
             report.warnings.append(f"{busy} is updating this index; what it has done so far is used")
         with self._database.reading() as connection:
             report.without_vectors = without_vectors(connection)
         return report
 
-    def _sync_words(
-        self,
-        folder: str | Path | None,
-        settings: roots.Settings,
-        options: SyncOptions,
-        report: Report,
-        tell: Progress,
-    ) -> None:
-        if not options.dry_run:
-            forget_other_chunks(self._database)
-        if folder is not None:
-            sync_words(
-                self._database, self._root(folder, settings, options.dry_run, report), options, report, tell
-            )
-            return
-        with self._database.reading() as connection:
-            known = roots.all_of(connection)
-        if not known:
-            raise InputError(f"{self.file} has no folder yet; name the one with your notes: mlx-jina index FOLDER")
-        for root in known:
-            try:
-                sync_words(self._database, root, options, report, tell)
-            except InputError as error:
-                if len(known) == 1:
-                    raise
-                report.warnings.append(str(error))
-
-    def _root(self, folder: str | Path, settings: roots.Settings, dry_run: bool, report: Report) -> roots.Root:
-        path = roots.real_path(folder)
-        with self._database.reading() as connection:
-            root = roots.is_current(connection, path, settings)
-        if root is not None:
-            return root
-        # What a reader writes is undone.
-        with self._database.reading() if dry_run else self._database.writing() as connection:
-            root, moved = roots.put(connection, path, settings)
-        if moved is not None:
-            report.warnings.append(f"{path} is the folder that was at {moved}; its notes are kept")
-        return root
-
-    def rebuild(self, *, wait: Wait = True, progress: Progress | None = None) -> None:
+    def rebuild(self, *, wait: Wait = True, progress: Progress | None = None) -> Report:
         """New vectors for all notes, by the model that this index was opened with.
 
-        The old ones are searched until the last is there. Whatever stops it, the next call goes on. `wait` and
-        `progress` as in `sync`; raises IndexFileError where another process is writing and `wait` is False.
+        The old ones are searched until the last is there. Whatever stops it, the next call goes on. Where the new
+        model sees and the old one does not, pictures are taken in first, and the other way round they are left
+        out at the end. `wait` and `progress` as in `sync`; raises IndexFileError where another process is writing
+        and `wait` is False.
         """
         check_options(wait=wait, progress=progress)
-        with self._writing(wait, "vectors"):
-            spaces.rebuild(self._database, self._model, progress or _nobody)
+        report, tell = Report(), progress or _nobody
+        with ExitStack() as held:
+            with self._writing(wait, "words"):
+                held.enter_context(self._writing(wait, "vectors"))
+                before = pictures.are_taken(self._database, self._model)
+                space = spaces.begin(self._database, self._model)
+                if pictures.are_taken(self._database, self._model) and not before:
+                    self._take_pictures(report, tell)
+            spaces.finish(self._database, self._model, space, tell, report.skipped)
+            pictures.switch(self._database, pictures.are_taken(self._database, self._model))
+        return report
+
+    def _take_pictures(self, report: Report, tell: Progress) -> None:
+        try:
+            sync_folders(self._database, self._model, None, roots.Settings(), SyncOptions(), report, tell)
+        # Texts have new vectors without their folder; the next sync takes in its pictures.
+        except InputError as error:
+            report.warnings.append(str(error))
 
     # ---- searching
 

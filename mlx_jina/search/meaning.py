@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import sqlite3
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -28,6 +28,8 @@ EXACT_BYTES = 50_000 * 256 * 2
 """Of vectors in float16: an index with more is searched by their signs first."""
 CHUNKS = 400
 """That are ranked, of all that are allowed."""
+FEWEST_PICTURES = 8
+"""Whose mean means something; fewer are compared with texts by their cosines as they are."""
 # Of a large index's chunks at least this share is compared exactly: of 1M, 1,000.
 _RESCORED_SHARE = 0.001
 # Chunks that stand for the mean over a large index.
@@ -47,8 +49,11 @@ class Meaning:
     scores: dict[int, float]
     """Cosines by chunk, best first: of the best, and of those that were asked for."""
     mean: float
-    """Over all allowed chunks."""
+    """Over all allowed chunks; where texts are among them, over these."""
     best: float
+    """The highest cosine, or cosine with its lift."""
+    lifts: Mapping[int, float] = field(default_factory=dict)
+    """What is added to the cosine of a chunk that is a picture, so that pictures and texts have one mean."""
 
 
 class Vectors(ABC):
@@ -61,6 +66,8 @@ class Vectors(ABC):
         """Chunks of each note."""
         self.first: Ids = np.concatenate([[0], np.cumsum(self.counts)]).astype(np.int64)
         """Where each note's chunks begin, and the end of all."""
+        self.pictures: Ids = np.empty(0, dtype=np.int64)
+        """The places of the chunks that are pictures."""
 
     def __len__(self) -> int:
         return int(self.first[-1])
@@ -90,6 +97,19 @@ class Vectors(ABC):
         self, connection: sqlite3.Connection, query: Floats, allowed: Mask | None, asked: Ids, notes: int
     ) -> Meaning:
         """`rank` where some chunk is allowed, by the places of chunks."""
+
+    def _meaning(self, rows: Ids, values: Floats, mean: float, lift: float) -> Meaning:
+        """From cosines by place, those of pictures with their lift; what is not allowed is -inf."""
+        ids = self.ids(rows)
+        order = np.lexsort((ids, -values))
+        order = order[np.isfinite(values[order])]
+        best, lifts = float(values[order[0]]), {}
+        if lift:
+            seen = np.isin(rows, self.pictures)
+            values = np.where(seen, values - lift, values)
+            lifts = dict.fromkeys(ids[seen].tolist(), lift)
+        scores = dict(zip(ids[order].tolist(), values[order].tolist(), strict=True))
+        return Meaning(scores, mean, best, lifts)
 
     @abstractmethod
     def nearest_notes(
@@ -126,6 +146,16 @@ class Vectors(ABC):
         """Which notes are allowed."""
         return np.isin(self.notes, np.fromiter(allowed, dtype=np.int64, count=len(allowed)))
 
+    def kinds(self, allowed: Mask | None) -> tuple[Ids, Ids] | None:
+        """The places of texts and of pictures; None where they are ranked alike, as there are few of one kind."""
+        if len(self.pictures) < FEWEST_PICTURES:
+            return None
+        is_picture = np.zeros(len(self), dtype=np.bool_)
+        is_picture[self.pictures] = True
+        texts = np.flatnonzero(~is_picture if allowed is None else allowed & ~is_picture)
+        seen = np.flatnonzero(is_picture if allowed is None else allowed & is_picture)
+        return (texts, seen) if len(texts) and len(seen) >= FEWEST_PICTURES else None
+
     def best(self, values: Floats, count: int, notes: int) -> Ids:
         """The places of the `count` highest of all chunks' values, or of more until they are of `notes` notes.
 
@@ -155,11 +185,15 @@ class ExactVectors(Vectors):
     ) -> Meaning:
         values = products(self.vectors, query) + np.repeat(products(self.means, query), self.counts)
         values /= 2
-        mean = float((values if allowed is None else values[allowed]).mean())
+        lift, kinds = 0.0, self.kinds(allowed)
+        if kinds is None:
+            mean = float((values if allowed is None else values[allowed]).mean())
+        else:
+            mean, lift = _lifted(values, *kinds)
         if allowed is not None:
             values[~allowed] = -np.inf
         rows = np.union1d(self.best(values, CHUNKS, notes), asked)
-        return _meaning(self.ids(rows), values[rows], mean)
+        return self._meaning(rows, values[rows], mean, lift)
 
     def nearest_notes(
         self, connection: sqlite3.Connection, query: Floats, allowed: Collection[int], count: int
@@ -188,7 +222,7 @@ class SignVectors(Vectors):
         last = self.first[1:] + np.arange(len(rows))
         self.means = _words(bits[last])
         self.bits = _words(np.delete(bits, last, axis=0))
-        self._average: Floats | None = None
+        self._averages: list[Floats] | None = None
 
     def _rank(
         self, connection: sqlite3.Connection, query: Floats, allowed: Mask | None, asked: Ids, notes: int
@@ -196,17 +230,18 @@ class SignVectors(Vectors):
         bits = _words(np.packbits(query > 0)[None])
         distances = _distances(self.bits, bits) + np.repeat(_distances(self.means, bits), self.counts)
         values = -distances.astype(np.float32)
-        if allowed is None:
-            count = len(self)
-            average = self._average_of_all(connection)
-        else:
+        kinds = self.kinds(allowed)
+        if kinds is not None:
+            _lifted(values, *kinds)
+        rows = np.arange(len(self)) if allowed is None else np.flatnonzero(allowed)
+        if allowed is not None:
             values[~allowed] = -np.inf
-            rows = np.flatnonzero(allowed)
-            count = len(rows)
-            average = self._mixed(connection, _sample(rows)).mean(axis=0)
-        rescored = self.best(values, max(CHUNKS, int(count * _RESCORED_SHARE)), notes)
-        near, mean = np.union1d(rescored, asked), float(average @ query)
-        return _meaning(self.ids(near), products(self._mixed(connection, near), query), mean)
+        means = [float(average @ query) for average in self._averages_of(connection, kinds or (rows,), allowed)]
+        rescored = self.best(values, max(CHUNKS, int(len(rows) * _RESCORED_SHARE)), notes)
+        near, lift = np.union1d(rescored, asked), means[0] - means[-1]
+        cosines = products(self._mixed(connection, near), query)
+        cosines[np.isin(near, self.pictures)] += lift
+        return self._meaning(near, cosines, means[0], lift)
 
     def nearest_notes(
         self, connection: sqlite3.Connection, query: Floats, allowed: Collection[int], count: int
@@ -232,11 +267,16 @@ class SignVectors(Vectors):
             found[places] = note_vectors(*self._read(connection, places))
         return found
 
-    def _average_of_all(self, connection: sqlite3.Connection) -> Floats:
-        """The mean of what chunks are compared as, of some that stand for all."""
-        if self._average is None:
-            self._average = self._mixed(connection, _sample(np.arange(len(self)))).mean(axis=0)
-        return self._average
+    def _averages_of(
+        self, connection: sqlite3.Connection, kinds: Sequence[Ids], allowed: Mask | None
+    ) -> list[Floats]:
+        """The mean of what the chunks of each kind are compared as, of some that stand for all."""
+        if allowed is None and self._averages is not None:
+            return self._averages
+        found = [self._mixed(connection, _sample(rows)).mean(axis=0) for rows in kinds]
+        if allowed is None:
+            self._averages = found
+        return found
 
     def _mixed(self, connection: sqlite3.Connection, rows: Ids) -> Floats:
         """The means of chunks' vectors and their notes', by the places of the chunks, which are sorted."""
@@ -259,9 +299,15 @@ class SignVectors(Vectors):
 def read(connection: sqlite3.Connection, dimension: int) -> Vectors:
     """The vectors of an index, as the connection sees it."""
     chunks = (one(connection, "select count(*) from fts_docsize")) or 0
+    found: Vectors
     if 2 * dimension * chunks <= EXACT_BYTES or dimension % 8:
-        return ExactVectors(dimension, connection.execute("select note, v from vec order by note").fetchall())
-    return SignVectors(dimension, connection.execute("select note, b from bits order by note").fetchall())
+        found = ExactVectors(dimension, connection.execute("select note, v from vec order by note").fetchall())
+    else:
+        found = SignVectors(dimension, connection.execute("select note, b from bits order by note").fetchall())
+    seen = [own for (own,) in connection.execute("select id from chunk where picture is not null")]
+    if seen and len(found):
+        found.pictures = found.rows(seen)
+    return found
 
 
 def products(rows: Floats, query: Floats) -> Floats:
@@ -293,12 +339,12 @@ def _sample(rows: Ids) -> Ids:
     return rows[np.unique(np.linspace(0, len(rows) - 1, min(_SAMPLE, len(rows)), dtype=np.int64))]
 
 
-def _meaning(ids: Ids, values: Floats, mean: float) -> Meaning:
-    """Those that are not allowed are -inf."""
-    order = np.lexsort((ids, -values))
-    order = order[np.isfinite(values[order])]
-    scores = dict(zip(ids[order].tolist(), values[order].tolist(), strict=True))
-    return Meaning(scores, mean, float(values[order[0]]))
+def _lifted(values: Floats, texts: Ids, pictures: Ids) -> tuple[float, float]:
+    """Give pictures the mean that texts have. Returns this mean, and what is added to pictures."""
+    mean = float(values[texts].mean())
+    lift = mean - float(values[pictures].mean())
+    values[pictures] += lift
+    return mean, lift
 
 
 def _words(bits: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint64]:

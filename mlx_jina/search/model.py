@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +33,8 @@ class Space:
     known: str
     """What `Model.fingerprint` returned beside it."""
     suffix: str = ""
+    sees: bool = False
+    """Whether it has vectors of pictures."""
 
 
 def check(model: object) -> None:
@@ -88,6 +90,20 @@ class Model:
             self.encode_query(text)
 
     @property
+    def sees(self) -> bool:
+        """Whether the model sees pictures: before it is loaded, as its name or config.json promises."""
+        if self._encoder is not None:
+            return self._encoder.sees
+        if (folder := Path(self.name).expanduser()).is_dir():
+            try:
+                config = json.loads((folder / "config.json").read_bytes())
+            except (OSError, ValueError):
+                return False
+            return isinstance(config, dict) and "vision_config" in config
+        entry = catalog.find(self.name)
+        return entry is not None and entry.sees
+
+    @property
     def dimension(self) -> int:
         """Of its vectors."""
         return self.encoder.dimension
@@ -109,6 +125,14 @@ class Model:
     def encode_documents(self, texts: Sequence[str]) -> Floats:
         """Vectors (N, D) of texts to be found."""
         return self.encoder.encode_document(list(texts), task=self._task("document"), show_progress_bar=False)
+
+    def encode_pictures(self, pictures: Iterable[tuple[int, object]]) -> Iterator[tuple[int, Floats]]:
+        """Vectors (D,) of pictures to be found, by their places."""
+        plan = self.encoder.plan(task=self._task("document"))
+        for places, seen in self.encoder.windows_of_images(pictures, plan):
+            for place, own in zip(places, seen, strict=True):
+                vector: Floats = own.vectors[0].astype("float32")
+                yield place, vector
 
     def encode_query(self, text: str) -> Floats:
         """The vector (D,) of what is looked for."""

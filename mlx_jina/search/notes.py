@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from mlx_jina.search import chunks, documents, schema
 from mlx_jina.search.chunks import Chunk
 from mlx_jina.search.documents.base import Document, Lines, UnreadableError, valid
+from mlx_jina.search.documents.kinds import is_picture
 from mlx_jina.search.schema import NOTE_BITS, dumps
 from mlx_jina.search.walk import Entry
 
@@ -47,10 +48,12 @@ def digest(data: bytes) -> bytes:
     return hashlib.blake2b(data, digest_size=16).digest()
 
 
-def read(entry: Entry, data: bytes, read_at: float) -> Note:
-    """A note from its file's bytes."""
+def read(entry: Entry, data: bytes, read_at: float, *, pictures: bool = False) -> Note:
+    """A note from its file's bytes. `pictures`: whether the index takes pictures, and PDF files without text."""
+    if pictures and is_picture(entry.path):
+        return _read_picture(entry, data, read_at)
     try:
-        document = documents.read(entry.path, data)
+        document = documents.read(entry.path, data, pictures=pictures)
     except UnreadableError as error:
         return unusable(entry, digest(data), read_at, str(error))
     # Whatever a parser makes of a damaged file, the other files are not concerned.
@@ -59,11 +62,32 @@ def read(entry: Entry, data: bytes, read_at: float) -> Note:
     stem = stem_of(entry.path)
     title = document.title or stem
     aliases = [name for name in (stem, *document.aliases) if name != title]
-    found = [
-        (chunk, digest(chunks.embedded(title, chunk.heading, chunk.lead, chunk.body).encode()))
-        for chunk in chunks.chunks(document)
-    ]
-    return Note(entry, digest(data), read_at, title, list(dict.fromkeys(aliases)), document, found)
+    own, cut = digest(data), chunks.chunks(document)
+    if pictures and document.scans:
+        cut = chunks.with_scans(cut, document.scans)
+    found = [(chunk, _chunk_hash(own, title, chunk)) for chunk in cut]
+    return Note(entry, own, read_at, title, list(dict.fromkeys(aliases)), document, found)
+
+
+def _read_picture(entry: Entry, data: bytes, read_at: float) -> Note:
+    """A picture, which is found by its name, by what notes that show it say of it, and by itself."""
+    from mlx_jina.search.documents import picture
+
+    own = digest(data)
+    try:
+        picture.check(data)
+    except UnreadableError as error:
+        return unusable(entry, own, read_at, str(error))
+    chunk = Chunk(0, 0, 1, 1, "", "", picture=1)
+    name, empty = entry.path.rpartition("/")[2], Document("", [], Lines([0]))
+    return Note(entry, own, read_at, name, (), empty, [(chunk, _chunk_hash(own, name, chunk))])
+
+
+def _chunk_hash(file: bytes, title: str, chunk: Chunk) -> bytes:
+    """What stands for all that is embedded of a chunk; no text has the hash of a picture."""
+    if chunk.picture is not None:
+        return digest(b"picture\0%b\0%d" % (file, chunk.picture))
+    return digest(chunks.embedded(title, chunk.heading, chunk.lead, chunk.body).encode())
 
 
 def unusable(entry: Entry, own: bytes, read_at: float, why: str) -> Note:
@@ -119,24 +143,21 @@ def _values(read: Note) -> dict[str, object]:
 def _put_words(connection: sqlite3.Connection, note: int, read: Note, document: Document) -> None:
     """What a note is found by."""
     connection.executemany(
-        "insert into chunk(id, start, stop, line, end_line, heading, lead, body, hash) "
-        "values (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        "insert into chunk(id, start, stop, line, end_line, heading, lead, body, hash, picture) "
+        "values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         [
-            (note << NOTE_BITS | n, c.start, c.stop, c.line, c.end_line, c.heading, c.lead, c.body, own)
+            (note << NOTE_BITS | n, c.start, c.stop, c.line, c.end_line, c.heading, c.lead, c.body, own, c.picture)
             for n, (c, own) in enumerate(read.chunks)
         ],
     )
-    connection.execute(
-        "insert into fts(rowid, title, heading, tags, body) select id, title, heading, tags, body from words "
-        "where id between ? and ?",
-        schema.span(note),
-    )
+    index(connection, note)
     keys = {schema.name_key(name) for name in (read.title, *read.aliases)}
     connection.executemany("insert into name values (?, ?)", [(key, note) for key in keys if key])
     keys = {tag.casefold() for tag in document.tags}
     connection.executemany("insert into tag values (?, ?)", [(key, note) for key in keys if key])
-    links = {(note, link.target, link.line) for link in document.links}
-    connection.executemany("insert into link values (?, ?, ?)", links)
+    # Of two pictures with one name in a line, the words of the first.
+    links = {(note, link.target, link.line): link.alt for link in reversed(document.links)}
+    connection.executemany("insert into link values (?, ?, ?, ?)", [(*key, alt) for key, alt in links.items()])
 
 
 def touch(connection: sqlite3.Connection, note: int, entry: Entry, read_at: float) -> None:
@@ -150,6 +171,22 @@ def delete(connection: sqlite3.Connection, note: int, now: float) -> None:
     """Remove a note and all it has; its vectors stay in the cache for a while."""
     _clear(connection, note, now)
     connection.execute("delete from note where id = ?", (note,))
+
+
+def forget(connection: sqlite3.Connection, note: int) -> None:
+    """Remove a note, and keep nothing of it."""
+    _clear_rows(connection, note)
+    connection.execute("delete from note where id = ?", (note,))
+
+
+def give_up(connection: sqlite3.Connection, note: int, hashes: Sequence[bytes], why: str) -> str | None:
+    """Pass over a note until its file changes. Returns its path; None if its chunks are not those of `hashes`."""
+    if not hashes or _hashes(connection, note) != list(hashes):
+        return None
+    _clear_rows(connection, note)
+    connection.execute("update note set error = ?, vectors_at = null where id = ?", (why, note))
+    path: str = connection.execute("select path from note where id = ?", (note,)).fetchone()[0]
+    return path
 
 
 def put_vectors(
@@ -169,16 +206,35 @@ def put_vectors(
 
 
 def _clear(connection: sqlite3.Connection, note: int, now: float) -> None:
-    """Remove what a note has besides its row."""
+    """Remove what a note has besides its row; its vectors go into the cache."""
+    _cache(connection, note, now)
+    _clear_rows(connection, note)
+
+
+def _clear_rows(connection: sqlite3.Connection, note: int) -> None:
+    unindex(connection, note)
+    connection.execute("delete from chunk where id between ? and ?", schema.span(note))
+    for table in ("name", "tag", "link", "vec", "bits", "vec_next", "bits_next", "embed"):
+        connection.execute(f"delete from {table} where note = ?", (note,))
+    connection.execute("delete from embed where picture = ?", (note,))
+
+
+def index(connection: sqlite3.Connection, note: int) -> None:
+    """Let a note be found by the words of its chunks."""
+    connection.execute(
+        "insert into fts(rowid, title, heading, tags, body) select id, title, heading, tags, body from words "
+        "where id between ? and ?",
+        schema.span(note),
+    )
+
+
+def unindex(connection: sqlite3.Connection, note: int) -> None:
+    """The opposite, before anything of these words changes."""
     connection.execute(
         "insert into fts(fts, rowid, title, heading, tags, body) select 'delete', id, title, heading, tags, body "
         "from words where id between ? and ?",
         schema.span(note),
     )
-    _cache(connection, note, now)
-    connection.execute("delete from chunk where id between ? and ?", schema.span(note))
-    for table in ("name", "tag", "link", "vec", "bits", "vec_next", "bits_next"):
-        connection.execute(f"delete from {table} where note = ?", (note,))
 
 
 def _cache(connection: sqlite3.Connection, note: int, now: float) -> None:

@@ -2,6 +2,7 @@
 
     score = weight * (cosine - mean) / (best - mean) + (1 - weight) * bm25 / best bm25
 
+Texts and pictures have means of their own: their cosines with a query differ by what has nothing to do with it.
 Ranks, as in reciprocal rank fusion, say less than scores: docs/search.md has the comparison.
 """
 
@@ -75,8 +76,8 @@ def fuse(words: Words, meaning: Meaning | None, weight: float, named: Collection
     for chunk in {**bm25s, **cosines}:
         bm25, cosine = bm25s.get(chunk), cosines.get(chunk)
         score = share * bm25 if bm25 is not None else 0.0
-        if cosine is not None:
-            score += weight * (cosine - mean) / spread
+        if cosine is not None and meaning is not None:
+            score += weight * (cosine + meaning.lifts.get(chunk, 0.0) - mean) / spread
         ranked.append(Ranked(chunk, score, cosine, bm25, chunk >> NOTE_BITS in named))
     return ordered(ranked)
 

@@ -12,9 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mlx_jina.errors import InputError
-from mlx_jina.search import documents, filters, neighbours, roots
+from mlx_jina.search import documents, filters, find, neighbours, roots
 from mlx_jina.search.changes import NOT_DOWNLOADED
-from mlx_jina.search.documents.base import Document, UnreadableError
+from mlx_jina.search.database import one
+from mlx_jina.search.documents.base import Document, Lines, UnreadableError
+from mlx_jina.search.documents.kinds import is_picture
+from mlx_jina.search.schema import NOTE_BITS
 from mlx_jina.search.walk import is_dataless, open_below
 
 
@@ -31,6 +34,10 @@ class NoteText:
     modified: float
     """Seconds since 1970."""
     document: Document
+    picture: bool = False
+    """Whether the file is a picture; `text` is what notes say of it."""
+    shown_in: tuple[str, ...] = ()
+    """Paths of the notes that show the picture."""
 
     @property
     def text(self) -> str:
@@ -66,7 +73,7 @@ def read(connection: sqlite3.Connection, note: str | Path | int) -> NoteText:
     spelling = os.fsdecode(name) if name is not None else path
     try:
         data = _bytes(root, spelling)
-        document = documents.read(path, data)
+        document = _said(connection, own) if is_picture(path) else documents.read(path, data, pictures=True)
     except OSError as error:
         raise InputError(f"{path}: {error.strerror or error}") from None
     except UnreadableError as error:
@@ -75,8 +82,22 @@ def read(connection: sqlite3.Connection, note: str | Path | int) -> NoteText:
     except Exception as error:
         raise InputError(f"{path}: cannot be parsed ({type(error).__name__})") from None
     return NoteText(
-        own, path, os.path.join(root.path, spelling), title, tuple(json.loads(tags)), modified, document
+        own,
+        path,
+        os.path.join(root.path, spelling),
+        title,
+        tuple(json.loads(tags)),
+        modified,
+        document,
+        is_picture(path),
+        tuple(find.showing(connection, own)),
     )
+
+
+def _said(connection: sqlite3.Connection, picture: int) -> Document:
+    """What notes say of a picture, line by line."""
+    text = one(connection, "select body from chunk where id = ?", picture << NOTE_BITS) or ""
+    return Document(text, [], Lines.of(text))
 
 
 def _bytes(root: roots.Root, name: str) -> bytes:

@@ -9,7 +9,7 @@ import unicodedata
 from collections.abc import Iterator
 from functools import cache
 
-VERSION = 1
+VERSION = 2
 """`PRAGMA user_version` of the files made here."""
 CHUNKS = 1
 """Version of the rules that notes are cut by, in chunks.py; those cut by others are cut anew."""
@@ -27,7 +27,8 @@ COLUMNS = ("title", "heading", "tags", "body")
 WEIGHTS = (4.0, 2.0, 3.0, 1.0)
 
 # vec: a note's chunks in float16, in their order; bits: the signs of these, and at the end of their mean. cache:
-# vectors of chunks that were edited or deleted, and of notes that are not done yet.
+# vectors of chunks that were edited or deleted, and of notes that are not done yet. chunk.picture: the page of a
+# PDF that the chunk is a picture of, 1 for the file of a picture; link.alt: what a link that shows a picture says.
 TABLES = f"""
 create table meta(key text primary key, value) without rowid;
 create table root(id integer primary key, path text not null unique, device integer, inode integer,
@@ -40,11 +41,12 @@ create table note(id integer primary key autoincrement, root integer not null re
 create index note_without_vectors on note(mtime_ns) where vectors_at is null and error is null;
 create table chunk(id integer primary key, note integer generated always as (id >> {NOTE_BITS}) virtual,
     start integer not null, stop integer not null, line integer not null, end_line integer not null,
-    heading text not null, lead text not null, body text not null, hash blob not null);
+    heading text not null, lead text not null, body text not null, hash blob not null, picture integer);
 create index chunk_hash on chunk(hash);
 create table name(key text, note integer, primary key(key, note)) without rowid;
 create table tag(key text, note integer, primary key(key, note)) without rowid;
-create table link(note integer, target text, line integer, primary key(note, target, line)) without rowid;
+create table link(note integer, target text, line integer, alt text, primary key(note, target, line))
+    without rowid;
 create index link_target on link(target);
 create table vec(note integer primary key, v blob not null);
 create table bits(note integer primary key, b blob not null);
@@ -56,7 +58,16 @@ create virtual table fts using fts5(title, heading, tags, body, content='words',
     tokenize='{TOKENIZER}');
 """
 
-MIGRATIONS: dict[int, tuple[str, ...]] = {}
+# Which notes show a picture, and where: what their links come to.
+_PICTURES = (
+    "create index chunk_picture on chunk(id) where picture is not null",
+    "create index link_alt on link(note) where alt is not null",
+    "create table embed(picture integer, note integer, line integer, primary key(picture, note, line)) "
+    "without rowid",
+)
+MIGRATIONS: dict[int, tuple[str, ...]] = {
+    1: ("alter table chunk add column picture integer", "alter table link add column alt text", *_PICTURES)
+}
 """What turns a file of each version into one of the next."""
 
 # Scripts that put no spaces between words, and Hangul, whose words carry their particles: every character is
@@ -98,7 +109,7 @@ def create(connection: sqlite3.Connection) -> None:
     """Make all tables, inside the caller's transaction: FTS5's are not made atomically otherwise."""
     for statement in filter(str.strip, TABLES.split(";\n")):
         connection.execute(statement)
-    for statement in NEXT_TABLES:
+    for statement in (*NEXT_TABLES, *_PICTURES):
         connection.execute(statement)
     connection.execute("insert into meta values ('generation', 0)")
     connection.execute(f"pragma user_version = {VERSION}")

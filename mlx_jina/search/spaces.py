@@ -10,6 +10,7 @@ from mlx_jina.errors import InputError
 from mlx_jina.search import schema
 from mlx_jina.search.database import Database, one
 from mlx_jina.search.model import Model, Progress, Space
+from mlx_jina.search.schema import NOTE_BITS
 
 
 class OtherModelError(InputError):
@@ -46,7 +47,7 @@ def check(database: Database, model: Model, space: Space) -> Space:
             f"this index has vectors of {space.model!r} ({space.fingerprint}), which do not compare with those of "
             f"{model.name!r} ({own.fingerprint}); to replace them: mlx-jina index --rebuild -m {model.name}"
         )
-    if own.known != space.known and not database.read_only:
+    if (own.known, own.sees) != (space.known, space.sees) and not database.read_only:
         # The same weights in files that look different: next time they need not be read.
         with database.writing() as connection:
             _store(connection, "space", own)
@@ -56,13 +57,16 @@ def check(database: Database, model: Model, space: Space) -> Space:
 def of(model: Model, before: Space | None, suffix: str = "") -> Space:
     """A model's space; what is known of it from before may spare reading its weights."""
     fingerprint, known = model.fingerprint(before.known if before else None)
-    return Space(model.name, fingerprint, model.dimension, known, suffix)
+    return Space(model.name, fingerprint, model.dimension, known, suffix, model.sees)
 
 
-def embed(database: Database, model: Model, deadline: float, progress: Progress) -> int:
+def embed(
+    database: Database, model: Model, deadline: float, progress: Progress, skipped: list[tuple[str, str]]
+) -> int:
     """Give vectors to the notes that have none, as far as there is time. Returns how many got them.
 
-    Raises OtherModelError where the index has those of another model.
+    `skipped` gets the pictures that cannot be decoded, and why. Raises OtherModelError where the index has the
+    vectors of another model.
     """
     with database.reading() as connection:
         space = current(connection)
@@ -77,7 +81,7 @@ def embed(database: Database, model: Model, deadline: float, progress: Progress)
     deadline += time.monotonic() - started
     done = 0
     # Notes may change, and others come, while those before them are at it.
-    while waiting and (made := Embedder(database, space, model.encode_documents, deadline, progress).run(waiting)):
+    while waiting and (made := Embedder(database, space, model, deadline, progress, skipped).run(waiting)):
         done += made
         waiting = _waiting(database, "vectors_at is null") if time.monotonic() < deadline else []
     with database.writing() as connection:
@@ -85,10 +89,8 @@ def embed(database: Database, model: Model, deadline: float, progress: Progress)
     return done
 
 
-def rebuild(database: Database, model: Model, progress: Progress) -> None:
-    """New vectors for all notes, beside the old ones, which are searched until all are there."""
-    from mlx_jina.search.embedding import Embedder
-
+def begin(database: Database, model: Model) -> Space:
+    """A space for new vectors of all notes, beside the one that is searched until all are there."""
     with database.reading() as connection:
         begun = following(connection)
     space = of(model, begun, "_next")
@@ -99,8 +101,19 @@ def rebuild(database: Database, model: Model, progress: Progress) -> None:
         # Whoever asks for new vectors does not want those that are kept.
         connection.execute("delete from cache where fingerprint = ?", (space.fingerprint,))
         _store(connection, "next space", space)
+    return space
+
+
+def finish(
+    database: Database, model: Model, space: Space, progress: Progress, skipped: list[tuple[str, str]]
+) -> None:
+    """Make the vectors of a space that `begin` returned, and let them take the place of the old ones."""
+    from mlx_jina.search.embedding import Embedder
+
+    # What cannot be read now is not waited for.
     while waiting := _waiting(database, "id not in (select note from vec_next)"):
-        Embedder(database, space, model.encode_documents, float("inf"), progress).run(waiting)
+        if not Embedder(database, space, model, float("inf"), progress, skipped).run(waiting):
+            break
     with database.writing() as connection:
         for table in ("vec", "bits"):
             connection.execute(f"drop table {table}")
@@ -115,12 +128,13 @@ def rebuild(database: Database, model: Model, progress: Progress) -> None:
 
 
 def _waiting(database: Database, condition: str) -> list[int]:
-    """Notes with words, newest first."""
+    """Notes with words, newest first, and behind them those with pictures, which take longer."""
     with database.reading() as connection:
-        rows = connection.execute(
-            f"select id from note where {condition} and error is null order by mtime_ns desc, id"
-        )
-        return [note for (note,) in rows]
+        sql = f"select id from note where {condition} and error is null order by mtime_ns desc, id"
+        found = [note for (note,) in connection.execute(sql)]
+        sql = f"select distinct id >> {NOTE_BITS} from chunk where picture is not null"
+        seen = {note for (note,) in connection.execute(sql)}
+    return [note for note in found if note not in seen] + [note for note in found if note in seen]
 
 
 def _loaded(connection: sqlite3.Connection, key: str, suffix: str) -> Space | None:
@@ -134,6 +148,7 @@ def _store(connection: sqlite3.Connection, key: str, space: Space) -> None:
         "fingerprint": space.fingerprint,
         "dimension": space.dimension,
         "known": space.known,
+        "sees": space.sees,
     }
     connection.execute("replace into meta values (?, ?)", (key, json.dumps(values)))
     if key == "space":

@@ -24,6 +24,8 @@ class Status:
     """Notes without vectors."""
     errors: tuple[tuple[str, str], ...]
     """Files that could not be read, and why."""
+    pictures: int
+    """Of the chunks: files of pictures, and pages of PDF files that have no text."""
     model: str | None
     fingerprint: str | None
     dimension: int | None
@@ -47,6 +49,7 @@ def status(connection: sqlite3.Connection, file: Path) -> Status:
         errors=tuple(
             connection.execute("select path, error from note where error is not null order by path").fetchall()
         ),
+        pictures=one(connection, "select count(*) from chunk where picture is not null"),
         model=space.model if space else None,
         fingerprint=space.fingerprint if space else None,
         dimension=space.dimension if space else None,

@@ -106,7 +106,7 @@ class Update:
                 self._move(old, entry, now)
                 return
             row = self.gone.pop(old.id)
-        self._replace(row, notes.read(entry, data, now))
+        self._replace(row, notes.read(entry, data, now, pictures=self.root.selection.pictures))
 
     def _bytes(self, entry: Entry) -> tuple[Entry, bytes | None]:
         """A file's content and what it looked like just before; None if it is too large."""

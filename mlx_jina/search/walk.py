@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from mlx_jina.errors import InputError
-from mlx_jina.search.documents.kinds import SUFFIXES
+from mlx_jina.search.documents.kinds import PICTURES, SUFFIXES
 
 if TYPE_CHECKING:
     from pathspec import GitIgnoreSpec
@@ -62,6 +62,8 @@ class Selection:
     include: tuple[str, ...] = ()
     """Only files that match one of these, whatever their kind; by default every kind that has a reader."""
     exclude: tuple[str, ...] = ()
+    pictures: bool = False
+    """Whether pictures are among the kinds."""
 
     def check(self) -> None:
         """Raise InputError for what is no pattern."""
@@ -121,6 +123,7 @@ class _Walker:
         self.found = found
         self.include = _spec(selection.include) if selection.include else None
         self.exclude = _spec(selection.exclude) if selection.exclude else None
+        self.suffixes = SUFFIXES | PICTURES if selection.pictures else SUFFIXES
         # A folder may be mounted into itself.
         self.seen: set[tuple[int, int]] = set()
 
@@ -158,7 +161,7 @@ class _Walker:
             if folder:
                 if child.name in _IGNORED_FOLDERS:
                     return
-            elif self.include is None and os.path.splitext(child.name)[1].lower() not in SUFFIXES:
+            elif self.include is None and os.path.splitext(child.name)[1].lower() not in self.suffixes:
                 return
             if self._is_ignored(path, folder, ignoring):
                 return

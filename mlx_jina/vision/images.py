@@ -98,6 +98,47 @@ def decode(item: object, position: int | None = None) -> Pixels:
         return _rgb(image, position)
 
 
+def size_of(data: bytes) -> tuple[int, int]:
+    """Width and height of a picture, from the head of its file. Raises PictureError, mostly as `decode` would."""
+    with _faults(None), _opened(data) as image:
+        _check_size(*image.size, None)
+        if image.mode in ("I", "F"):
+            raise PictureError(_deep_words(image.mode))
+        return image.size
+
+
+def thumbnail(picture: bytes | Pixels, size: int) -> bytes:
+    """A JPEG for people, of at most `size` pixels a side: upright, on white, without what a camera wrote into it.
+
+    Raises PictureError.
+    """
+    import PIL.Image
+    import PIL.ImageOps
+
+    if not isinstance(picture, bytes):
+        return _jpeg(PIL.Image.fromarray(picture), size)
+    with _faults(None), _opened(picture) as image:
+        _check_size(*image.size, None)
+        if image.mode in (*_DEEP, "I", "F"):
+            return _jpeg(PIL.Image.fromarray(decode(picture)), size)
+        # Of a JPEG only as much is decoded as that takes.
+        image.draft("RGB", (size, size))
+        image.thumbnail((size, size))
+        upright = PIL.ImageOps.exif_transpose(image)
+        if upright.mode == "P" or "A" in upright.mode or "transparency" in upright.info:
+            seen = upright.convert("RGBA")
+            upright = PIL.Image.new("RGBA", seen.size, "white")
+            upright.alpha_composite(seen)
+        return _jpeg(upright, size)
+
+
+def _jpeg(image: PillowImage, size: int) -> bytes:
+    image.thumbnail((size, size))
+    file = io.BytesIO()
+    image.convert("RGB").save(file, "JPEG", quality=85)
+    return file.getvalue()
+
+
 @contextmanager
 def _opened(source: str | Path | bytes) -> Iterator[PillowImage]:
     import PIL.Image
@@ -150,11 +191,12 @@ def _rgb(image: PillowImage, position: int | None) -> Pixels:
             grey = (np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)
             return np.repeat(grey[:, :, None], 3, axis=2)
         if image.mode in ("I", "F"):
-            raise PictureError(
-                f"has numbers of 32 bits for pixels (mode {image.mode}); convert it to RGB first",
-                position=position,
-            )
+            raise PictureError(_deep_words(image.mode), position=position)
         if image.mode == "P" and "transparency" in image.info:
             # The colours are the same, and Pillow does not warn of what is dropped.
             image = image.convert("RGBA")
         return np.array(image.convert("RGB"))
+
+
+def _deep_words(mode: str) -> str:
+    return f"has numbers of 32 bits for pixels (mode {mode}); convert it to RGB first"

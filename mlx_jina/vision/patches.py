@@ -89,11 +89,7 @@ class Preprocessor:
 
     def size(self, height: int, width: int, position: int | None = None) -> tuple[int, int]:
         """The size that a picture is resized to: whole blocks, within the limits. Raises PictureError."""
-        if max(height, width) > MOST_RATIO * min(height, width):
-            raise PictureError(
-                f"is {width} x {height} pixels; one side is more than {MOST_RATIO} times the other",
-                position=position,
-            )
+        check_ratio(height, width, position)
         factor = 2 * self.patch
         # Halves are rounded to even numbers, as Python's `round` does.
         new = round(height / factor) * factor, round(width / factor) * factor
@@ -119,6 +115,15 @@ class Preprocessor:
         # A patch has its pixels by channel.
         flat = blocks.transpose(0, 3, 1, 4, 6, 2, 5).reshape(rows * columns, 3 * patch * patch)
         return Picture(np.ascontiguousarray(flat), (rows, columns))
+
+
+def check_ratio(height: int, width: int, position: int | None = None) -> None:
+    """Raise PictureError for a picture that is too narrow for any model."""
+    if max(height, width) > MOST_RATIO * min(height, width):
+        raise PictureError(
+            f"is {width} x {height} pixels; one side is more than {MOST_RATIO} times the other",
+            position=position,
+        )
 
 
 def _colours(settings: Mapping[str, Any], key: str, path: Path) -> tuple[float, ...]:

@@ -15,8 +15,8 @@ from mlx_jina.vision.resize import Pixels
 
 # A page is drawn at 150 dots an inch, a large one at fewer: models make it smaller than that.
 _SCALE, _MOST = 150 / 72, 8_000_000
-# PDFium is not to be called by two threads at once.
-_lock = threading.Lock()
+LOCK = threading.Lock()
+"""PDFium is not to be called by two threads at once."""
 
 
 def pages(path: str | Path) -> Iterator[Pixels]:
@@ -25,7 +25,7 @@ def pages(path: str | Path) -> Iterator[Pixels]:
         import pypdfium2
     except ImportError:
         raise InputError(f"{path} is a PDF, whose pages need pypdfium2: pip install 'mlx-jina[pdf]'") from None
-    with _lock:
+    with LOCK:
         try:
             pdf = pypdfium2.PdfDocument(path)
             count = len(pdf)
@@ -33,15 +33,31 @@ def pages(path: str | Path) -> Iterator[Pixels]:
             raise InputError(f"{path} is not a PDF that can be read: {error}") from None
     try:
         for number in range(count):
-            with _lock:
+            with LOCK:
                 try:
                     page = _drawn(pdf, number)
                 except pypdfium2.PdfiumError as error:
                     raise InputError(f"{path}, page {number + 1}: cannot be drawn: {error}") from None
             yield page
     finally:
-        with _lock:
+        with LOCK:
             pdf.close()
+
+
+def page(data: bytes, number: int) -> Pixels:
+    """The page of a PDF's bytes, counted from 1, as RGB (h, w, 3). Raises InputError."""
+    import pypdfium2
+
+    with LOCK:
+        try:
+            pdf = pypdfium2.PdfDocument(data)
+            try:
+                return _drawn(pdf, number - 1)
+            finally:
+                pdf.close()
+        # A page that is not there is an IndexError.
+        except (pypdfium2.PdfiumError, IndexError) as error:
+            raise InputError(f"page {number} cannot be drawn: {error}") from None
 
 
 def _drawn(pdf: Any, number: int) -> Pixels:

@@ -332,29 +332,49 @@ def test_versions_of_the_schema(
     file = tmp_path / "index.db"
     with Index(file, tiny) as index:
         index.sync(folder)
-    monkeypatch.setattr(schema, "VERSION", 3)
-    monkeypatch.setattr(
-        schema,
-        "MIGRATIONS",
-        {1: ("alter table note add column colour text",), 2: ("update note set colour = 'red'",)},
-    )
+    now = schema.VERSION
+    colour = {now: ("alter table note add column colour text",)}
+    monkeypatch.setattr(schema, "VERSION", now + 2)
+    monkeypatch.setattr(schema, "MIGRATIONS", {**colour, now + 1: ("update note set colour = 'red'",)})
     with Index(file, tiny) as index, index._database.reading() as connection:
         assert connection.execute("select colour from note").fetchall() == [("red",)]
-        assert connection.execute("pragma user_version").fetchone() == (3,)
+        assert connection.execute("pragma user_version").fetchone() == (now + 2,)
     monkeypatch.undo()
-    with pytest.raises(IndexFileError, match=r"newer mlx-jina \(schema 3, here 1\)"):
+    with pytest.raises(IndexFileError, match=rf"newer mlx-jina \(schema {now + 2}, here {now}\)"):
         Index(file)
     # Not one step of two is left.
     (tmp_path / "second.db").write_bytes(b"")
     with Index(tmp_path / "second.db", tiny) as index:
         pass
-    monkeypatch.setattr(schema, "VERSION", 3)
-    monkeypatch.setattr(schema, "MIGRATIONS", {1: ("alter table note add column colour text",), 2: ("nonsense",)})
+    monkeypatch.setattr(schema, "VERSION", now + 2)
+    monkeypatch.setattr(schema, "MIGRATIONS", {**colour, now + 1: ("nonsense",)})
     with pytest.raises(IndexFileError):
         Index(tmp_path / "second.db")
     monkeypatch.undo()
     with Index(tmp_path / "second.db") as index:
         assert index.status().notes == 0
+
+
+def test_an_index_of_the_first_version(tmp_path: Path, folder: Path, tiny: Encoder) -> None:
+    """Before there were pictures."""
+    (folder / "a.md").write_text("words and a [[link]]")
+    file = tmp_path / "index.db"
+    with Index(file, tiny) as index:
+        index.sync(folder)
+    before = dump(file)
+    connection = sqlite3.connect(file)
+    for statement in (
+        *("drop index chunk_picture", "drop index link_alt", "drop table embed"),
+        *("alter table chunk drop column picture", "alter table link drop column alt", "pragma user_version = 1"),
+    ):
+        connection.execute(statement)
+    connection.commit()
+    connection.close()
+    with Index(file, tiny) as index:
+        assert index.sync().unchanged == 1
+        assert [hit.path for hit in index.search("words")] == ["a.md"]
+        assert index.check() == []
+    assert_equal(dump(file), before)
 
 
 def test_a_damaged_file_says_so(index: Index) -> None:

@@ -40,21 +40,34 @@ def dump(file: Path) -> dict[str, Any]:
     for own, *values in connection.execute(f"select id, {columns} from note"):
         span = own << schema.NOTE_BITS, (own + 1 << schema.NOTE_BITS) - 1
         rows: dict[str, Any] = {"note": values}
-        sql = f"select id - {span[0]}, start, stop, line, end_line, heading, lead, body, hash from chunk"
+        sql = f"select id - {span[0]}, start, stop, line, end_line, heading, lead, body, hash, picture from chunk"
         rows["chunks"] = connection.execute(f"{sql} where id between ? and ? order by id", span).fetchall()
         for table in ("name", "tag"):
             rows[table] = connection.execute(
                 f"select key from {table} where note = ? order by 1", (own,)
             ).fetchall()
         rows["link"] = connection.execute(
-            "select target, line from link where note = ? order by 1, 2", (own,)
+            "select target, line, alt from link where note = ? order by 1, 2", (own,)
         ).fetchall()
+        sql = "select path, line from embed join note on id = picture where note = ? order by 1, 2"
+        rows["embed"] = connection.execute(sql, (own,)).fetchall()
         for table, column in (("vec", "v"), ("bits", "b")):
             rows[table] = connection.execute(f"select {column} from {table} where note = ?", (own,)).fetchall()
         found[values[0]] = rows
     found["counts"] = {
         table: connection.execute(f"select count(*) from {table}").fetchone()[0]
-        for table in ("chunk", "name", "tag", "link", "vec", "bits", "fts_docsize", "vec_next", "bits_next")
+        for table in (
+            "chunk",
+            "name",
+            "tag",
+            "link",
+            "embed",
+            "vec",
+            "bits",
+            "fts_docsize",
+            "vec_next",
+            "bits_next",
+        )
     }
     # Raises if FTS5's index is not that of the chunks.
     connection.execute("insert into fts(fts, rank) values ('integrity-check', 1)")

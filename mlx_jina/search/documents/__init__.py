@@ -13,13 +13,13 @@ if TYPE_CHECKING:
     from mlx_jina.search.documents.base import Document
 
 
-def read(name: str, data: bytes) -> Document:
-    """The document in a file's bytes. Raises base.UnreadableError."""
+def read(name: str, data: bytes, *, pictures: bool = False) -> Document:
+    """The document in a file's bytes; with `pictures` a PDF needs no text. Raises base.UnreadableError."""
     suffix = os.path.splitext(name)[1].lower()
     if suffix == ".pdf":
         from mlx_jina.search.documents import pdf
 
-        return pdf.read(data)
+        return pdf.read(data, pictures=pictures)
     from mlx_jina.search.documents.decode import decode
 
     text, remark = decode(data)

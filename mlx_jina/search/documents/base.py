@@ -38,6 +38,8 @@ class Link:
 
     target: str
     line: int
+    alt: str | None = None
+    """What is said of a picture that is shown in the place of the link; None for other links."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,8 @@ class Document:
     """Spans that nobody searches for, such as comments, in order and apart from each other."""
     remark: str | None = None
     """What a person should know of how the file was read."""
+    scans: Sequence[int] = ()
+    """Pages without text that show something, from 1."""
 
     def with_remark(self, remark: str) -> Document:
         """The same document, read in a way that a person should know of."""

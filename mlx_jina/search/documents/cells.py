@@ -56,7 +56,7 @@ def _joined(cells: Iterable[tuple[int, str, str]]) -> Document:
             prose = [block for block in own if block.kind != "code"]
             unseen = list(markdown.hidden(text, prose))
             tags += markdown.inline_tags(text, prose, unseen)
-            links += [Link(link.target, number) for link in markdown.links(text, prose, lines)]
+            links += [replace(link, line=number) for link in markdown.links(text, prose, lines)]
             hidden += [(start + here, stop + here) for start, stop in unseen]
         parts.append(text)
         here += len(text)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from html.parser import HTMLParser
 
-from mlx_jina.search.documents.base import Block, Document, Kind, Lines, valid
+from mlx_jina.search.documents.base import Block, Document, Kind, Lines, Link, valid
+from mlx_jina.search.documents.kinds import is_picture
+from mlx_jina.search.documents.markdown import path_of
 
 _SKIPPED = {"script", "style", "template", "svg", "noscript", "nav", "iframe", "select", "button"}
 _BREAKING = frozenset(
@@ -30,6 +32,7 @@ def read(text: str) -> Document:
         blocks,
         Lines(starts, numbers[: len(starts)]),
         title=title or next((block.title for block in blocks if block.level == 1), None),
+        links=parser.links,
     )
 
 
@@ -42,6 +45,7 @@ class _Parser(HTMLParser):
         self.blocks: list[Block] = []
         self.lines: list[int] = []
         self.title: list[str] = []
+        self.links: list[Link] = []
         self._length = 0
         self._skipping = 0
         self._words: list[str] = []
@@ -58,6 +62,15 @@ class _Parser(HTMLParser):
             self._heading = _HEADINGS.get(tag, 0)
             self._preformatted = self._preformatted or tag == "pre"
             self._in_title = tag == "title"
+        elif tag == "img" and not self._skipping:
+            self._show(dict(attrs))
+
+    def _show(self, attributes: dict[str, str | None]) -> None:
+        """A picture, by a path."""
+        target = path_of(attributes.get("src") or "")
+        if target is not None and is_picture(target):
+            words = " ".join(filter(None, (attributes.get("alt"), attributes.get("title"))))
+            self.links.append(Link(target, self.getpos()[0], valid(" ".join(words.split()))))
 
     def handle_endtag(self, tag: str) -> None:
         if tag in _SKIPPED:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from importlib.util import find_spec
 
 MISSING_PDF_READER = "PDF files need pypdfium2: pip install 'mlx-jina[pdf]'"
+MISSING_PICTURE_READER = "pictures need Pillow: pip install 'mlx-jina[images]'"
 
 CODE = frozenset(
     ".bash .bat .c .cc .cfg .clj .cljs .cpp .cs .css .cu .cxx .dart .el .ex .exs .f90 .fish .fs .go "
@@ -18,8 +20,20 @@ _TEXT = frozenset(".txt .text .tex .adoc .asciidoc .textile .typ".split())
 
 SUFFIXES = CODE | MARKDOWN | HTML | _TEXT | frozenset(".rst .org .ipynb .canvas .pdf".split())
 """Endings of the files that are read where nobody says which."""
+PICTURES = frozenset(".png .jpg .jpeg .webp .gif .bmp .tif .tiff".split())
+"""Endings of the files that a model which sees is shown."""
+
+
+def is_picture(path: str) -> bool:
+    """Whether a file is a picture, by its name."""
+    return os.path.splitext(path)[1].lower() in PICTURES
 
 
 def has_pdf_reader() -> bool:
     """Whether PDF files can be read here."""
     return find_spec("pypdfium2") is not None
+
+
+def has_picture_reader() -> bool:
+    """Whether pictures can be decoded here."""
+    return find_spec("PIL") is not None

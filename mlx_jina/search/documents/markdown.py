@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import html
 import posixpath
 import re
 from bisect import bisect_right
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import unquote
 
 from mlx_jina.search.documents.base import Block, Document, Kind, Lines, Link, strings, valid
+from mlx_jina.search.documents.kinds import is_picture
 
 if TYPE_CHECKING:
     from markdown_it import MarkdownIt
@@ -40,6 +42,14 @@ _CODE_SPAN = re.compile(r"(?<!`)(`{1,8})(?!`).{1,1000}?(?<!`)\1(?!`)", re.S)
 _WIKILINK = re.compile(r"\[\[([^\[\]|#^\r\n]*)(?:[#^][^\[\]|\r\n]*)?(?:\\?\|([^\[\]\r\n]*))?\]\]")
 _MARKDOWN_LINK = re.compile(r"\]\(\s*(?:<([^<>\r\n]*)>|([^\s()<>]+))[^()\r\n]*\)")
 _LINK_WORDS = re.compile(r"!?\[([^\[\]\r\n]*)\]\((?:<[^<>\r\n]*>|[^\s()<>]*)[^()\r\n]*\)")
+_IMAGE = re.compile(
+    r"!\[([^\[\]\r\n]{0,1000})(\]\(\s*(?:<[^<>\r\n]*>|[^\s()<>]+))"
+    r"(?:[ \t]+(?:\"([^\"\r\n]*)\"|'([^'\r\n]*)'))?[ \t]*\)"
+)
+_IMAGE_TAG = re.compile(r"<img\s[^<>]{1,2000}>", re.I)
+_ATTRIBUTE = re.compile(r"""\b(src|alt|title)\s*=\s*(?:"([^"]*)"|'([^']*)')""", re.I)
+# In the place of a caption Obsidian takes the width, or both sides, of a picture.
+_SIZE = re.compile(r"(?:^|\|)\s*\d+(?:x\d+)?\s*$")
 _MARKS = re.compile(r"[*`]+|==|~~")
 
 _LISTS = ("bullet_list_open", "ordered_list_open")
@@ -164,16 +174,39 @@ def inline_tags(text: str, prose: list[Block], unseen: Sequence[tuple[int, int]]
 
 
 def links(text: str, prose: list[Block], lines: Lines) -> Iterator[Link]:
-    """Wikilinks by the note's name, and Markdown links to files as they are written, unquoted."""
+    """Wikilinks by the note's name, and Markdown links to files as they are written, unquoted.
+
+    Those that show a picture have what is said of it.
+    """
     for block in prose:
         for match in _WIKILINK.finditer(text, block.start, block.stop):
             if target := match[1].strip():
-                yield Link(valid(target), lines.number(match.start()))
+                shown = is_picture(target) and text[max(match.start() - 1, block.start)] == "!"
+                words = plain(_SIZE.sub("", match[2] or ""))
+                yield Link(valid(target), lines.number(match.start()), words if shown else None)
+        shown_at = {
+            match.start(2): plain(" ".join(filter(None, (_SIZE.sub("", match[1]), match[3] or match[4]))))
+            for match in _IMAGE.finditer(text, block.start, block.stop)
+        }
         for match in _MARKDOWN_LINK.finditer(text, block.start, block.stop):
-            target = unquote((match[1] or match[2] or "").partition("#")[0], errors="replace")
-            if target and not re.match(r"[A-Za-z][A-Za-z0-9+.-]*:|/", target):
-                # With its extension and the dot in front, a path differs from a name.
-                yield Link("./" + posixpath.normpath(valid(target)), lines.number(match.start()))
+            if target := path_of(match[1] or match[2] or ""):
+                alt = shown_at.get(match.start()) if is_picture(target) else None
+                yield Link(target, lines.number(match.start()), alt)
+        for match in _IMAGE_TAG.finditer(text, block.start, block.stop):
+            values = {name.lower(): html.unescape(a or b) for name, a, b in _ATTRIBUTE.findall(match[0])}
+            target = path_of(values.get("src", ""))
+            if target and is_picture(target):
+                words = " ".join(filter(None, (values.get("alt"), values.get("title"))))
+                yield Link(target, lines.number(match.start()), plain(words))
+
+
+def path_of(address: str) -> str | None:
+    """The path of a file, relative to the note, that an address leads to; None for other places."""
+    target = unquote(address.partition("#")[0], errors="replace")
+    if not target or re.match(r"[A-Za-z][A-Za-z0-9+.-]*:|/", target):
+        return None
+    # With its extension and the dot in front, a path differs from a name.
+    return "./" + posixpath.normpath(valid(target))
 
 
 def hidden(text: str, prose: list[Block]) -> Iterator[tuple[int, int]]:

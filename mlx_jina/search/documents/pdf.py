@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from typing import Any
 
 from mlx_jina.search.documents.base import (
@@ -14,19 +13,22 @@ from mlx_jina.search.documents.base import (
     valid,
 )
 from mlx_jina.search.documents.kinds import MISSING_PDF_READER
+from mlx_jina.vision.pdf import LOCK
 
-_lock = threading.Lock()
+WITHOUT_TEXT = "a PDF without text: scanned pages would need OCR, or a model that sees"
 
 
-def read(data: bytes) -> Document:
-    """Paragraphs of the pages that have text in them. Raises UnreadableError."""
+def read(data: bytes, *, pictures: bool = False) -> Document:
+    """Paragraphs of the pages that have text. Raises UnreadableError, with `pictures` not for scans."""
     try:
         import pypdfium2
     except ImportError:
         raise UnreadableError(MISSING_PDF_READER) from None
-    # PDFium is not to be called by two threads at once.
-    with _lock:
-        return _read(pypdfium2, data)
+    with LOCK:
+        document = _read(pypdfium2, data)
+    if not document.text and not (pictures and document.scans):
+        raise UnreadableError(WITHOUT_TEXT)
+    return document
 
 
 def _read(pypdfium2: Any, data: bytes) -> Document:
@@ -38,12 +40,15 @@ def _read(pypdfium2: Any, data: bytes) -> Document:
     blocks: list[Block] = []
     starts: list[int] = []
     numbers: list[int] = []
+    scans: list[int] = []
     here = 0
     try:
         for number in range(len(pdf)):
             page = pdf[number]
             try:
                 text = valid(page.get_textpage().get_text_bounded()).replace("\0", "")
+                if not text.strip() and next(page.get_objects(max_depth=1), None) is not None:
+                    scans.append(number + 1)
             except pypdfium2.PdfiumError:
                 continue
             finally:
@@ -59,6 +64,8 @@ def _read(pypdfium2: Any, data: bytes) -> Document:
             here += len(text)
     finally:
         pdf.close()
-    if not parts:
-        raise UnreadableError("a PDF without text: scanned pages would need OCR")
-    return Document("".join(parts), blocks, Lines(starts, numbers))
+    if scans and (not numbers or scans[-1] > numbers[-1]):
+        # So that the note has as many lines as there are pages to be seen.
+        starts.append(here)
+        numbers.append(scans[-1])
+    return Document("".join(parts), blocks, Lines(starts, numbers), scans=scans)
