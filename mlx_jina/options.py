@@ -205,7 +205,7 @@ _KINDS: Mapping[str, tuple[str, Callable[[object], bool]]] = {
     **dict.fromkeys(("max_document_length", "top_k"), _WHOLE),
     **dict.fromkeys(("instruction", "activation"), _TEXT),
     "return_documents": _FLAG,
-    **dict.fromkeys(("bits", "group_size", "max_size", "max_pixels", "line"), _WHOLE),
+    **dict.fromkeys(("bits", "group_size", "max_size", "max_pixels", "line", "id", "size"), _WHOLE),
     **dict.fromkeys(("min_score", "min_cosine", "threshold", "weight", "seconds"), _NUMBER),
     **dict.fromkeys(("local_files_only", "allow_untrained_dim", "truncate", "normalize_embeddings"), _FLAG),
     **dict.fromkeys(("late_chunking", "show_progress_bar", "late", "special_tokens", "create", "force"), _FLAG),

@@ -37,6 +37,18 @@ class Contents:
         with self._database.reading() as connection:
             return reading.read(connection, path)
 
+    def thumbnail(self, id: int, size: int = 480) -> bytes:
+        """A JPEG of the picture, or page, that the hit of this `id` is, of at most `size` pixels a side.
+
+        It is upright and without what a camera wrote into the file. Raises InputError for what is no picture of
+        the index, and for a file that has changed since the index read it.
+        """
+        from mlx_jina.search import sources
+
+        check_options(id=id, size=size)
+        with self._database.reading() as connection:
+            return sources.thumbnail(connection, id, size)
+
     def tags(self) -> dict[str, int]:
         """All tags in lower case with the number of notes that have each, the most frequent first."""
         with self._database.reading() as connection:

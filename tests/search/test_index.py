@@ -20,7 +20,7 @@ from mlx_jina.encoder import Encoder
 from mlx_jina.errors import IndexFileError
 from mlx_jina.search import chunks, database, location, schema
 from tests.support.checkpoints import tiny_jina_bert
-from tests.support.notes import assert_as_new, dump
+from tests.support.notes import assert_as_new, assert_equal, dump
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
