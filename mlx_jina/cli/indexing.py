@@ -76,7 +76,10 @@ def _update(opened: Index, folders: Sequence[str], wanted: Wanted) -> None:
         _sync(opened, folder, wanted)
     if wanted.rebuild and not wanted.dry_run:
         with _bar() as progress:
-            opened.rebuild(wait=_waiting if wanted.wait else False, progress=progress)
+            done = opened.rebuild(wait=_waiting if wanted.wait else False, progress=progress)
+        _tell_some("skipped", done.skipped, wanted.verbose)
+        for warning in done.warnings:
+            _tell(f"warning: {warning}")
         _tell(f"all vectors are of {opened.status().model!r} now")
 
 
@@ -261,6 +264,7 @@ def _status(status: Status, as_json: bool) -> None:
         ("index", status.file),
         *(("folder", folder) for folder in status.folders),
         ("notes", f"{status.notes:,} in {_counting(status.chunks, 'chunk')}, {status.waiting:,} without vectors"),
+        *([("pictures", f"{status.pictures:,} of the chunks")] if status.pictures else []),
         ("size", _size(status.bytes)),
         ("last read", updated),
         (

@@ -217,13 +217,17 @@ def _lines(hit: Answer, explain: bool) -> Iterator[str]:
     """A hit for a person."""
     terminal = sys.stdout.isatty()
     colours = terminal and not os.environ.get("NO_COLOR")
-    place = _shown(f"{hit['path']}:{hit['line']}")
+    place = _shown(hit["path"] if hit.get("picture") and hit["line"] == 1 else f"{hit['path']}:{hit['line']}")
     if terminal:
         place = f"\x1b]8;;{_shown(hit['uri'])}\x1b\\{place}\x1b]8;;\x1b\\"
     names = _shown(" > ".join(filter(None, (hit["title"], hit["heading"]))))
     yield f"{place}  {hit['score']:.2f}  {names}"
     more = f"  (+{hit['more']} more)" if hit["more"] else ""
     snippet = marked(hit["snippet"], hit["highlights"], _BOLD, _PLAIN) if colours else hit["snippet"]
+    # A server of an older version has none.
+    if hit.get("picture"):
+        notes = _shown(", ".join(hit["shown_in"]))
+        snippet = " ".join(filter(None, (f"(picture in {notes})" if notes else "(picture)", snippet)))
     yield f"    {snippet}{more}"
     if explain:
         names = ", ".join(f"{name} {hit[name]:.{digits}f}" for name, digits in _HALVES if hit[name] is not None)

@@ -99,6 +99,8 @@ class FoundNote(BaseModel):
     modified: str
     score: float
     text: str
+    picture: bool
+    shown_in: list[str]
 
 
 class FoundNotes(BaseModel):
@@ -245,6 +247,8 @@ def get_note(notes: Notes, asked: GetNote) -> tuple[str, ReadNote]:
         next_line=following,
         text=text,
     )
+    if note.picture:
+        head = f"{note.path}\n{_picture(list(note.shown_in))}, modified {note.day}. What notes say of it:"
     return f"{head}{tags}\n\n{text}{more}", data
 
 
@@ -330,6 +334,8 @@ def _listed(
             modified=time.strftime("%Y-%m-%d", time.localtime(hit.modified)),
             score=round(hit.score, 3),
             text=hit.text if passages else hit.snippet,
+            picture=hit.picture,
+            shown_in=list(hit.shown_in),
         )
         for hit in hits
     ]
@@ -345,7 +351,13 @@ def _shown(hit: FoundNote) -> str:
     names = " > ".join(filter(None, (hit.title, hit.heading)))
     tags = f", {' '.join(f'#{tag}' for tag in hit.tags)}" if hit.tags else ""
     text = "\n".join(f"> {line}" for line in hit.text.splitlines())
+    if hit.picture:
+        text = f"{_picture(hit.shown_in)}\n{text}".rstrip()
     return f"\n- {hit.path}:{hit.line} **{names}** ({hit.score:.2f}, {hit.modified}{tags})\n{text}"
+
+
+def _picture(shown_in: list[str]) -> str:
+    return f"A picture, shown in {', '.join(shown_in)}" if shown_in else "A picture"
 
 
 INSTRUCTIONS = (

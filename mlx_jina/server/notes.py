@@ -122,6 +122,8 @@ class Notes:
             "modified": note.day,
             "from_line": first,
             "lines": note.lines,
+            "picture": note.picture,
+            "shown_in": list(note.shown_in),
             "text": note.part(first, note.lines if count is None else count),
         }
 

@@ -30,6 +30,7 @@ T = TypeVar("T")
 # What is said of notes is nobody's to keep, and nothing but what it says it is.
 _HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 _MOST_HITS = 1000
+_JPEG = "image/jpeg"
 
 Text = Annotated[str, Field(max_length=10_000)]
 Limit = Annotated[int, Field(ge=1, le=_MOST_HITS)]
@@ -103,6 +104,13 @@ class NoteRequest(Body):
     lines: int | None = Field(None, ge=1, lt=1 << 53)
 
 
+class PictureRequest(Body):
+    """A picture by the id of a hit that is one; `size` are pixels of its longer side."""
+
+    id: Id
+    size: int = Field(480, ge=16, le=2048)
+
+
 def endpoints(notes: Notes) -> tuple[Endpoint, ...]:
     """The routes of one index."""
 
@@ -154,6 +162,12 @@ def endpoints(notes: Notes) -> tuple[Endpoint, ...]:
         """The text of a note, as its file is now."""
         return await _answer(partial(notes.read, body.id, body.from_line, body.lines))
 
+    async def picture(engine: Engine, body: PictureRequest) -> Reply:
+        """A picture that a search found, or a page of a PDF, as a small JPEG."""
+        data = await _found(partial(notes.index.thumbnail, body.id, body.size))
+        headers = {**_HEADERS, "Content-Security-Policy": "default-src 'none'"}
+        return Reply(data, media_type=_JPEG, headers=headers)
+
     async def indexes(engine: Engine, body: None) -> Reply:
         """The index that is served, in numbers."""
         return await _answer(lambda: {"object": "list", "data": [notes.status()]})
@@ -168,6 +182,7 @@ def endpoints(notes: Notes) -> tuple[Endpoint, ...]:
         Endpoint("GET", "/related", related, error_body, RelatedRequest),
         Endpoint("GET", "/duplicates", duplicates, error_body, DuplicatesRequest),
         Endpoint("GET", "/note", note, error_body, NoteRequest),
+        Endpoint("GET", "/picture", picture, error_body, PictureRequest, media_type=_JPEG),
         Endpoint("GET", "/v1/indexes", indexes, error_body),
         Endpoint("GET", "/v1/map", places, error_body),
     )
@@ -206,8 +221,13 @@ class _Scorer:
 
 async def _answer(work: Callable[[], Any]) -> Reply:
     """What a thread finds, as JSON. Raises ApiError."""
+    return Reply(await _found(partial(_written, work)), headers=_HEADERS)
+
+
+async def _found(work: Callable[[], bytes]) -> bytes:
+    """What a thread finds. Raises ApiError."""
     try:
-        return Reply(await asyncio.to_thread(_written, work), headers=_HEADERS)
+        return await asyncio.to_thread(work)
     except InputError as error:
         raise ApiError(400, str(error), "invalid_input") from None
     except IndexFileError as error:
