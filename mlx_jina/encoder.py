@@ -144,6 +144,7 @@ class Encoder(LoadedModel):
         precision: Precision = "float32",
         ranges: npt.ArrayLike | None = None,
         batch_tokens: int | None = None,
+        max_pixels: int | None = None,
         late_chunking: bool = False,
         output: Output = "vectors",
         show_progress_bar: bool | None = None,
@@ -164,6 +165,7 @@ class Encoder(LoadedModel):
         - `precision`: what is stored; see `vectors.quantize`. `ranges` (2, D) calibrates the 8-bit ones
           (`vectors.ranges_of`); by default they depend on no data. Bits are packed, eight to a byte.
         - `batch_tokens`: tokens per forward pass; a matter of speed and memory, not of results.
+        - `max_pixels`: of pictures among the texts; see `encode_images`.
         - `late_chunking`: the texts are one document, joined by spaces, and each vector is that of a text within
           it, as in Jina's API; see `encode_chunks`, which also finds the chunks.
         - `output`: "tokens" is `encode_tokens`.
@@ -185,6 +187,7 @@ class Encoder(LoadedModel):
             "precision": precision,
             "ranges": ranges,
             "batch_tokens": batch_tokens,
+            "max_pixels": max_pixels,
         }
         check_options(output=output, late_chunking=late_chunking, show_progress_bar=show_progress_bar)
         if output not in OUTPUTS:
@@ -281,7 +284,7 @@ class Encoder(LoadedModel):
         with progress(len(items), show_progress_bar) as bar:
             for positions, rows in self.pipeline.windows(zip(places, texts, strict=True), plan, bar.update):
                 out[positions] = rows
-            for position, rows in self.rows_of_images(seen, plan, None, bar.update).items():
+            for position, rows in self.rows_of_images(seen, plan, bar.update).items():
                 out[position] = rows
         return out
 
@@ -311,9 +314,9 @@ class Encoder(LoadedModel):
         """
         check_options(max_pixels=max_pixels, show_progress_bar=show_progress_bar, **options)
         items = pictures.listed(images)
-        plan = self.plan(**options)
+        plan = self.plan(max_pixels=max_pixels, **options)
         with progress(len(items), show_progress_bar) as bar:
-            found = self.rows_of_images(enumerate(items), plan, max_pixels, bar.update)
+            found = self.rows_of_images(enumerate(items), plan, bar.update)
         columns, kind = vectors.layout(plan.dimension, plan.precision)
         out = np.concatenate([np.empty((0, columns), dtype=kind), *(found[i] for i in range(len(items)))])
         return out[0] if pictures.is_one(images) else out
@@ -336,7 +339,7 @@ class Encoder(LoadedModel):
         plan = self.plan(**options)
         for seen, items in groupby(enumerate(many(texts)), lambda item: pictures.is_picture(item[1])):
             if seen:
-                for _, found in self.windows_of_images(items, plan, None, advance):
+                for _, found in self.windows_of_images(items, plan, advance):
                     yield np.concatenate([picture.vectors for picture in found])
             else:
                 for _, rows in self.pipeline.windows(items, plan, advance, shortened):

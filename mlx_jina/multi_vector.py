@@ -160,9 +160,9 @@ class MultiVectorEncoder(LoadedModel):
         """
         check_options(max_pixels=max_pixels, show_progress_bar=show_progress_bar, **options)
         items = pictures.listed(images)
-        plan = plans.make(self.loaded, **options)
+        plan = plans.make(self.loaded, max_pixels=max_pixels, **options)
         with progress(len(items), show_progress_bar) as bar:
-            found = self.rows_of_images(enumerate(items), plan, max_pixels, bar.update)
+            found = self.rows_of_images(enumerate(items), plan, bar.update)
         rows: list[AnyRows] = [found[i] for i in range(len(items))]
         return rows[0] if pictures.is_one(images) else rows
 
@@ -179,6 +179,7 @@ class MultiVectorEncoder(LoadedModel):
         ranges: npt.ArrayLike | None = None,
         batch_tokens: int | None = None,
         show_progress_bar: bool | None = None,
+        max_pixels: int | None = None,
     ) -> Plan:
         """Check the options of `encode_query` or `encode_document`, and keep them for the texts to come."""
         check_options(
@@ -208,6 +209,7 @@ class MultiVectorEncoder(LoadedModel):
             precision=precision,
             ranges=ranges,
             batch_tokens=batch_tokens,
+            max_pixels=max_pixels,
         )
 
     def encode_items(

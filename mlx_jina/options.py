@@ -59,6 +59,7 @@ class TextOptions(TypedDict, total=False):
     normalize_embeddings: bool
     ranges: npt.ArrayLike | None
     batch_tokens: int | None
+    max_pixels: int | None
 
 
 class EncodeOptions(TextOptions, total=False):

@@ -131,6 +131,7 @@ def commands(context: click.Context) -> None:
 @click.option("--normalize/--no-normalize", "normalize_embeddings", default=True, help="Unit length, or not.")
 @click.option("--precision", type=click.Choice(PRECISIONS), default="float32", help="How vectors are stored.")
 @click.option("--batch-tokens", type=int, metavar="N", help="Tokens per forward pass: speed and memory only.")
+@click.option("--max-pixels", type=int, metavar="N", help="Pixels of a picture. [default: the model's limit]")
 @click.option("--chunk", type=click.Choice(CHUNK_KINDS), help="Cut every text into chunks; each is a row.")
 @click.option(
     "--chunk-tokens",

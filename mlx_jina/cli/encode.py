@@ -216,6 +216,9 @@ class _Job:
         options = {**self.options, **(self.chunking or {})}
         kept = {key: value for key, value in options.items() if key not in CHANGES_NOTHING}
         kept["truncate_dim"] = self.options["truncate_dim"] or self.encoder.dimension
+        if kept.get("max_pixels") is None:
+            # As in outputs of versions that did not have it.
+            kept.pop("max_pixels", None)
         kept["max_length"] = self.options["max_length"] or self.encoder.max_length
         return {"model": self.encoder.fingerprint(self.options["task"]), "dtype": self.encoder.dtype, **kept}
 

@@ -100,7 +100,6 @@ class LoadedModel:
         self,
         pictures: Iterable[tuple[int, object]],
         plan: Plan,
-        max_pixels: int | None = None,
         advance: Callable[[int], object] = int,
     ) -> Iterator[tuple[list[int], list[Seen]]]:
         """Positions of some pictures at a time, and what became of them.
@@ -111,19 +110,18 @@ class LoadedModel:
         # Imported here: only v4 sees pictures.
         from mlx_jina.engine.pictures import picture_vectors, vision_of
 
-        return picture_vectors(self.pipeline, vision_of(self.loaded), pictures, plan, max_pixels, advance)
+        return picture_vectors(self.pipeline, vision_of(self.loaded), pictures, plan, advance)
 
     def rows_of_images(
         self,
         pictures: Iterable[tuple[int, object]],
         plan: Plan,
-        max_pixels: int | None = None,
         advance: Callable[[int], object] = int,
     ) -> dict[int, Vectors]:
         """The rows of each picture by its position: one, or one for each of its tokens."""
         return {
             position: seen.vectors
-            for positions, pictures_seen in self.windows_of_images(pictures, plan, max_pixels, advance)
+            for positions, pictures_seen in self.windows_of_images(pictures, plan, advance)
             for position, seen in zip(positions, pictures_seen, strict=True)
         }
 

@@ -55,11 +55,10 @@ def picture_vectors(
     vision: Vision,
     items: Iterable[Item],
     plan: Plan,
-    max_pixels: int | None,
     advance: Callable[[int], object],
 ) -> Iterator[tuple[list[int], list[Seen]]]:
     """Positions of each window of pictures, and what became of them."""
-    preprocessor = vision.preprocessor.limited(max_pixels)
+    preprocessor = vision.preprocessor.limited(plan.max_pixels)
     template = vision.template(plan.prefix)
     # Whatever is wrong with the settings is said before the tower is read.
     vision.rotations(template, [(2, 2)])

@@ -29,6 +29,7 @@ class Plan:
     precision: Precision
     ranges: vectors.Floats | None
     batch_tokens: int
+    max_pixels: int | None = None
 
 
 def make(
@@ -45,6 +46,7 @@ def make(
     precision: Precision = "float32",
     ranges: npt.ArrayLike | None = None,
     batch_tokens: int | None = None,
+    max_pixels: int | None = None,
 ) -> Plan:
     """The plan of a call with these options of `Encoder.encode`. Raises InputError."""
     name, prompt_name = loaded.prompts.choose_task(task, prompt_name)
@@ -63,6 +65,10 @@ def make(
         )
     if batch_tokens is not None and batch_tokens < 1:
         raise InputError(f"batch_tokens={batch_tokens} must be at least 1")
+    if max_pixels is not None:
+        if loaded.vision is None or not loaded.vision.sees:
+            raise InputError(f"max_pixels={max_pixels} is for models that see pictures: v4 and v5-omni")
+        loaded.vision.preprocessor.limited(max_pixels)
     dimension = vectors.check_dimension(truncate_dim, model.dimension, loaded.truncate_dims, allow_untrained_dim)
     return Plan(
         model=model,
@@ -74,4 +80,5 @@ def make(
         precision=precision,
         ranges=None if ranges is None else vectors.check_ranges(ranges, dimension),
         batch_tokens=batch_tokens or loaded.budget.batch_tokens,
+        max_pixels=max_pixels,
     )

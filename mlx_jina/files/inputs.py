@@ -122,7 +122,10 @@ def count(paths: Iterable[str], *, pictures: bool = False) -> int | None:
         if path == STDIN or _suffix(path) in (*ARRAYS, *TABLES, *PAGES):
             return None
         if os.path.isdir(path):
-            total += sum(1 for _ in _folder(path, _in_folders(pictures)))
+            for each in _folder(path, _in_folders(pictures)):
+                if _suffix(each) in PAGES:
+                    return None
+                total += 1
         elif _suffix(path) in (*DOCUMENTS, *PICTURES):
             total += 1
         else:
@@ -266,7 +269,7 @@ def _delimiter(header: str, field: str) -> str:
 
 
 def _in_folders(pictures: bool) -> tuple[str, ...]:
-    return (*FOLDER_DOCUMENTS, *PICTURES) if pictures else FOLDER_DOCUMENTS
+    return (*FOLDER_DOCUMENTS, *PICTURES, *PAGES) if pictures else FOLDER_DOCUMENTS
 
 
 def _folder(path: str, endings: tuple[str, ...], skipped: Skipped | None = None) -> Iterator[str]:
@@ -295,25 +298,34 @@ def _skip(path: str, error: InputError | OSError, skipped: Skipped | None) -> No
 
 
 def _notes(path: str, skipped: Skipped | None, pictures: bool) -> Iterator[Record]:
-    """The notes of a folder, and its pictures. Raises InputError if there is none, or none that can be read."""
+    """The notes of a folder, and its pictures and pages. Raises InputError if there is none that can be read."""
     documents = read = 0
     for document in _folder(path, _in_folders(pictures), skipped):
         documents += 1
+        found = 0
         try:
-            record = _document(document) if _suffix(document) in FOLDER_DOCUMENTS else _picture(document)
-            if record.picture is not None and skipped is not None:
-                # Damage shows only when it is decoded.
-                images.decode(record.picture)
+            for record in _of_file(document):
+                if isinstance(record.picture, bytes) and skipped is not None:
+                    # Damage shows only when it is decoded.
+                    images.decode(record.picture)
+                yield record
+                found = 1
         except (InputError, OSError) as error:
             _skip(document, error, skipped)
-            continue
-        read += 1
-        yield record
+        read += found
     if not documents:
         also = ", and no picture" if pictures else ""
         raise InputError(f"{path} holds no .md or .txt file{also}")
     if not read:
         raise InputError(f"none of the {documents} notes in {path} can be read")
+
+
+def _of_file(path: str) -> Iterator[Record]:
+    """A file of a folder: one text or picture, or the pages of a PDF."""
+    if _suffix(path) in PAGES:
+        yield from _pages(path)
+    else:
+        yield _document(path) if _suffix(path) in FOLDER_DOCUMENTS else _picture(path)
 
 
 def _name(path: str) -> str:

@@ -103,6 +103,7 @@ class Engine:
         precision: Precision = "float32",
         truncate: bool = False,
         late_chunking: bool = False,
+        max_pixels: int | None = None,
     ) -> Embedded:
         """Vectors (N, D) of N texts, and of pictures among them where the model sees.
 
@@ -113,6 +114,7 @@ class Engine:
         - `truncate`: cut texts that are too long, and count the cut ones; False refuses such texts.
         - `late_chunking`: the texts are one document's chunks, in order, each embedded in its context. The
           document may be longer than the model's limit.
+        - `max_pixels`: pictures are resized to at most so many.
 
         Raises ApiError: 404 for a model that is not here, 400 for texts and options that cannot be used, 503 if
         the server has no room or the model does not load. A call that is cancelled frees its place.
@@ -132,6 +134,7 @@ class Engine:
                     truncate=truncate,
                     normalize_embeddings=normalize,
                     precision=precision,
+                    max_pixels=max_pixels,
                 )
                 if late_chunking:
                     _check_late_chunking(plan.model)
@@ -222,6 +225,7 @@ class Engine:
         dimensions: int | None = None,
         precision: Precision = "float32",
         truncate: bool = False,
+        max_pixels: int | None = None,
     ) -> TokensEmbedded:
         """Token vectors of N texts by a late-interaction model: `MultiVectorEncoder.encode_query` and `_document`.
 
@@ -244,7 +248,12 @@ class Engine:
                     side = _side({"the model's suffix": suffix, "task": task, "input_type": input_type})
                     task = None
                 plan = encoder.plan(
-                    side, task=task, truncate_dim=dimensions, precision=precision, truncate=truncate
+                    side,
+                    task=task,
+                    truncate_dim=dimensions,
+                    precision=precision,
+                    truncate=truncate,
+                    max_pixels=max_pixels,
                 )
                 words, seen = _apart(texts, encoder)
                 for position, picture in (await _pictures(loaded, encoder, seen, plan)).items():

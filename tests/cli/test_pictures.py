@@ -97,6 +97,23 @@ def test_an_output_is_resumed_by_the_files_bytes(photos: Path, model: Path, tmp_
     assert "the first 6 texts are not those" in words(changed)
 
 
+def test_fewer_pixels(photos: Path, model: Path, tmp_path: Path) -> None:
+    arguments = ("-i", photos / "c.PNG", "-m", model, "--task", "code")
+    loaded = mlx_jina.load(model, task="code")
+    wanted = loaded.encode_images(photos / "c.PNG", max_pixels=4000)
+    (found,) = rows(run(*arguments, "--max-pixels", 4000)).values()
+    np.testing.assert_allclose(found, wanted, atol=bound(1e-6), rtol=0)
+    mixed = loaded.encode([mlx_jina.Image(photos / "c.PNG"), "a text"], max_pixels=4000)  # type: ignore[list-item]
+    np.testing.assert_allclose(mixed[0], wanted, atol=bound(1e-6), rtol=0)
+    assert np.abs(wanted - loaded.encode_images(photos / "c.PNG")).max() > 1e-3
+    # It changes vectors, so a job does not go on with another one.
+    output = ("-o", tmp_path / "out.npy")
+    assert run(*arguments, *output).exit_code == 0
+    assert "max_pixels" in words(run(*arguments, *output, "--resume", "--max-pixels", 4000))
+    assert "max_pixels=100 must be at least" in words(run(*arguments, "--max-pixels", 100))
+    assert "is for models that see pictures" in words(run("a text", "-m", "pocket", "--max-pixels", 4000))
+
+
 def test_chunks_are_of_texts(photos: Path, model: Path) -> None:
     arguments = ("-m", model, "--task", "code", "--chunk", "fixed")
     assert [*rows(run("-i", photos, *arguments))] == ["b.md"]
@@ -129,5 +146,12 @@ def test_a_pdf_has_a_row_for_each_page(model: Path, tmp_path: Path) -> None:
     wanted = mlx_jina.load(model, task="retrieval").encode_images(drawn)
     np.testing.assert_allclose([*found.values()], wanted, atol=bound(1e-6), rtol=0)
     assert "sees none here" in words(run("-m", "pocket", "-i", tmp_path / "report.pdf"))
+    # In a folder its pages stand between the notes; a text model passes over them.
+    (tmp_path / "a.md").write_text("a note", encoding="utf-8")
+    (tmp_path / "zero.pdf").write_bytes(b"%PDF-1.7 nothing")
+    done = run(*arguments[:-1], tmp_path)
+    assert [*rows(done)] == ["a.md", "report.pdf#page=1", "report.pdf#page=2"]
+    assert "zero.pdf is not a PDF" in done.stderr or "zero.pdf: is not a PDF" in done.stderr
+    assert [*rows(run("-m", "pocket", "-i", tmp_path))] == ["a.md"]
     (tmp_path / "report.pdf").write_bytes(b"%PDF-1.7 nothing")
     assert "is not a PDF that can be read" in words(run(*arguments))

@@ -144,6 +144,17 @@ class TestPictures:
         wanted = model.encode_images(picture, task="code", truncate_dim=16)
         np.testing.assert_allclose(single(answer), [wanted] * 3, atol=bound(1e-6), rtol=0)
 
+    def test_fewer_pixels(self, server: Server, model: mlx_jina.Encoder) -> None:
+        picture = v4_checkpoints.pixels(90, 120)
+        fields = {"input": [self.item(picture)], "task": "code", "max_pixels": 4000}
+        wanted = model.encode_images(picture, task="code", max_pixels=4000)
+        np.testing.assert_allclose(single(ask(server, **fields)), [wanted], atol=bound(1e-6), rtol=0)
+        wanted = model.multi_vector.encode_images(picture, task="code", max_pixels=4000)
+        (found,) = multi(ask(server, **fields, return_multivector=True))
+        np.testing.assert_allclose(found, wanted, atol=bound(1e-5), rtol=0)
+        for wrong, status in ((0, 422), (5, 400)):
+            ask(server, status=status, **{**fields, "max_pixels": wrong})
+
     @pytest.mark.parametrize(
         ("item", "words"),
         [

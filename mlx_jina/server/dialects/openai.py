@@ -51,6 +51,7 @@ class EmbeddingsRequest(EmbedBody):
 
     input: Inputs
     return_multivector: bool = False
+    max_pixels: int | None = Field(None, ge=1, lt=1 << 53)
     encoding_format: Encoding = "float"
     embedding_type: Encoding | None = Field(
         None, validation_alias=AliasChoices("embedding_type", "embedding_types", "encoding_type", "output_dtype")
@@ -79,6 +80,7 @@ async def embeddings(engine: Engine, body: EmbeddingsRequest) -> Reply:
         body.input,
         body.model,
         precision=STORED[body.encoding],
+        max_pixels=body.max_pixels,
         **body.options(),
     )
     tokens = sum(done.tokens)
@@ -111,6 +113,7 @@ async def of_tokens(engine: Engine, body: EmbeddingsRequest) -> Reply:
         dimensions=body.dimensions,
         precision=STORED[body.encoding],
         truncate=body.truncate,
+        max_pixels=body.max_pixels,
     )
     tokens = sum(done.tokens)
     texts = np.split(done.vectors, np.cumsum(done.rows)[:-1])
