@@ -127,11 +127,14 @@ def _v5(
                     default_task="text-matching" if len(tasks) > 1 else None,
                 )
             )
-    for ending in ("", "-mlx"):
-        # The same text model, with towers for pictures and for sounds, of which the first is read.
-        alias = f"v5-omni-{name}{ending}"
+    # The same text models, with towers for pictures and for sounds, of which the first is read.
+    towers = omni - rows[0].parameters
+    for row in list(rows):
+        alias = row.aliases[0].replace("v5-", "v5-omni-")
         names = (alias, f"jina-embeddings-{alias}")
-        rows.append(replace(rows[0], repo=f"jinaai/jina-embeddings-{alias}", aliases=names, parameters=omni))
+        rows.append(
+            replace(row, repo=f"jinaai/jina-embeddings-{alias}", aliases=names, parameters=row.parameters + towers)
+        )
     return tuple(rows)
 
 

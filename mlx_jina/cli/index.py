@@ -60,10 +60,9 @@ def index(
 ) -> None:
     """Index folders of notes, or bring an index up to date.
 
-    Markdown, text, Org, HTML, notebooks, canvases, code, PDF with `pip install 'mlx-jina[pdf]'`, and pictures where
-    the model sees them (v4, v5-omni; `pip install 'mlx-jina[images]'`). What
-    .gitignore and .mlx-jina-ignore name is left out. Words can be searched within seconds, while vectors are still
-    being made; whatever stops it, the next run goes on.
+    Markdown, text, Org, HTML, notebooks, canvases, code, PDF with `pip install 'mlx-jina[pdf]'`, and pictures if
+    the model sees them (v4, v5-omni). What .gitignore and .mlx-jina-ignore name is left out. Words can be searched
+    within seconds, while vectors are still being made; whatever stops it, the next run goes on.
 
     Without FOLDER, the index of the current folder is meant, or the only one that there is.
     """

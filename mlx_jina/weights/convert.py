@@ -18,7 +18,17 @@ from mlx_jina.choices import MODES, RECIPES, Bits, Dtype, GGUFType, GroupSize, M
 from mlx_jina.errors import InputError
 from mlx_jina.models.qwen2_5_vl import PROJECTOR, TOWER
 from mlx_jina.options import check as check_options
-from mlx_jina.weights import checkpoint, folder, json_file, lora, quantize, replace, rerankers, safetensors_file
+from mlx_jina.weights import (
+    checkpoint,
+    folder,
+    json_file,
+    lora,
+    quantize,
+    replace,
+    rerankers,
+    safetensors_file,
+    vision,
+)
 from mlx_jina.weights.gguf import architectures, writer
 from mlx_jina.weights.gguf import blocks as gguf_blocks
 from mlx_jina.weights.gguf import file as gguf_file
@@ -134,11 +144,15 @@ def to_mlx(
     opened = open_source(str(source), task, as_model)
     replace.refuse_source(target, opened.path)
     packing_of = _packing_of(opened, packing, recipe)
-    outputs, block = _outputs(opened, getattr(mx, dtype) if dtype else None, packing_of)
+    tower = _omni_tower(opened)
+    outputs, block = _outputs(
+        opened, getattr(mx, dtype) if dtype else None, packing_of, folder.LANGUAGE_MODEL if tower else ""
+    )
+    outputs += [_kept_output(name, tensor) for name, tensor in tower.items()]
     with replace.replacing_folder(target) as beside:
-        _write_json(beside / "config.json", _config(opened, block))
+        _write_json(beside / "config.json", _config(opened, block, sees=bool(tower) or _sees(opened)))
         durable.write_text(beside / "tokenizer.json", opened.tokenizer_json)
-        for name in _COPIED if _sees(opened) else ():
+        for name in _COPIED if tower or _sees(opened) else ():
             if opened.path.is_dir() and (opened.path / name).is_file():
                 durable.write_text(beside / name, json_file.text(opened.path / name))
         if opened.prompts:
@@ -192,10 +206,10 @@ def _packing_of(source: Source, packing: Packing | None, recipe: str | None) -> 
     return lambda layer: Packing(**predicate(layer, modules[layer]))
 
 
-def _config(source: Source, block: Mapping[str, Any] | None) -> dict[str, Any]:
-    """config.json of the new folder, with this `quantization` block."""
+def _config(source: Source, block: Mapping[str, Any] | None, *, sees: bool) -> dict[str, Any]:
+    """config.json of the new folder, with this `quantization` block, and the tower's settings if there is one."""
     config = rerankers.published_config(source.config) if source.kind == "reranker" else source.config
-    gone = quantize.BLOCKS if _sees(source) else (*quantize.BLOCKS, "vision_config")
+    gone = quantize.BLOCKS if sees else (*quantize.BLOCKS, "vision_config")
     config = {key: value for key, value in config.items() if key not in gone}
     if block is not None:
         config["quantization"] = block
@@ -219,14 +233,21 @@ def _naming(source: Source) -> Callable[[str], str | None]:
 
 
 def _sees(source: Source) -> bool:
-    """Whether a vision tower is among the weights, which only v4's folders keep."""
+    """Whether a vision tower is among the weights, as it is in v4's folders."""
     return any(name.startswith(TOWER) for name in source.weights)
 
 
+def _omni_tower(source: Source) -> dict[str, mx.array]:
+    """The tower of v5-omni, which stands beside the language model's weights and stays as it is."""
+    if _sees(source) or not source.path.is_dir() or not isinstance(source.config.get("vision_config"), Mapping):
+        return {}
+    return vision.omni_tower(source.path)
+
+
 def _outputs(
-    source: Source, dtype: mx.Dtype | None, packing_of: PackingOf | None
+    source: Source, dtype: mx.Dtype | None, packing_of: PackingOf | None, prefix: str
 ) -> tuple[list[Output], dict[str, Any] | None]:
-    """What goes into model.safetensors, and config.json's `quantization` block."""
+    """What goes into model.safetensors, under names with a prefix, and config.json's `quantization` block."""
     naming = _naming(source)
     outputs: list[Output] = []
     packings: dict[str, Packing] = {}
@@ -235,6 +256,7 @@ def _outputs(
         layer = name.removesuffix(".weight")
         if (target := naming(layer)) is None:
             continue
+        target = f"{prefix}{target}"
         packing = packing_of(layer) if packing_of is not None and _is_matrix(name, weight) else None
         if keeps_blocks and weight.pack is not None:
             blocks = weight.pack()
@@ -274,6 +296,10 @@ def _quantized_output(layer: str, weight: Weight, dtype: mx.Dtype, packing: Pack
 
 def _plain_output(name: str, weight: Weight, dtype: mx.Dtype) -> Output:
     return Output({name: (weight.shape, dtype)}, lambda: {name: weight.make().astype(dtype)})
+
+
+def _kept_output(name: str, tensor: mx.array) -> Output:
+    return Output({name: (tensor.shape, tensor.dtype)}, lambda: {name: tensor})
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:

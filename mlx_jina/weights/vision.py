@@ -38,6 +38,7 @@ _PATCHES = "patch_embed.proj.weight"
 _OMNI = {"patch_size": 16, "min_pixels": 262_144, "max_pixels": 1_310_720}
 _OMNI_COLOURS = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}
 _OMNI_TOWER = re.compile(r"(?:model\.)?(?:vision_tower|visual)\.(.+)")
+_MERGER = "merger."
 _BEFORE, _QUESTION, _AFTER = "user\n", "Describe the image.", "\n"
 
 
@@ -233,13 +234,23 @@ class OmniVision(Vision):
         return qwen3_5_tower.Config.read(self.config["vision_config"], self.language.dimension)
 
     def _name_in_tower(self, name: str) -> str | None:
-        if name.startswith("merger."):
+        if name.startswith(_MERGER):
             return name
         match = _OMNI_TOWER.fullmatch(name)
         return match[1] if match else None
 
     def _empty_tower(self) -> VisionTower | Qwen35Tower:
         return Qwen35Tower(self.tower_config)
+
+
+def omni_tower(path: Path) -> dict[str, mx.array]:
+    """The vision tower of v5-omni under the names that a folder has; empty for one without."""
+    return {
+        name: tensor
+        for file in folder.weight_files(path)
+        for name, tensor in safetensors_file.read(file).items()
+        if name.startswith(_MERGER) or _OMNI_TOWER.fullmatch(name)
+    }
 
 
 def positions_of(template: Template, grid: Grid) -> npt.NDArray[np.intp]:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import mlx_jina
-from mlx_jina import device
+from mlx_jina import catalog, device
 from mlx_jina.engine import pictures as engine
 from mlx_jina.errors import CheckpointError
 from mlx_jina.models import qwen3_5_tower
@@ -195,16 +195,42 @@ class TestRefusals:
         with pytest.raises(CheckpointError, match="image_mean"):
             mlx_jina.load(copy).encode_images(PICTURES[0], task="retrieval")
 
-    def test_a_converted_folder_has_the_text_model_alone(self, copy: Path, tmp_path: Path) -> None:
-        convert.to_mlx(copy, tmp_path / "mlx")
-        found = mlx_jina.load(tmp_path / "mlx", dtype="float32")
-        wanted = mlx_jina.load(copy, dtype="float32").encode(TEXTS, task="retrieval")
-        assert np.array_equal(found.encode(TEXTS, task="retrieval"), wanted)
-        assert not found.sees
-        with pytest.raises(CheckpointError, match="sees no pictures"):
-            found.encode_images(PICTURES[0], task="retrieval")
-
 
 def test_the_models_see(models: dict[str, mlx_jina.Encoder]) -> None:
     assert all(model.sees for model in models.values())
     assert isinstance(models["nano"].loaded.vision, vision.OmniVision)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_converted_folder_keeps_its_tower(
+    models: dict[str, mlx_jina.Encoder], paths: dict[str, Path], tmp_path: Path, name: str
+) -> None:
+    """As it is, with bits for the language model, and once more from that; also of one task."""
+    model = models[name]
+    wanted = model.encode_images(PICTURES[:2], task="retrieval")
+    convert.to_mlx(paths[name], tmp_path / "same")
+    same = mlx_jina.load(tmp_path / "same", dtype="float32")
+    assert np.array_equal(same.encode_images(PICTURES[:2], task="retrieval"), wanted)
+    assert np.array_equal(same.encode(TEXTS, task="retrieval"), model.encode(TEXTS, task="retrieval"))
+    assert same.fingerprint("retrieval") == model.fingerprint("retrieval")
+    convert.to_mlx(tmp_path / "same", tmp_path / "packed", bits=8, group_size=32)
+    packed = mlx_jina.load(tmp_path / "packed", dtype="float32")
+    seen = packed.encode_images(PICTURES[:2], task="retrieval")
+    assert 1e-5 < abs(seen - wanted).max() < 0.1
+    towers = [vision.omni_tower(folder) for folder in (paths[name], tmp_path / "packed")]
+    assert towers[0].keys() == towers[1].keys()
+    assert all(np.array_equal(towers[0][key], towers[1][key]) for key in towers[0])
+    convert.to_mlx(paths[name], tmp_path / "fused", task="retrieval")
+    fused = mlx_jina.load(tmp_path / "fused", dtype="float32")
+    np.testing.assert_allclose(fused.encode_images(PICTURES[:2]), wanted, atol=bound(2e-2), rtol=0)
+
+
+def test_repositories_of_one_task() -> None:
+    for name in NAMES:
+        for task in ("retrieval", "text-matching", "clustering", "classification"):
+            for ending in ("", "-mlx"):
+                row = catalog.find(f"jinaai/jina-embeddings-v5-omni-{name}-{task}{ending}")
+                assert row is not None
+                assert (row.tasks, row.sees, row.merged) == ((task,), True, True)
+                assert catalog.find(f"v5-omni-{name}-{task}{ending}") is row
+        assert catalog.find(f"v5-{name}-retrieval").sees is False  # type: ignore[union-attr]

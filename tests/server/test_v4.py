@@ -146,12 +146,12 @@ class TestPictures:
 
     def test_fewer_pixels(self, server: Server, model: mlx_jina.Encoder) -> None:
         picture = v4_checkpoints.pixels(90, 120)
-        fields = {"input": [self.item(picture)], "task": "code", "max_pixels": 4000}
+        fields: dict[str, Any] = {"input": [self.item(picture)], "task": "code", "max_pixels": 4000}
         wanted = model.encode_images(picture, task="code", max_pixels=4000)
         np.testing.assert_allclose(single(ask(server, **fields)), [wanted], atol=bound(1e-6), rtol=0)
-        wanted = model.multi_vector.encode_images(picture, task="code", max_pixels=4000)
+        tokens = model.multi_vector.encode_images(picture, task="code", max_pixels=4000)
         (found,) = multi(ask(server, **fields, return_multivector=True))
-        np.testing.assert_allclose(found, wanted, atol=bound(1e-5), rtol=0)
+        np.testing.assert_allclose(found, tokens, atol=bound(1e-5), rtol=0)
         for wrong, status in ((0, 422), (5, 400)):
             ask(server, status=status, **{**fields, "max_pixels": wrong})
 
