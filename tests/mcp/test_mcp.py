@@ -229,7 +229,7 @@ def test_links_that_come_later_are_not_followed(home: Path, monkeypatch: pytest.
         with pytest.raises(mlx_jina.InputError, match=r"long\.md: not text"):
             index.read("long.md")
         with monkeypatch.context() as patch:
-            patch.setattr(documents, "read", lambda path, data: 1 / 0)
+            patch.setattr(documents, "read", lambda path, data, pictures: 1 / 0)
             with pytest.raises(mlx_jina.InputError, match=r"car\.md: cannot be parsed \(ZeroDivisionError\)"):
                 index.read("garage/car.md")
         (home / "notes" / "long.md").write_text(NOTES["long.md"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 from mlx_jina.mcp import tools
 from mlx_jina.search.index import Index
 from tests.server.test_notes import KEY, search, wait_for_vectors
+from tests.server.test_page import CHROMIUM
 from tests.support import v4_checkpoints
 from tests.support.command import run
 from tests.support.process import Server
@@ -93,6 +95,36 @@ def test_the_rules_are_those_of_notes(server: Server, hits: dict[str, Any]) -> N
     refused = server.client.get("/picture", params={"id": bread})
     assert (refused.status_code, refused.headers["Content-Type"]) == (400, "application/json")
     assert "is no picture in this index" in refused.json()["error"]["message"]
+
+
+def test_the_page_shows_thumbnails(server: Server) -> None:
+    playwright = pytest.importorskip("playwright.sync_api")
+    if CHROMIUM is None:
+        pytest.skip("Chromium is not installed")
+    faults: list[str] = []
+    with playwright.sync_playwright() as started:
+        arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
+        browser = started.chromium.launch(executable_path=CHROMIUM, args=arguments)
+        page = browser.new_page()
+        page.set_default_timeout(20_000)
+        page.on("pageerror", lambda error: faults.append(str(error)))
+        page.on("console", lambda said: faults.append(said.text) if "Security Policy" in said.text else None)
+        page.goto(server.url)
+        page.fill("#key", KEY)
+        page.keyboard.press("Enter")
+        page.locator("#status", has_text="notes in notes").wait_for()
+        page.fill("#query", "crumb")
+        page.locator("#hits li", has_text="img/crumb.jpg").locator("img").wait_for()
+        height = "async img => { await img.decode(); return img.naturalHeight; }"
+        assert page.locator(".thumb[src^='blob:']").evaluate(height) == 240
+        page.locator("#hits li", has_text="img/crumb.jpg").click()
+        assert page.locator("#picture[src^='blob:']").evaluate(height) == 600
+        assert page.locator("#picture").get_attribute("alt") == "The crumb of a loaf"
+        page.locator("#hits li", has_text="bread.md:").click()
+        page.locator("#noteTitle", has_text="Bread").wait_for()
+        assert page.locator("#picture").count() == 0
+        browser.close()
+    assert faults == []
 
 
 def test_agents_and_terminals(home: Path) -> None:
