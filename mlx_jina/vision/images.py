@@ -124,7 +124,10 @@ def thumbnail(picture: bytes | Pixels, size: int) -> bytes:
         # Of a JPEG only as much is decoded as that takes.
         image.draft("RGB", (size, size))
         image.thumbnail((size, size))
-        upright = PIL.ImageOps.exif_transpose(image)
+        with _opening, warnings.catch_warnings():
+            # Of what a camera wrote, some may be damaged.
+            warnings.simplefilter("ignore")
+            upright = PIL.ImageOps.exif_transpose(image)
         if upright.mode == "P" or "A" in upright.mode or "transparency" in upright.info:
             seen = upright.convert("RGBA")
             upright = PIL.Image.new("RGBA", seen.size, "white")

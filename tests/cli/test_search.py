@@ -153,6 +153,8 @@ def test_json(shared: Path) -> None:
         "snippet": "Feed the starter with flour every day.",
         "highlights": [[0, 4], [9, 16]],
         "more": 0,
+        "picture": False,
+        "shown_in": [],
         "uri": f"file://{shared}/notes/bread.md",
     }
     lines = run("search", "oil", "--jsonl", "-n", "3").stdout.splitlines()
