@@ -85,6 +85,8 @@ def test_methods_of_the_encoder(model: Encoder) -> None:
         "precision": (),
         "ranges": (),
         "batch_tokens": ("int",),
+        # Only of a model that sees.
+        "max_pixels": (),
     }
     assert set(fits) == set(module.EncodeOptions.__optional_keys__)
     for called, method in methods.items():
