@@ -179,7 +179,6 @@ class MultiVectorEncoder(LoadedModel):
         ranges: npt.ArrayLike | None = None,
         batch_tokens: int | None = None,
         show_progress_bar: bool | None = None,
-        max_pixels: int | None = None,
     ) -> Plan:
         """Check the options of `encode_query` or `encode_document`, and keep them for the texts to come."""
         check_options(
@@ -209,7 +208,6 @@ class MultiVectorEncoder(LoadedModel):
             precision=precision,
             ranges=ranges,
             batch_tokens=batch_tokens,
-            max_pixels=max_pixels,
         )
 
     def encode_items(

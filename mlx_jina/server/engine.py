@@ -6,7 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple, TypedDict
 
@@ -253,9 +253,11 @@ class Engine:
                     truncate_dim=dimensions,
                     precision=precision,
                     truncate=truncate,
-                    max_pixels=max_pixels,
                 )
                 words, seen = _apart(texts, encoder)
+                if max_pixels is not None and not encoder.sees:
+                    raise InputError(f"max_pixels={max_pixels} is for models that see pictures: v4 and v5-omni")
+                plan = replace(plan, max_pixels=max_pixels)
                 for position, picture in (await _pictures(loaded, encoder, seen, plan)).items():
                     found[position] = MultiVectors(picture.vectors, picture.tokens, cut=False)
                 for part in _parts(words):
