@@ -11,7 +11,7 @@ from mlx_jina.cpu import blas, cores, steady
 
 # `Linear` cuts a product of at most so many rows with weights of at least so many numbers, where that is faster.
 FEW_ROWS = 32
-FEW_WEIGHTS = 1 << 15
+FEW_WEIGHTS = 1 << 18
 # Weights of so many numbers are worth a second core.
 LARGE = 1 << 20
 # The largest product for OpenBLAS's kernel for small matrices: `sgemm_small_kernel_permit` of its kernel/x86_64.

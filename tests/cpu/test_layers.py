@@ -30,7 +30,7 @@ def always(monkeypatch: pytest.MonkeyPatch) -> None:
         (32, 3072, 512, 8),
         (5, 512, 2056, 8),
         (9, 4096, 272, 16),
-        (11, 256, 256, 64),
+        (11, 512, 512, 64),
     ],
 )
 def test_linear_in_pieces(rows: int, width: int, outputs: int, together: int, count: int, bias: bool) -> None:
@@ -46,7 +46,7 @@ def test_linear_in_pieces(rows: int, width: int, outputs: int, together: int, co
     [
         (33, 1024, 1024, mx.float32),
         (12, 1024, 1023, mx.float32),
-        (12, 128, 128, mx.float32),
+        (12, 256, 256, mx.float32),
         (12, 1024, 1024, mx.float16),
     ],
     ids=["many rows", "no divisor", "small weights", "half precision"],
