@@ -42,6 +42,13 @@ class Entry:
     also: tuple[Kind, ...] = ()
     # Whether only prompts tell the tasks apart, and one set of weights answers for all of them.
     tasks_by_prompt: bool = False
+    # Of weights that are replaced under the same name: vectors of two versions do not compare.
+    version: int | None = None
+
+    @property
+    def title(self) -> str:
+        """The model's name for people, with its version if it has any."""
+        return self.repo if self.version is None else f"{self.repo} v{self.version}"
 
     @property
     def non_commercial(self) -> bool:
@@ -228,7 +235,16 @@ def _code(size: str, dimension: int, truncate_dims: tuple[int, ...], parameters:
 
 ENTRIES = (
     Entry(
-        "pocket", ("pocket-embedding",), 256, 8192, "apache-2.0", "English", 9_818_112, "jina_bert", (64, 128, 256)
+        repo="pocket",
+        aliases=("pocket-embedding",),
+        dimension=256,
+        max_length=8192,
+        license="apache-2.0",
+        languages="English",
+        parameters=9_818_112,
+        architecture="jina_bert",
+        truncate_dims=(64, 128, 256),
+        version=1,
     ),
     _v2("small-en", 512, "English", 33_000_000),
     _v2("base-en", 768, "English", 137_000_000),

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 import mlx_jina
-from mlx_jina import InputError, NumericalError, TruncationWarning, vectors
+from mlx_jina import InputError, NumericalError, TruncationWarning, catalog, vectors
 from mlx_jina.choices import Precision
 from mlx_jina.encoder import Encoder
 from mlx_jina.engine import pipeline
@@ -310,6 +310,15 @@ def test_a_forked_process_is_told_so(folder: Path) -> None:
 
 
 class TestFingerprint:
+    def test_pocket_has_a_version(self) -> None:
+        """Other weights need another version in the catalog: add a row here."""
+        fingerprints = {1: "f07ec0407a81c742"}
+        entry = catalog.find("pocket")
+        assert entry is not None
+        assert entry.version is not None
+        assert mlx_jina.load("pocket").fingerprint() == fingerprints[entry.version]
+        assert entry.title == f"pocket v{entry.version}"
+
     def test_depends_on_values_and_not_on_files(self, folder: Path, model: Encoder, tmp_path: Path) -> None:
         checkpoints.tiny_jina_bert(tmp_path / "other", seed=1)
         assert mlx_jina.load(folder).fingerprint() == model.fingerprint()

@@ -69,7 +69,7 @@ def _facts(name: str, loading: LoadOptions) -> dict[str, Any]:
         return _reranker_facts(name, None, _open_reranker(name, loading))
     facts: dict[str, Any] = {"model": entry.repo if entry else name, "here": model is not None}
     if entry:
-        facts |= {"licence": entry.license, "languages": entry.languages, "type": entry.kind}
+        facts |= {"name": entry.title, "licence": entry.license, "languages": entry.languages, "type": entry.kind}
         facts |= {"dimension": entry.dimension, "max_length": entry.max_length}
     if model is None:
         return facts
@@ -123,7 +123,7 @@ def _model(name: str, loading: LoadOptions) -> list[Row]:
         entry, model = _described_by(name, loading)
     except RerankerError:
         return _reranker(name, None, _open_reranker(name, loading))
-    rows: list[Row] = [("model", entry.repo if entry else name)]
+    rows: list[Row] = [("model", entry.title if entry else name)]
     if entry:
         rows += [("licence", entry.license), ("languages", entry.languages)]
     if entry and model is None:

@@ -43,8 +43,9 @@ def check(database: Database, model: Model, space: Space) -> Space:
     """A space, if it is the model's. Raises OtherModelError if it is not."""
     own = of(model, space)
     if own.fingerprint != space.fingerprint:
+        earlier = "an earlier " if own.model == space.model else ""
         raise OtherModelError(
-            f"this index has vectors of {space.model!r} ({space.fingerprint}), which do not compare with those of "
+            f"this index has vectors of {earlier}{space.model!r} ({space.fingerprint}), which do not compare with those of "
             f"{model.name!r} ({own.fingerprint}); to replace them: mlx-jina index --rebuild -m {model.name}"
         )
     if (own.known, own.sees) != (space.known, space.sees) and not database.read_only:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
 import stat
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import mlx.core as mx
 import numpy as np
 import pytest
 
@@ -242,6 +244,30 @@ def test_weights_under_the_same_name_are_another_model(tmp_path: Path, folder: P
     tiny_jina_bert(tmp_path / "model", seed=2)
     with Index(tmp_path / "index.db") as index:
         assert "--rebuild" in (index.find("words").warning or "")
+
+
+def test_an_earlier_pocket_is_said_and_rebuilt(
+    tmp_path: Path, folder: Path, pocket: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "package"
+    first = shutil.copytree(pocket.path, package / "pocket")
+    monkeypatch.setattr("mlx_jina.weights.hub.embedded", lambda name: package / name)
+    (folder / "a.md").write_text("a fox in the snow")
+    with Index(tmp_path / "index.db", "pocket") as index:
+        index.sync(folder)
+        old = index.status().fingerprint
+    assert old == pocket.fingerprint()
+    weights: Any = mx.load(str(first / "model.safetensors"))
+    name = "encoder.layer.0.mlp.wo.bias"
+    mx.save_safetensors(str(first / "model.safetensors"), {**weights, name: weights[name] + 1})
+    with Index(tmp_path / "index.db") as index:
+        found = index.find("fox")
+        assert (found.mode, len(found.hits)) == ("words", 1)
+        assert f"vectors of an earlier 'pocket' ({old})" in (found.warning or "")
+        assert (found.warning or "").endswith("to replace them: mlx-jina index --rebuild -m pocket")
+        index.rebuild()
+        assert index.find("fox").mode == "hybrid"
+        assert index.status().fingerprint not in (None, old)
 
 
 def test_weights_are_not_read_for_every_search(

@@ -170,6 +170,7 @@ def _described(model: Model) -> dict[str, Any]:
     known = encoder or model.entry
     return {
         "id": model.name,
+        "name": model.entry.title if model.entry else model.name,
         "object": "model",
         "created": 0,
         "owned_by": model.entry.repo.partition("/")[0] if model.entry and "/" in model.entry.repo else "mlx-jina",
