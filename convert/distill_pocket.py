@@ -1,8 +1,9 @@
 """Make the `pocket` model: collect texts, ask the teacher, train the student, export, evaluate.
 
-    python -m convert.distill_pocket all --work /some/folder mlx_jina/pocket stsb-dev.csv
+    python -m convert.distill_pocket all --work FOLDER mlx_jina/pocket --sts stsb-dev.csv --collection cranfield
 
-Needs Debian 12's apt-get and dpkg, and `pip install '.[distill]'`.
+Needs Debian 12's apt-get and dpkg, npm, and `pip install '.[distill]'`. Every stage leaves what is done in FOLDER,
+and goes on from there when it is started again: what a stage shall make anew is deleted by hand.
 """
 
 from __future__ import annotations
@@ -17,17 +18,13 @@ from typing import Any
 import click
 
 SEED = 1
-VOCABULARY = 25_000
 
-work_option = click.option(
-    "--work", type=click.Path(path_type=Path), required=True, help="Folder for everything made."
+path = click.Path(path_type=Path)
+work_option = click.option("--work", type=path, required=True, help="Folder for everything made.")
+sts_option = click.option("--sts", type=path, required=True, help="A csv of sentence, sentence, score.")
+collection_option = click.option(
+    "--collection", "collections", type=path, multiple=True, help="A folder in BEIR's layout."
 )
-folder = click.Path(path_type=Path)
-
-
-def read_corpus(work: Path) -> list[list[str]]:
-    with (work / "corpus.jsonl").open(encoding="utf-8") as file:
-        return [json.loads(line) for line in file]
 
 
 @click.group(help=__doc__)
@@ -37,14 +34,20 @@ def main() -> None:
 
 @main.command()
 @work_option
-@click.option("--captions", default=60_000, show_default=True, help="Caption families; other kinds in proportion.")
-def collect(work: Path, captions: int) -> None:
-    """Fetch the Debian packages and write corpus.jsonl: a family of related texts per line."""
-    from convert.pocket import corpus, teacher, texts
+@sts_option
+@collection_option
+@click.option("--captions", default=60_000, show_default=True, help="Families of made-up sentences.")
+def collect(work: Path, sts: Path, collections: tuple[Path, ...], captions: int) -> None:
+    """Fetch the sources and write corpus.jsonl, without anything that is in the test collections."""
+    from convert.pocket import corpus, sources, teacher
 
-    texts.fetch(work)
+    if (work / "corpus.jsonl").exists():
+        return
+    sources.fetch(work)
     words = sorted(t for t in teacher.tokenizer().get_vocab() if t.isascii() and t.isalpha() and len(t) > 2)
-    corpus.collect(work, work / "corpus.jsonl", words, SEED, captions)
+    kept_out = [sts, *(folder / name for folder in collections for name in ("corpus.jsonl", "queries.jsonl"))]
+    counts = corpus.collect(work, words, kept_out, captions, SEED)
+    (work / "corpus.json").write_text(json.dumps(counts, indent=2) + "\n")
 
 
 @main.command()
@@ -54,7 +57,8 @@ def collect(work: Path, captions: int) -> None:
 def teach(work: Path, workers: int, worker: int | None) -> None:
     """Write the teacher's vectors. Training also works with the chunks of a run that was stopped."""
     if worker is None:
-        command = [sys.executable, "-m", "convert.distill_pocket", "teach", "--work", str(work), "--worker"]
+        command = [sys.executable, "-m", "convert.distill_pocket", "teach", "--work", str(work)]
+        command += ["--workers", str(workers), "--worker"]
         for process in [subprocess.Popen([*command, str(i)]) for i in range(workers)]:
             if process.wait():
                 raise click.ClickException("a worker failed")
@@ -62,52 +66,53 @@ def teach(work: Path, workers: int, worker: int | None) -> None:
     import numpy as np
     import torch
 
-    from convert.pocket import teacher
+    from convert.pocket import corpus, teacher
 
     torch.set_num_threads(1)
-    if worker == 0:
+    if worker == 0 and not (work / "tokens.npy").exists():
         np.save(work / "tokens.npy", teacher.single_tokens().astype(np.float16))
-    teacher.teach(read_corpus(work), work / "teach", worker)
+    teacher.teach(corpus.read(work), work / "teach", worker, workers, SEED)
 
 
 @main.command()
 @work_option
-@click.option(
-    "--minutes", default=60.0, show_default=True, help="Length of the run; the learning rate follows it."
-)
+@click.option("--passes", default=3, show_default=True, help="Over all texts.")
 @click.option("--threads", default=2, show_default=True)
-def train(work: Path, minutes: float, threads: int) -> None:
-    """Choose the vocabulary, then train the student and write student/."""
+def train(work: Path, passes: int, threads: int) -> None:
+    """Train the student and write student/; state.pt there is where a run that was stopped goes on."""
     import numpy as np
     import torch
     from safetensors.torch import save_file
     from tokenizers import Tokenizer
 
-    from convert.pocket import student, teacher, training, vocab
+    from convert.pocket import corpus, student, teacher, training
 
     torch.set_num_threads(threads)
+    torch.manual_seed(SEED)
     out = work / "student"
     out.mkdir(exist_ok=True)
-    corpus = read_corpus(work)
-    old = teacher.tokenizer()
-    kept = vocab.choose(old.get_vocab(), vocab.count(old, corpus), VOCABULARY)
-    (out / "tokenizer.json").write_text(vocab.prune((teacher.folder() / "tokenizer.json").read_text(), kept))
-    families, vectors = training.load(
-        corpus, work / "teach", teacher.CHUNK, Tokenizer.from_file(str(out / "tokenizer.json"))
-    )
-    words = np.load(work / "tokens.npy").astype(np.float32)[[old.token_to_id(t) for t in kept]]
+    (out / "tokenizer.json").write_text(teacher.student_tokenizer(), encoding="utf-8")
+    tokenizer, old = Tokenizer.from_file(str(out / "tokenizer.json")), teacher.tokenizer()
+    lessons = training.load(corpus.read(work), work / "teach", teacher.CHUNK, tokenizer)
+    basis = training.principal(lessons.vectors[:: max(1, len(lessons.vectors) // 200_000)], student.HIDDEN)
+    kept = [old.token_to_id(tokenizer.id_to_token(i)) for i in range(tokenizer.get_vocab_size())]
+    words = np.load(work / "tokens.npy").astype(np.float32)[kept] @ basis
+    model = training.start(words / np.linalg.norm(words, axis=1, keepdims=True))
+    trainer = training.Trainer(model, lessons, basis, passes, SEED)
+    if (out / "state.pt").exists():
+        trainer.restore(torch.load(out / "state.pt"))
 
-    def save(model: student.Student, run: dict[str, Any]) -> None:
-        save_file({k: v.contiguous() for k, v in model.state_dict().items()}, out / "model.safetensors")
-        (out / "run.json").write_text(json.dumps(run, indent=2) + "\n")
+    def save(trained: training.Trainer) -> None:
+        torch.save(trained.state(), out / "state.part")
+        (out / "state.part").replace(out / "state.pt")
 
-    basis = training.principal(vectors[:200_000], student.HIDDEN)
-    training.train(families, vectors, words, basis, minutes, SEED, save)
+    trainer.run(save)
+    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, out / "model.safetensors")
 
 
 @main.command()
 @work_option
-@click.argument("out", type=folder)
+@click.argument("out", type=path)
 def export(work: Path, out: Path) -> None:
     """Write the 8-bit MLX folder OUT; a README.md already there is carried over."""
     from convert.pocket import export as exporter
@@ -117,11 +122,11 @@ def export(work: Path, out: Path) -> None:
 
 @main.command()
 @work_option
-@click.argument("out", type=folder)
-@click.argument("sts", type=folder)
-def evaluate(work: Path, out: Path, sts: Path) -> None:
-    """Spearman on STS, a csv of sentence, sentence, score: the folder OUT, the float student, the teacher."""
-    import numpy as np
+@sts_option
+@collection_option
+@click.argument("out", type=path)
+def evaluate(work: Path, sts: Path, collections: tuple[Path, ...], out: Path) -> None:
+    """Spearman on STS and nDCG@10 on collections: the folder OUT, the float student, the teacher."""
     import torch
     from tokenizers import Tokenizer
 
@@ -129,37 +134,39 @@ def evaluate(work: Path, out: Path, sts: Path) -> None:
     from convert.pocket import export as exporter
     from convert.pocket import student, teacher, training
 
-    tokenizer, old = Tokenizer.from_file(str(out / "tokenizer.json")), teacher.tokenizer()
-    sources = {
-        "8-bit": exporter.read_weights(out / "model.safetensors"),
-        "float32": exporter.read_weights(work / "student/model.safetensors"),
-    }
-    scores: dict[str, dict[int, float]] = {}
-    for name, weights in sources.items():
+    tokenizer = Tokenizer.from_file(str(out / "tokenizer.json"))
+    encoders: dict[str, Any] = {}
+    for name, weights in (
+        ("8-bit", out / "model.safetensors"),
+        ("float32", work / "student/model.safetensors"),
+    ):
         model = student.Student(tokenizer.get_vocab_size())
-        model.load_state_dict({k: torch.from_numpy(v) for k, v in weights.items()})
-        scores[name] = evaluation.sts(sts, partial(training.encode, model, tokenizer), [256, 128, 64])
-
-    def taught(texts: list[str]) -> Any:
-        ids = [e.ids for e in old.encode_batch_fast(texts, add_special_tokens=False)]
-        return teacher.encode(ids, dtype="float32").astype(np.float32)
-
-    scores["teacher"] = evaluation.sts(sts, taught, [teacher.WIDTH])
+        model.load_state_dict({k: torch.from_numpy(v) for k, v in exporter.read_weights(weights).items()})
+        encoders[name] = partial(training.encode, model, tokenizer), list(training.DIMS)
+    encoders["teacher"] = teacher.encode_texts, [teacher.WIDTH]
+    scores = {
+        name: {
+            "sts": evaluation.sts(sts, encode, dims),
+            **{folder.name: evaluation.retrieval(folder, encode, dims) for folder in collections},
+        }
+        for name, (encode, dims) in encoders.items()
+    }
     click.echo(json.dumps(scores, indent=2))
 
 
 @main.command("all")
 @work_option
-@click.argument("out", type=folder)
-@click.argument("sts", type=folder)
+@sts_option
+@collection_option
+@click.argument("out", type=path)
 @click.pass_context
-def everything(context: click.Context, work: Path, out: Path, sts: Path) -> None:
+def everything(context: click.Context, work: Path, sts: Path, collections: tuple[Path, ...], out: Path) -> None:
     """Every stage with its defaults."""
-    context.invoke(collect, work=work)
+    context.invoke(collect, work=work, sts=sts, collections=collections)
     context.invoke(teach, work=work)
     context.invoke(train, work=work)
     context.invoke(export, work=work, out=out)
-    context.invoke(evaluate, work=work, out=out, sts=sts)
+    context.invoke(evaluate, work=work, sts=sts, collections=collections, out=out)
 
 
 if __name__ == "__main__":

@@ -37,3 +37,23 @@ def sts(path: Path, encode: Callable[[list[str]], Array], dims: list[int]) -> di
     gold = np.array([float(r[2]) for r in rows])
     a, b = encode([r[0] for r in rows]), encode([r[1] for r in rows])
     return {d: spearman((unit(a[:, :d]) * unit(b[:, :d])).sum(1), gold) for d in dims}
+
+
+def retrieval(folder: Path, encode: Callable[[list[str]], Array], dims: list[int]) -> dict[int, float]:
+    """nDCG@10 of exact search by cosine at every width, on a collection in BEIR's layout.
+
+    A document is "title. text".
+    """
+    from bench import search
+
+    collection = search.read(folder)
+    documents = [". ".join(filter(None, (d.get("title"), d["text"]))) for d in collection.documents]
+    names = [d["_id"] for d in collection.documents]
+    asked = [query for query, gains in collection.relevant.items() if max(gains.values()) > 0]
+    passages, queries = encode(documents), encode([collection.queries[query] for query in asked])
+    scores = {}
+    for dim in dims:
+        found = np.argsort(-(unit(queries[:, :dim]) @ unit(passages[:, :dim]).T), kind="stable")[:, : search.DEPTH]
+        ranked = {query: [names[i] for i in row] for query, row in zip(asked, found, strict=True)}
+        scores[dim] = search.mean_ndcg(ranked, collection.relevant)
+    return scores

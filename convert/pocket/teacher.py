@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import json
+import random
+import re
 import time
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +17,8 @@ import numpy.typing as npt
 
 WINDOW = 254  # the teacher's 256 tokens less [CLS] and [SEP]
 WIDTH = 384
-CHUNK = 12_000  # families
+OTHER_SCRIPT = re.compile(r"[^\W\u0000-\u024f]")
+CHUNK = 2_000  # families
 Array = npt.NDArray[Any]
 
 
@@ -67,24 +72,47 @@ def encode(token_ids: list[list[int]], batch_tokens: int = 4096, dtype: str = "b
     return out
 
 
-def teach(families: list[list[str]], out: Path, worker: int) -> None:
-    """Encode the chunks of families that no other worker has claimed.
+def encode_texts(texts: Sequence[str]) -> Array:
+    """In float32, for evaluation. Only the first window of a text is read, as the published teacher does."""
+    ids = [encoded.ids[:WINDOW] for encoded in tokenizer().encode_batch_fast(texts, add_special_tokens=False)]
+    return encode(ids, dtype="float32").astype(np.float32)
 
-    A worker that is stopped leaves a claim without vectors, and training ignores that chunk.
+
+def teach(families: Sequence[Sequence[str]], out: Path, worker: int, workers: int, seed: int) -> None:
+    """Write the vectors of this worker's chunks of families that are not there yet.
+
+    Chunks come in random order, so that those of a run that was stopped resemble the whole.
     """
     tok = tokenizer()
     out.mkdir(exist_ok=True)
-    for at in range(0, len(families), CHUNK):
-        try:
-            (out / f"{at:08d}.claim").touch(exist_ok=False)
-        except FileExistsError:
-            continue
-        texts = [t for f in families[at : at + CHUNK] for t in f]
-        ids = [e.ids for e in tok.encode_batch_fast(texts, add_special_tokens=False)]
-        np.save(out / f"{at:08d}.npy", encode(ids).astype(np.float16))
-        print(f"worker {worker}: families {at} to {at + CHUNK}", flush=True)
+    starts = list(range(0, len(families), CHUNK))
+    random.Random(seed).shuffle(starts)
+    for start in starts[worker::workers]:
+        path = out / f"{start:08d}.npy"
+        if not path.exists():
+            texts = [text for family in families[start : start + CHUNK] for text in family]
+            ids = [encoded.ids for encoded in tok.encode_batch_fast(texts, add_special_tokens=False)]
+            part = path.with_suffix(".part")
+            with open(part, "wb") as file:
+                np.save(file, encode(ids).astype(np.float16))
+            part.replace(path)
 
 
 def single_tokens() -> Array:
     """The teacher's vector of every token of its vocabulary, alone."""
     return encode([[i] for i in range(tokenizer().get_vocab_size())])
+
+
+def student_tokenizer() -> str:
+    """tokenizer.json without unused tokens and letters of other scripts than Latin, renumbered from 0."""
+    config: dict[str, Any] = json.loads((folder() / "tokenizer.json").read_text(encoding="utf-8"))
+    vocabulary = sorted(config["model"]["vocab"].items(), key=lambda item: item[1])
+    kept = [token for token, _ in vocabulary if not token.startswith("[unused") and not OTHER_SCRIPT.search(token)]
+    ids = {token: i for i, token in enumerate(kept)}
+    config["truncation"] = config["padding"] = None
+    config["model"]["vocab"] = ids
+    for added in config["added_tokens"]:
+        added["id"] = ids[added["content"]]
+    for special in config["post_processor"]["special_tokens"].values():
+        special["ids"] = [ids[token] for token in special["tokens"]]
+    return json.dumps(config, ensure_ascii=False)

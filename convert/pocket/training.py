@@ -1,11 +1,12 @@
-"""Distillation of the student on the teacher's vectors, on a CPU, for a given number of minutes."""
+"""Distillation of the student on the teacher's vectors, on a CPU."""
 
 from __future__ import annotations
 
 import math
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,23 @@ from torch.nn import functional as fn
 from convert.pocket.student import HIDDEN, Student
 
 DIMS = (64, 128, 256)
-BATCH_TOKENS, BATCH_TEXTS, LONGEST = 4096, 640, 2048
+BATCH_TOKENS, BATCH_TEXTS, LONGEST = 4096, 256, 2048
 RATE, WARMUP, BETAS, DECAY, CLIP = 2e-3, 0.03, (0.9, 0.98), 0.01, 1.0
-SIMILARITY_WEIGHT = 20.0
+BANK, NEAR, TEMPERATURE = 8192, 8, 0.05
+# Of one batch's error: similarities among its texts, and the order in which it ranks other texts.
+SIMILARITY_WEIGHT, RANKING_WEIGHT = 20.0, 1.0
 
 Array = npt.NDArray[Any]
-Family = list[tuple[Array, int]]  # token ids and row in the teacher's vectors
+
+
+@dataclass(frozen=True)
+class Lessons:
+    """Texts, in the order of the corpus, and what the teacher says of them."""
+
+    ids: Sequence[Array]
+    """Of each text, the student's tokens."""
+    vectors: Array
+    """(N, 384) in float16."""
 
 
 def principal(vectors: Array, width: int) -> Array:
@@ -33,44 +45,48 @@ def principal(vectors: Array, width: int) -> Array:
     return np.ascontiguousarray(directions[:, np.argsort(-values)[:width]])
 
 
-def tokenised(tokenizer: Any, texts: list[str]) -> list[Array]:
-    return [np.array(e.ids, np.uint16) for e in tokenizer.encode_batch_fast(texts)]
+def tokenised(tokenizer: Any, texts: Sequence[str]) -> list[Array]:
+    return [np.array(encoded.ids, np.uint16) for encoded in tokenizer.encode_batch_fast(texts)]
 
 
-def load(corpus: list[list[str]], folder: Path, chunk: int, tokenizer: Any) -> tuple[list[Family], Array]:
-    """Families of every finished chunk in the teacher's folder, with the vectors stacked."""
-    families: list[Family] = []
+def load(corpus: Sequence[Sequence[str]], folder: Path, chunk: int, tokenizer: Any) -> Lessons:
+    """Those of every chunk of families that the teacher has finished."""
+    ids: list[Array] = []
     vectors: list[Array] = []
-    rows = 0
     for path in sorted(folder.glob("*.npy")):
         part = corpus[int(path.stem) : int(path.stem) + chunk]
-        ids = iter(tokenised(tokenizer, [t for f in part for t in f]))
+        ids += tokenised(tokenizer, [text for family in part for text in family])
         vectors.append(np.load(path))
-        for family in part:
-            families.append([(next(ids), rows + i) for i in range(len(family))])
-            rows += len(family)
-    return families, np.concatenate(vectors)
+    return Lessons(ids, np.concatenate(vectors))
 
 
-def batches(families: list[Family], rng: random.Random) -> Iterator[Family]:
-    """One epoch of batches of near-equal length; the texts of a family stay together."""
-    lengths = [max(len(ids) for ids, _ in f) * rng.uniform(0.85, 1.15) for f in families]
-    made: list[Family] = [[]]
+def batches(lengths: Sequence[int], rng: random.Random) -> list[list[int]]:
+    """One pass: batches of rows of near-equal length, in random order."""
+    spread = [length * rng.uniform(0.85, 1.15) for length in lengths]
+    made: list[list[int]] = [[]]
     tokens = 0
-    for i in sorted(range(len(families)), key=lengths.__getitem__):
-        family = [item for item in families[i] if len(item[0]) <= LONGEST]
-        size = sum(len(ids) for ids, _ in family)
-        if made[-1] and (tokens + size > BATCH_TOKENS or len(made[-1]) + len(family) > BATCH_TEXTS):
-            made.append([])
-            tokens = 0
-        made[-1].extend(family)
-        tokens += size
+    for row in sorted(range(len(lengths)), key=spread.__getitem__):
+        if lengths[row] <= LONGEST:
+            if made[-1] and (tokens + lengths[row] > BATCH_TOKENS or len(made[-1]) == BATCH_TEXTS):
+                made.append([])
+                tokens = 0
+            made[-1].append(row)
+            tokens += lengths[row]
     rng.shuffle(made)
-    yield from (b for b in made if len(b) > 1)
+    return made
 
 
-def loss(student: Tensor, teacher: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Cosine to the teacher's reduced vectors, and squared error of similarities at every width.
+def bank(rows: Sequence[int], count: int, rng: np.random.Generator) -> Array:
+    """Rows to be ranked for those of a batch: their neighbours in the corpus, and random others.
+
+    A passage's queries, its sentences and the rest of its document stand next to it, and are hard to tell apart.
+    """
+    near = (np.array(rows)[:, None] + np.arange(-NEAR, NEAR + 1)).ravel()
+    return np.unique(np.concatenate([near, rng.integers(0, count, BANK)]).clip(0, count - 1))
+
+
+def similarity_error(student: Tensor, teacher: Tensor) -> Tensor:
+    """Squared error of the similarities (B, B) of a batch's texts, the mean over the widths.
 
     Most pairs are unrelated, so the error of a pair has a weight that grows with the teacher's similarity.
     """
@@ -79,83 +95,121 @@ def loss(student: Tensor, teacher: Tensor, target: Tensor) -> tuple[Tensor, Tens
     weight /= weight.sum()
     error = torch.zeros(())
     for dim in DIMS:
-        z = fn.normalize(student[:, :dim], dim=-1)
-        error = error + (weight * (z @ z.T - wanted).square()).sum() / len(DIMS)
-    return (1 - fn.cosine_similarity(student, target)).mean(), error
+        unit = fn.normalize(student[:, :dim], dim=-1)
+        error = error + (weight * (unit @ unit.T - wanted).square()).sum() / len(DIMS)
+    return error
 
 
-def start(vocab: int, words: Array) -> Student:
+def ranking_error(student: Tensor, teacher: Tensor, others: Tensor, basis: Tensor, same: Tensor) -> Tensor:
+    """Divergence of how the student ranks other texts from how the teacher does, the mean over the widths.
+
+    Each text (B) is a query against the teacher's vectors (M, 384) of many `others`, which stand in for the
+    student's own: both are in one space, and no passage needs to be encoded to be ranked. `same` (B, M) is where
+    a text would meet itself.
+    """
+    wanted = (teacher @ others.T / TEMPERATURE).masked_fill(same, -torch.inf).softmax(-1)
+    reduced = others @ basis
+    error = torch.zeros(())
+    for dim in DIMS:
+        found = fn.normalize(student[:, :dim], dim=-1) @ fn.normalize(reduced[:, :dim], dim=-1).T
+        logits = (found / TEMPERATURE).masked_fill(same, -1e4)
+        error = error + fn.kl_div(logits.log_softmax(-1), wanted, reduction="batchmean") / len(DIMS)
+    return error
+
+
+def start(words: Array) -> Student:
     """A student whose word vectors are the teacher's vectors of single tokens."""
-    model = Student(vocab)
+    model = Student(len(words))
     table: Any = model.embeddings["word_embeddings"]
     with torch.no_grad():
-        table.weight[: len(words)] = torch.from_numpy(words)
+        table.weight.copy_(torch.from_numpy(words))
     return model
 
 
 def rate(progress: float) -> float:
+    """A warm-up, then half a cosine."""
     if progress < WARMUP:
         return progress / WARMUP
     return 0.5 * (1 + math.cos(math.pi * (progress - WARMUP) / (1 - WARMUP)))
 
 
-def train(
-    families: list[Family],
-    vectors: Array,
-    words: Array,
-    basis: Array,
-    minutes: float,
-    seed: int,
-    save: Callable[[Student, dict[str, Any]], None],
-) -> None:
-    """Run until the minutes are over; the learning rate follows the clock. `save` is called now and then."""
-    torch.manual_seed(seed)
-    rng = random.Random(seed)
-    model = start(len(words), fn.normalize(torch.from_numpy(words @ basis), dim=-1).numpy())
-    projection = torch.from_numpy(basis)
-    matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embeddings" not in n]
-    others = [p for n, p in model.named_parameters() if p.ndim < 2 or "embeddings" in n]
-    optimiser = torch.optim.AdamW(
-        [
-            {"params": matrices, "weight_decay": DECAY, "base": RATE},
-            {"params": others, "weight_decay": 0.0, "base": RATE / 2},
-        ],
-        betas=BETAS,
-        fused=True,
-    )
-    begin = time.time()
-    saved, step, tokens, texts, epoch = begin, 0, 0, 0, 0
-    sums = np.zeros(2)
-    while True:
-        for batch in batches(families, rng):
-            progress = (time.time() - begin) / (60 * minutes)
-            if progress >= 1:
-                save(model, {"steps": step, "tokens": tokens, "texts": texts, "epochs": epoch})
-                return
-            for part in optimiser.param_groups:
-                part["lr"] = part["base"] * rate(progress)
-            teacher = torch.from_numpy(vectors[[row for _, row in batch]].astype(np.float32))
-            out = model([torch.from_numpy(ids.astype(np.int64)) for ids, _ in batch], torch.bfloat16)
-            cosine, error = loss(out, fn.normalize(teacher, dim=-1), teacher @ projection)
-            total: Any = cosine + SIMILARITY_WEIGHT * error
+class Trainer:
+    """A model on its way through the lessons; its state can be kept, and training goes on from it."""
+
+    def __init__(self, model: Student, lessons: Lessons, basis: Array, passes: int, seed: int) -> None:
+        self.model, self.lessons, self.seed = model, lessons, seed
+        self.basis = torch.from_numpy(basis)
+        lengths = [len(ids) for ids in lessons.ids]
+        self.plan = [b for i in range(passes) for b in batches(lengths, random.Random(seed + i)) if len(b) > 1]
+        matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embeddings" not in n]
+        others = [p for n, p in model.named_parameters() if p.ndim < 2 or "embeddings" in n]
+        self.optimiser = torch.optim.AdamW(
+            [
+                {"params": matrices, "weight_decay": DECAY, "base": RATE},
+                {"params": others, "weight_decay": 0.0, "base": RATE / 2},
+            ],
+            betas=BETAS,
+            fused=True,
+        )
+        self.step = 0
+
+    def state(self) -> dict[str, Any]:
+        return {"model": self.model.state_dict(), "optimiser": self.optimiser.state_dict(), "step": self.step}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.model.load_state_dict(state["model"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.step = state["step"]
+
+    def losses(self, rows: Sequence[int], rng: np.random.Generator) -> Tensor:
+        """(cosine, similarity, ranking) errors of a batch."""
+        vectors = self.lessons.vectors
+        teacher = fn.normalize(torch.from_numpy(vectors[rows].astype(np.float32)), dim=-1)
+        ids = [torch.from_numpy(self.lessons.ids[row].astype(np.int64)) for row in rows]
+        student = self.model(ids, torch.bfloat16)
+        ranked = bank(rows, len(vectors), rng)
+        others = fn.normalize(torch.from_numpy(vectors[ranked].astype(np.float32)), dim=-1)
+        same = torch.from_numpy(np.array(rows)[:, None] == ranked)
+        cosine = (1 - fn.cosine_similarity(student, teacher @ self.basis)).mean()
+        return torch.stack(
+            [
+                cosine,
+                similarity_error(student, teacher),
+                ranking_error(student, teacher, others, self.basis, same),
+            ]
+        )
+
+    def run(self, save: Callable[[Trainer], None], every: float = 600.0) -> None:
+        """Go to the end of the plan. `save` is called every so many seconds, and at the end."""
+        weights = torch.tensor([1.0, SIMILARITY_WEIGHT, RANKING_WEIGHT])
+        began = saved = time.monotonic()
+        sums, tokens = torch.zeros(3), 0
+        while self.step < len(self.plan):
+            rows = self.plan[self.step]
+            for group in self.optimiser.param_groups:
+                group["lr"] = group["base"] * rate(self.step / len(self.plan))
+            errors = self.losses(rows, np.random.default_rng([self.seed, self.step]))
+            total: Any = errors @ weights
             total.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
-            optimiser.step()
-            optimiser.zero_grad()
-            step, tokens, texts = step + 1, tokens + sum(len(ids) for ids, _ in batch), texts + len(batch)
-            sums += cosine.item(), error.item()
-            if step % 100 == 0:
-                mean, sums = sums / 100, np.zeros(2)
-                pace = tokens / (time.time() - begin)
-                print(f"{step} {progress:.3f} cos {mean[0]:.4f} sim {mean[1]:.5f} {pace:.0f} tok/s", flush=True)
-            if time.time() - saved > 600:
-                saved = time.time()
-                save(model, {"steps": step, "tokens": tokens, "texts": texts, "epochs": epoch})
-        epoch += 1
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), CLIP)
+            self.optimiser.step()
+            self.optimiser.zero_grad()
+            self.step += 1
+            sums += errors.detach()
+            tokens += sum(len(self.lessons.ids[row]) for row in rows)
+            if self.step % 100 == 0:
+                means = " ".join(f"{value:.4f}" for value in sums / 100)
+                pace = tokens / (time.monotonic() - began)
+                print(f"{self.step} of {len(self.plan)}: {means}, {pace:.0f} tokens/s", flush=True)
+                sums.zero_()
+            if time.monotonic() - saved > every:
+                saved = time.monotonic()
+                save(self)
+        save(self)
 
 
-def encode(model: Student, tokenizer: Any, texts: list[str]) -> Array:
-    """Float32 vectors, unnormalised, in input order."""
+def encode(model: Student, tokenizer: Any, texts: Sequence[str]) -> Array:
+    """Float32 vectors (N, 256), unnormalised, in input order."""
     ids = tokenised(tokenizer, texts)
     order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
     out = np.zeros((len(ids), HIDDEN), np.float32)

@@ -45,8 +45,9 @@ def check(database: Database, model: Model, space: Space) -> Space:
     if own.fingerprint != space.fingerprint:
         earlier = "an earlier " if own.model == space.model else ""
         raise OtherModelError(
-            f"this index has vectors of {earlier}{space.model!r} ({space.fingerprint}), which do not compare with those of "
-            f"{model.name!r} ({own.fingerprint}); to replace them: mlx-jina index --rebuild -m {model.name}"
+            f"this index has vectors of {earlier}{space.model!r} ({space.fingerprint}), which do not compare with "
+            f"those of {model.name!r} ({own.fingerprint}); to replace them: mlx-jina index --rebuild -m "
+            f"{model.name}"
         )
     if (own.known, own.sees) != (space.known, space.sees) and not database.read_only:
         # The same weights in files that look different: next time they need not be read.

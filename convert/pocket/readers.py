@@ -1,0 +1,201 @@
+"""Files of many formats as sections: a title, and paragraphs in reading order."""
+
+from __future__ import annotations
+
+import gzip
+import html
+import json
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any, NamedTuple
+from xml.etree import ElementTree
+
+STOP = frozenset("the of and to a in is it that for with as be on by this are or from an at not you can".split())
+
+
+class Section(NamedTuple):
+    title: str
+    paragraphs: list[str]
+
+
+def squeeze(text: str) -> str:
+    return re.sub(r"\s+", " ", text).strip()
+
+
+def is_prose(text: str) -> bool:
+    """Mostly letters, mostly ASCII, and for longer texts some English function words."""
+    letters = sum(c.isalpha() or c == " " for c in text)
+    if len(text) < 8 or letters < 0.8 * len(text) or sum(c.isascii() for c in text) < 0.98 * len(text):
+        return False
+    words = text.lower().split()
+    return len(words) < 7 or sum(word in STOP for word in words) >= 0.12 * len(words)
+
+
+def text_of(path: Path) -> str:
+    data = path.read_bytes()
+    return (gzip.decompress(data) if path.suffix in (".gz", ".dz") else data).decode("utf-8", "replace")
+
+
+class _Page(HTMLParser):
+    """Collects the sections of a page; code, tables and navigation are left out."""
+
+    HEADINGS = frozenset("h1 h2 h3 h4 h5 h6".split())
+    BLOCKS = frozenset("p li dd dt div td blockquote section article main".split())
+    HIDDEN = frozenset("script style pre nav footer header table head button form".split())
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sections = [Section("", [])]
+        self.held = ""
+        self.hidden = 0
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag in self.HIDDEN:
+            self.hidden += 1
+        if tag in self.HEADINGS or tag in self.BLOCKS:
+            self.flush()
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in self.HEADINGS:
+            if title := self.take().rstrip("¶# "):
+                self.sections.append(Section(title, []))
+        elif tag in self.BLOCKS:
+            self.flush()
+        if tag in self.HIDDEN:
+            self.hidden = max(0, self.hidden - 1)
+
+    def handle_data(self, data: str) -> None:
+        if not self.hidden:
+            self.held += data
+
+    def take(self) -> str:
+        text, self.held = squeeze(self.held.replace("¶", "")), ""
+        return text
+
+    def flush(self) -> None:
+        if text := self.take():
+            self.sections[-1].paragraphs.append(text)
+
+
+def sections_of_html(text: str) -> list[Section]:
+    page = _Page()
+    page.feed(text)
+    page.flush()
+    return page.sections
+
+
+def of_html(path: Path) -> Iterator[Section]:
+    """A page, if it is in English or does not say."""
+    text = text_of(path)
+    language = re.search(r"<html[^>]*\blang=[\"']?(\w+)", text[:2000])
+    if language is None or language[1] == "en":
+        yield from sections_of_html(text)
+
+
+def of_dict(path: Path) -> Iterator[Section]:
+    """A dictd file: a word at the margin, and indented lines about it."""
+    for entry in re.split(r"\n(?=\S)", text_of(path)):
+        word, _, body = entry.partition("\n")
+        body = re.sub(r"[{}]|\[[^\]]*\]", "", body)
+        # The pronunciation and the part of speech.
+        body = re.sub(r"^\s*(//.*?//,?)?\s*(\w{1,5}\.)? *$", "", body, flags=re.M)
+        yield Section(squeeze(word), [squeeze(p) for p in re.split(r"\n\s*\n", body) if squeeze(p)])
+
+
+def of_wordnet(path: Path) -> Iterator[Section]:
+    """A data file of WordNet: the words of a synset, its definition and examples."""
+    for line in text_of(path).splitlines():
+        if not line.startswith("  "):
+            head, _, gloss = line.partition(" | ")
+            cells = head.split(" ")
+            words = [re.sub(r"\(\w+\)$", "", w) for w in cells[4 : 4 + 2 * int(cells[3], 16) : 2]]
+            definition, *examples = re.split(r';\s*(?=")', gloss.strip())
+            paragraphs = [definition.strip(" ;"), *(e.strip(' ";') for e in examples)]
+            yield Section(", ".join(words).replace("_", " "), paragraphs)
+
+
+def of_speech(path: Path) -> Iterator[Section]:
+    """An address to Congress: its file is named by year and president, its headings are in capitals."""
+    year, president, *_ = path.stem.split("-")
+    subject = f"State of the Union {year}, {president}"
+    section = Section(subject, [])
+    for paragraph in map(squeeze, re.split(r"\n\s*\n", text_of(path))):
+        if paragraph.isupper() and len(paragraph) < 80:
+            yield section
+            section = Section(f"{paragraph.capitalize()} ({subject})", [])
+        else:
+            section.paragraphs.append(paragraph)
+    yield section
+
+
+def of_bible(path: Path) -> Iterator[Section]:
+    """JSON lines of verses; a paragraph has five."""
+    chapters: dict[str, list[str]] = defaultdict(list)
+    for verse in map(json.loads, text_of(path).splitlines()):
+        chapters[f"{verse['book']} {verse['chapter']}"].append(verse["text"])
+    for title, verses in chapters.items():
+        yield Section(title, [" ".join(verses[i : i + 5]) for i in range(0, len(verses), 5)])
+
+
+def of_factbook(path: Path) -> Iterator[Section]:
+    """A country's profile: a section for every field."""
+    profile = json.loads(text_of(path))
+    names = profile.get("Government", {}).get("Country name", {})
+    country = names.get("conventional short form", {}).get("text") or path.stem
+
+    def texts(value: dict[str, Any]) -> Iterator[str]:
+        for key, inner in value.items():
+            if isinstance(inner, dict):
+                yield from (text if key in ("text", "") else f"{key}: {text}" for text in texts(inner))
+            elif inner:
+                yield squeeze(html.unescape(str(inner)).replace(" ++ ", "; "))
+
+    for fields in profile.values():
+        for field, value in fields.items() if isinstance(fields, dict) else ():
+            if isinstance(value, dict):
+                yield Section(f"{country}: {field}", list(texts(value)))
+
+
+def of_obo(path: Path) -> Iterator[Section]:
+    """An ontology: the name of a term, and its definition."""
+    for term in text_of(path).split("\n[Term]\n")[1:]:
+        name = re.search(r"^name: (.*)$", term, re.M)
+        definition = re.search(r'^def: "((?:[^"\\]|\\.)*)"', term, re.M)
+        if name and definition and "is_obsolete: true" not in term:
+            yield Section(name[1], [definition[1].replace('\\"', '"').replace("\\n", " ")])
+
+
+def of_registry(path: Path) -> Iterator[Section]:
+    """Databases by name, and what each is for."""
+    for entry in json.loads(text_of(path)).values():
+        if entry.get("name") and entry.get("description"):
+            yield Section(entry["name"], [squeeze(entry["description"])])
+
+
+def of_service(path: Path) -> Iterator[Section]:
+    """What the operations of a web service do."""
+    service = json.loads(text_of(path))
+    name = service["metadata"]["serviceFullName"]
+    entries = {name: service, **service["operations"]}
+    for key, entry in entries.items():
+        paragraphs = [p for s in sections_of_html(entry.get("documentation", "")) for p in s.paragraphs]
+        spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", key)
+        yield Section(spaced if entry is service else f"{spaced} ({name})", paragraphs)
+
+
+def of_dialogue(path: Path) -> Iterator[Section]:
+    """Questions and answers in YAML."""
+    for question, answer in re.findall(r"^- - (.*(?:\n    .*)*)\n  - (.*(?:\n    .*)*)", text_of(path), re.M):
+        yield Section(squeeze(question).strip("'\""), [squeeze(answer).strip("'\"")])
+
+
+def of_icd(path: Path) -> Iterator[Section]:
+    """Diseases in XML, each with its other names and those that it excludes."""
+    for entry in ElementTree.parse(path).iter("diag"):
+        notes = [
+            note.text or "" for name in ("inclusionTerm", "includes") for note in entry.findall(f"{name}/note")
+        ]
+        yield Section(entry.findtext("desc", ""), ["; ".join(notes)])

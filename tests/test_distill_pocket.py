@@ -1,0 +1,184 @@
+"""The recipe of `pocket`: the parts that need neither its packages nor its teacher."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from convert.pocket import captions, corpus, edits, evaluate, readers, sources
+from convert.pocket.readers import Section
+
+TEXT = "Where the snow lies until May, a red fox crosses the frozen river at night and hunts small birds."
+
+
+def test_every_source_is_pinned_and_free() -> None:
+    rows = sources.load()
+    assert len({source.name for source in rows}) == len(rows) > 20
+    for source in rows:
+        assert len(source.sha256) == 64
+        assert source.version
+        assert source.registry in ("debian", "pypi", "npm")
+        assert 0 < source.share <= 1
+        assert source.licence.split(" ")[0] in (
+            *("public", "PostgreSQL", "PSF-2.0", "BSD-3-Clause", "MIT", "Apache-2.0", "WordNet"),
+            *("CC0-1.0", "CC-BY-4.0"),
+        )
+
+
+def test_a_download_that_changed_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (source, *_) = sources.load()
+    monkeypatch.setattr(sources, "load", lambda: [source])
+    monkeypatch.setattr(sources, "_download", lambda _, folder: (folder / "a.deb").write_bytes(b"other"))
+    with pytest.raises(ValueError, match="check the licence"):
+        sources.fetch(tmp_path)
+    assert not source.folder(tmp_path).exists()
+
+
+HTML = """<html lang="en"><head><title>no</title></head><body><nav>Home</nav><h1>Foxes<a>¶</a></h1>
+<p>A fox is <b>red</b>.</p><pre>code()</pre><ul><li>It runs.</li></ul><h2>Food</h2><p>Mice &amp; birds.</body>
+</html>"""
+
+
+def test_html() -> None:
+    assert readers.sections_of_html(HTML) == [
+        Section("", []),
+        Section("Foxes", ["A fox is red.", "It runs."]),
+        Section("Food", ["Mice & birds."]),
+    ]
+
+
+def test_other_languages_are_left_out(tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    page.write_text(HTML.replace('"en"', '"pt-br"'))
+    assert list(readers.of_html(page)) == []
+
+
+@pytest.mark.parametrize(
+    ("read", "text", "sections"),
+    [
+        (
+            readers.of_wordnet,
+            '  a licence\n02 03 n 02 fox 0 red_fox 0 001 @ 01 n 0000 | a small animal; "a fox ran"; "two foxes"\n',
+            [Section("fox, red fox", ["a small animal", "a fox ran", "two foxes"])],
+        ),
+        (
+            readers.of_obo,
+            'x\n[Term]\nname: growth\ndef: "A \\"process\\" of cells." [X]\n\n[Term]\nname: old\ndef: "x"\n'
+            "is_obsolete: true\n",
+            [Section("growth", ['A "process" of cells.'])],
+        ),
+        (
+            readers.of_speech,
+            "Fellow citizens:\n\nWe are well.\n\nTRADE\n\nIt grows.",
+            [
+                Section("State of the Union 1801, Jefferson", ["Fellow citizens:", "We are well."]),
+                Section("Trade (State of the Union 1801, Jefferson)", ["It grows."]),
+            ],
+        ),
+        (
+            readers.of_factbook,
+            json.dumps(
+                {
+                    "Geography": {"Climate": {"text": "cold ++ wet"}, "Land use": {"forest": {"text": "4%"}}},
+                    "Government": {"Country name": {"conventional short form": {"text": "Freedonia"}}},
+                }
+            ),
+            [
+                Section("Freedonia: Climate", ["cold; wet"]),
+                Section("Freedonia: Land use", ["forest: 4%"]),
+                Section("Freedonia: Country name", ["conventional short form: Freedonia"]),
+            ],
+        ),
+        (
+            readers.of_dialogue,
+            "conversations:\n- - who is it\n  - a fox,\n    red\n",
+            [Section("who is it", ["a fox, red"])],
+        ),
+        (readers.of_dict, "fox\n n. [ME]\n\n    A red {animal}.\n", [Section("fox", ["A red animal."])]),
+    ],
+)
+def test_readers(tmp_path: Path, read: object, text: str, sections: list[Section]) -> None:
+    file = tmp_path / "1801-Jefferson-1.txt.gz"
+    file.write_bytes(gzip.compress(text.encode()))
+    assert callable(read)
+    assert list(read(file)) == sections
+
+
+def test_passages_lose_nothing() -> None:
+    paragraphs = [" ".join(f"w{i}-{j}" for j in range(10)) for i in range(100)]
+    made = list(corpus.passages(paragraphs, random.Random(1)))
+    assert " ".join(made) == " ".join(paragraphs)
+    assert max(len(passage.split()) for passage in made) < 2 * max(corpus.PASSAGE_WORDS)
+
+
+def test_a_family_has_a_passage_and_its_queries() -> None:
+    made = [corpus.family("Foxes", f"{TEXT} It sleeps by day in a den.", {}, random.Random(i)) for i in range(20)]
+    assert all(TEXT in passage and "Foxes" in query for passage, query, *_ in made)
+    assert all(len(family) > 2 for family in made)
+    assert corpus.family("Navigation", "a b", {}, random.Random(1)) == ["a b"]
+
+
+@pytest.fixture(scope="module")
+def overlap(tmp_path_factory: pytest.TempPathFactory) -> corpus.Overlap:
+    folder = tmp_path_factory.mktemp("foxes")
+    (folder / "corpus.jsonl").write_text(json.dumps({"_id": "1", "title": "", "text": TEXT}) + "\n")
+    (folder / "pairs.csv").write_text("A dog barks.,A cat sleeps.,1.0\n")
+    return corpus.Overlap([folder / "corpus.jsonl", folder / "pairs.csv"])
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("they say A RED fox crosses the frozen river, at times", "corpus"),
+        ("a red fox crosses the frozen lake", None),
+        ("a cat sleeps", "pairs"),
+        ("a cat sleeps here", None),
+    ],
+)
+def test_test_collections_stay_out(overlap: corpus.Overlap, text: str, found: str | None) -> None:
+    name = overlap.of(text)
+    assert name is None if found is None else found in (name or "")
+
+
+def test_the_corpus_is_the_same_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (source,) = [source for source in sources.load() if source.name == "wordnet-base"]
+    monkeypatch.setattr(sources, "load", lambda: [source])
+    monkeypatch.setattr(
+        sources.Source, "sections", lambda *_: iter([Section("fox, dog", [TEXT]), Section("x", [TEXT])])
+    )
+    (tmp_path / "sts.csv").write_text("a man is cutting an onion,x,1\n")
+    counts = corpus.collect(tmp_path, ["river"], [tmp_path / "sts.csv"], 50, 1)
+    before = (tmp_path / "corpus.jsonl").read_text()
+    assert counts["wordnet-base"]["families"] == 1
+    assert counts["captions"]["texts"] > 90
+    assert corpus.collect(tmp_path, ["river"], [tmp_path / "sts.csv"], 50, 1) == counts
+    assert (tmp_path / "corpus.jsonl").read_text() == before
+    assert corpus.read(tmp_path)[0][0].endswith(TEXT)
+
+
+def test_edits_change_a_text() -> None:
+    rng = random.Random(1)
+    assert all(edits.edit(TEXT, {"snow": ["ice"]}, rng) != TEXT for _ in range(50))
+    assert edits.replace_word(TEXT, {"snow": ["ice"]}, rng) == TEXT.replace("snow", "ice")
+    assert edits.negate("It is red.", {}, rng) == "It is not red."
+
+
+def test_captions_are_sentences() -> None:
+    made = list(captions.families(300, random.Random(1)))
+    assert all(len(family) >= 3 and len(set(family)) > 1 for family in made)
+    assert not [text for family in made for text in family if "  " in text or "{" in text]
+
+
+def test_retrieval_is_ndcg(tmp_path: Path) -> None:
+    rows = [{"_id": "a", "title": "", "text": "zero"}, {"_id": "b", "title": "one", "text": "two"}]
+    (tmp_path / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "queries.jsonl").write_text(json.dumps({"_id": "q", "text": "query"}) + "\n")
+    (tmp_path / "qrels.tsv").write_text("query-id\tcorpus-id\tscore\nq\tb\t1\n")
+    table = {"zero": [1.0, 0.0, 0.0], "one. two": [0.0, 1.0, 1.0], "query": [1.0, 0.1, 5.0]}
+    scores = evaluate.retrieval(tmp_path, lambda texts: np.array([table[t] for t in texts]), [3, 2])
+    assert scores == {3: 1.0, 2: pytest.approx(1 / np.log2(3))}

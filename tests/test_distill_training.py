@@ -1,0 +1,100 @@
+"""How `pocket` is trained: what the errors say, and that a run which was stopped goes on."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from torch import Tensor  # noqa: E402
+
+from convert.pocket import student, training  # noqa: E402
+
+RNG = np.random.default_rng(1)
+TEACHER = torch.nn.functional.normalize(torch.from_numpy(RNG.normal(size=(12, 384)).astype(np.float32)), dim=-1)
+BASIS = torch.linalg.qr(torch.from_numpy(RNG.normal(size=(384, 256)).astype(np.float32)))[0]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Threads that wait for each other are slow where other programs compute."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def test_batches_hold_every_row_once_by_length() -> None:
+    lengths = [int(n) for n in RNG.integers(3, 900, 500)] + [training.LONGEST + 1]
+    made = training.batches(lengths, random.Random(1))
+    assert sorted(row for batch in made for row in batch) == [*range(500)]
+    for batch in made:
+        assert sum(lengths[row] for row in batch) <= training.BATCH_TOKENS
+    padded = sum(len(batch) * max(lengths[row] for row in batch) for batch in made)
+    assert padded < 1.6 * sum(lengths[:500])
+
+
+def test_a_bank_has_the_neighbours() -> None:
+    ranked = training.bank([0, 50_000], 60_000, np.random.default_rng(1))
+    assert {*range(training.NEAR + 1), *range(50_000 - training.NEAR, 50_000 + training.NEAR + 1)} <= {*ranked}
+    assert len(ranked) > training.BANK / 2
+    assert (np.diff(ranked) > 0).all()
+
+
+@pytest.fixture(scope="module")
+def alike() -> tuple[Tensor, Tensor, Tensor]:
+    """Vectors of a teacher, those of a student that agrees, and where a text meets itself."""
+    inside = torch.nn.functional.normalize(TEACHER @ BASIS[:, :64], dim=-1) @ BASIS[:, :64].T
+    return inside, inside @ BASIS, torch.eye(12, dtype=torch.bool)
+
+
+def test_errors_are_zero_for_the_teachers_own_vectors(
+    alike: tuple[Tensor, Tensor, Tensor],
+) -> None:
+    teacher, agreeing, same = alike
+    assert training.similarity_error(agreeing, teacher).item() == pytest.approx(0, abs=1e-9)
+    assert training.ranking_error(agreeing, teacher, teacher, BASIS, same).item() == pytest.approx(0, abs=1e-5)
+
+
+def test_errors_grow_with_noise(alike: tuple[Tensor, Tensor, Tensor]) -> None:
+    teacher, agreeing, same = alike
+    noise = torch.from_numpy(RNG.normal(size=agreeing.shape).astype(np.float32)) / 16
+    errors = [
+        (
+            training.similarity_error(agreeing + size * noise, teacher).item(),
+            training.ranking_error(agreeing + size * noise, teacher, teacher, BASIS, same).item(),
+        )
+        for size in (0.1, 0.5, 2.0)
+    ]
+    assert errors == sorted(errors)
+    assert errors[0][1] > 1e-4
+
+
+def test_a_run_that_was_stopped_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(student, "LAYERS", 1)
+    monkeypatch.setattr(training, "BATCH_TOKENS", 40)
+    monkeypatch.setattr(training, "BANK", 16)
+    ids = [RNG.integers(0, 30, n).astype(np.uint16) for n in RNG.integers(3, 9, 24)]
+    lessons = training.Lessons(ids, np.resize(TEACHER.numpy(), (24, 384)).astype(np.float16))
+    words = RNG.normal(size=(30, 256)).astype(np.float32)
+
+    def trainer() -> training.Trainer:
+        torch.manual_seed(1)
+        return training.Trainer(training.start(words), lessons, BASIS.numpy(), 2, seed=1)
+
+    whole = trainer()
+    whole.run(lambda _: None)
+    first, second = trainer(), trainer()
+    plan, first.plan = first.plan, first.plan[:3]
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "rate", lambda progress, rate=training.rate: rate(progress * 3 / len(plan)))
+        first.run(lambda _: None)
+    second.restore(first.state())
+    second.run(lambda _: None)
+    assert second.step == whole.step == len(plan)
+    for name, value in whole.model.state_dict().items():
+        torch.testing.assert_close(second.model.state_dict()[name], value, msg=name)
