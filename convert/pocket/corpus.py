@@ -111,12 +111,12 @@ def _texts_of(file: Path) -> Iterator[str]:
 
 
 def collect(
-    root: Path, words: Sequence[str], kept_out: Sequence[Path], captioned: int, seed: int, only: Sequence[str] = ()
+    root: Path, words: Sequence[str], kept_out: Sequence[Path], captioned: int, seed: int
 ) -> dict[str, dict[str, int]]:
     """Write corpus.jsonl without what repeats or belongs to a test collection. Returns counts by source."""
     overlap = Overlap(kept_out)
-    available = [source for source in sources.load() if not only or source.name in only]
-    wordnet = [source for source in sources.load() if source.name == "wordnet-base"]
+    available = sources.load()
+    wordnet = [source for source in available if source.name == "wordnet-base"]
     synonyms = synonyms_of(section for source in wordnet for section in source.sections(root))
     # A generator for each source, so that one of them can change and the others stay as they are.
     streams = [(s.name, of_source(s, root, synonyms, random.Random(f"{seed} {s.name}"))) for s in available]

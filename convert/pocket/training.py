@@ -154,9 +154,16 @@ class Trainer:
         self.step = 0
 
     def state(self) -> dict[str, Any]:
-        return {"model": self.model.state_dict(), "optimiser": self.optimiser.state_dict(), "step": self.step}
+        model, optimiser = self.model.state_dict(), self.optimiser.state_dict()
+        return {"model": model, "optimiser": optimiser, "step": self.step, "texts": len(self.lessons.ids)}
 
     def restore(self, state: dict[str, Any]) -> None:
+        """Raises ValueError for the state of a run with other lessons, whose batches were others."""
+        if state["texts"] != len(self.lessons.ids):
+            raise ValueError(
+                f"training began with {state['texts']} texts, and now there are {len(self.lessons.ids)}: "
+                "delete state.pt to begin anew"
+            )
         self.model.load_state_dict(state["model"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.step = state["step"]
