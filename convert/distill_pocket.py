@@ -43,7 +43,10 @@ def collect(work: Path, sts: Path, collections: tuple[Path, ...], captions: int)
 
     if (work / "corpus.jsonl").exists():
         return
-    sources.fetch(work)
+    try:
+        sources.fetch(work)
+    except (ValueError, subprocess.CalledProcessError) as error:
+        raise click.ClickException(str(error)) from error
     words = sorted(t for t in teacher.tokenizer().get_vocab() if t.isascii() and t.isalpha() and len(t) > 2)
     kept_out = [sts, *(folder / name for folder in collections for name in ("corpus.jsonl", "queries.jsonl"))]
     counts = corpus.collect(work, words, kept_out, captions, SEED)
@@ -76,7 +79,7 @@ def teach(work: Path, workers: int, worker: int | None) -> None:
 
 @main.command()
 @work_option
-@click.option("--passes", default=2, show_default=True, help="Over all texts.")
+@click.option("--passes", default=3, show_default=True, help="Over all texts.")
 @click.option("--threads", default=2, show_default=True)
 def train(work: Path, passes: int, threads: int) -> None:
     """Train the student and write student/; state.pt there is where a run that was stopped goes on."""
@@ -100,7 +103,10 @@ def train(work: Path, passes: int, threads: int) -> None:
     model = training.start(words / np.linalg.norm(words, axis=1, keepdims=True))
     trainer = training.Trainer(model, lessons, basis, passes, SEED)
     if (out / "state.pt").exists():
-        trainer.restore(torch.load(out / "state.pt"))
+        try:
+            trainer.restore(torch.load(out / "state.pt"))
+        except ValueError as error:
+            raise click.ClickException(str(error)) from error
 
     def save(trained: training.Trainer) -> None:
         torch.save(trained.state(), out / "state.part")

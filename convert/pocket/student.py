@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as fn
 
-HIDDEN, HEADS, INNER, LAYERS, EPS = 256, 4, 768, 4, 1e-12
+HIDDEN, HEADS, INNER, LAYERS, EPS = 256, 4, 768, 5, 1e-12
 
 
 def group(**parts: nn.Module) -> nn.ModuleDict:
