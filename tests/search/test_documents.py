@@ -123,6 +123,24 @@ def test_tags_are_lists_words_or_inline() -> None:
     assert markdown("```\n#no\n```\n\n    #no\n\n# Heading #yes\n").tags == ["yes"]
 
 
+@pytest.mark.parametrize(
+    ("text", "target", "alt"),
+    [
+        ("![a](Shot%20(1).png)", "./Shot (1).png", "a"),
+        ('![a](f(1)(2).png "b")', "./f(1)(2).png", "a b"),
+        ("![Figure [1], after [2]](f.png)", "./f.png", "Figure [1], after [2]"),
+        ('<img src="f.png" data-src="wait.png" alt="a" data-alt="b">', "./f.png", "a"),
+    ],
+)
+def test_pictures_are_named_in_many_ways(text: str, target: str, alt: str) -> None:
+    assert [(link.target, link.alt) for link in markdown(text).links] == [(target, alt)]
+
+
+@pytest.mark.parametrize("begun", ["](" + "a" * 200_000, "# [a](" + "a" * 200_000, "![a](" + "(a)" * 70_000])
+def test_a_link_that_never_ends(begun: str) -> None:
+    assert markdown(begun).links == []
+
+
 def test_links_by_name_and_by_path() -> None:
     document = markdown(
         "[[Note]] [[folder/Deep#Part|shown]] ![[image.png]]\n"

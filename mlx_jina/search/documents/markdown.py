@@ -40,14 +40,18 @@ _HIDDEN = re.compile(
 _TAG = re.compile(r"(?<![\w#&/=(\[{])(?<!\]: )(?<!\]:)#(?=[\w/-]*[^\W\d])([\w/-]+)")
 _CODE_SPAN = re.compile(r"(?<!`)(`{1,8})(?!`).{1,1000}?(?<!`)\1(?!`)", re.S)
 _WIKILINK = re.compile(r"\[\[([^\[\]|#^\r\n]*)(?:[#^][^\[\]|\r\n]*)?(?:\\?\|([^\[\]\r\n]*))?\]\]")
-_MARKDOWN_LINK = re.compile(r"\]\(\s*(?:<([^<>\r\n]*)>|([^\s()<>]+))[^()\r\n]*\)")
-_LINK_WORDS = re.compile(r"!?\[([^\[\]\r\n]*)\]\((?:<[^<>\r\n]*>|[^\s()<>]*)[^()\r\n]*\)")
+# An address without spaces, in which parentheses come in pairs.
+_ADDRESS = r"[^\s()<>]+(?:\([^\s()<>]*\)[^\s()<>]*)*"
+_MARKDOWN_LINK = re.compile(rf"\]\(\s*(?:<([^<>\r\n]*)>|({_ADDRESS})(?=[\s<>)]))[^()\r\n]*\)")
+_LINK_WORDS = re.compile(rf"!?\[([^\[\]\r\n]*)\]\((?:<[^<>\r\n]*>|{_ADDRESS}(?=[\s<>)]))?[^()\r\n]*\)")
 _IMAGE = re.compile(
-    r"!\[([^\[\]\r\n]{0,1000})(\]\(\s*(?:<[^<>\r\n]*>|[^\s()<>]+))"
+    # Words in brackets may stand in a caption.
+    r"!\[([^\[\]\r\n]{0,1000}(?:\[[^\[\]\r\n]{0,1000}\][^\[\]\r\n]{0,1000}){0,9})"
+    rf"(\]\(\s*(?:<[^<>\r\n]*>|{_ADDRESS}(?=[\s)])))"
     r"(?:[ \t]+(?:\"([^\"\r\n]*)\"|'([^'\r\n]*)'))?[ \t]*\)"
 )
 _IMAGE_TAG = re.compile(r"<img\s[^<>]{1,2000}>", re.I)
-_ATTRIBUTE = re.compile(r"""\b(src|alt|title)\s*=\s*(?:"([^"]*)"|'([^']*)')""", re.I)
+_ATTRIBUTE = re.compile(r"""(?<![\w-])(src|alt|title)\s*=\s*(?:"([^"]*)"|'([^']*)')""", re.I)
 # In the place of a caption Obsidian takes the width, or both sides, of a picture.
 _SIZE = re.compile(r"(?:^|\|)\s*\d+(?:x\d+)?\s*$")
 _MARKS = re.compile(r"[*`]+|==|~~")
