@@ -9,6 +9,7 @@ import re
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from unicodedata import normalize
 
 from mlx_jina.search import chunks, documents, schema
 from mlx_jina.search.chunks import Chunk
@@ -155,16 +156,23 @@ def _put_words(connection: sqlite3.Connection, note: int, read: Note, document: 
     connection.executemany("insert into name values (?, ?)", [(key, note) for key in keys if key])
     keys = {tag.casefold() for tag in document.tags}
     connection.executemany("insert into tag values (?, ?)", [(key, note) for key in keys if key])
-    # Of two pictures with one name in a line, the words of the first.
-    links = {(note, link.target, link.line): link.alt for link in reversed(document.links)}
+    # Of two pictures with one name in a line, the words of the first. Targets are spelled as paths are.
+    links = {(note, normalize("NFC", link.target), link.line): link.alt for link in reversed(document.links)}
     connection.executemany("insert into link values (?, ?, ?, ?)", [(*key, alt) for key, alt in links.items()])
 
 
 def touch(connection: sqlite3.Connection, note: int, entry: Entry, read_at: float) -> None:
-    """A note whose file has the same content as before, and perhaps another place in the same folder's tree."""
+    """A note whose file has the same content as before."""
     values = _stat(entry, read_at)
     changes = ", ".join(f"{name} = :{name}" for name in values)
     connection.execute(f"update note set {changes} where id = :id", {**values, "id": note})
+
+
+def move(connection: sqlite3.Connection, note: int, entry: Entry, read_at: float) -> None:
+    """A note whose file is at another place, and otherwise as it was."""
+    touch(connection, note, entry, read_at)
+    # Other notes may mean this picture now, and this note other pictures.
+    connection.execute("delete from meta where key = 'captions'")
 
 
 def delete(connection: sqlite3.Connection, note: int, now: float) -> None:

@@ -79,7 +79,7 @@ class Update:
     def _move(self, row: Known, entry: Entry, read_at: float) -> None:
         del self.gone[row.id]
         self.report.moved.append((row.path, entry.path))
-        self._write(partial(notes.touch, note=row.id, entry=entry, read_at=read_at))
+        self._write(partial(notes.move, note=row.id, entry=entry, read_at=read_at))
 
     def _read(self, entry: Entry) -> None:
         """Read a file, and write what is new in it."""
