@@ -15,7 +15,10 @@ def are_taken(database: Database, model: Model) -> bool:
     with database.reading() as connection:
         found = [space for space in (spaces.current(connection), spaces.following(connection)) if space]
         # Somebody else may be about to make the first vectors.
-        return any(space.sees for space in found) if found else _taken_before(connection) or model.sees
+        if not found:
+            return _taken_before(connection) or model.sees
+        # Indexes of the first version do not say whether their model sees.
+        return any(space.sees or (space.model == model.name and model.sees) for space in found)
 
 
 def switch(database: Database, taken: bool) -> None:

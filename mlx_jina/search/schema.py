@@ -66,7 +66,13 @@ _PICTURES = (
     "without rowid",
 )
 MIGRATIONS: dict[int, tuple[str, ...]] = {
-    1: ("alter table chunk add column picture integer", "alter table link add column alt text", *_PICTURES)
+    1: (
+        "alter table chunk add column picture integer",
+        "alter table link add column alt text",
+        *_PICTURES,
+        # What notes say of pictures was not read: all of them are read anew, and keep their vectors.
+        "delete from meta where key = 'chunks'",
+    )
 }
 """What turns a file of each version into one of the next."""
 

@@ -21,8 +21,9 @@ from mlx_jina import Index, InputError, Where
 from mlx_jina.encoder import Encoder
 from mlx_jina.errors import IndexFileError
 from mlx_jina.search import chunks, database, location, schema
+from mlx_jina.search.model import Model
 from tests.support.checkpoints import tiny_jina_bert
-from tests.support.notes import assert_as_new, assert_equal, dump
+from tests.support.notes import assert_as_new, assert_equal, dump, make_first_version
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -388,16 +389,14 @@ def test_an_index_of_the_first_version(tmp_path: Path, folder: Path, tiny: Encod
     with Index(file, tiny) as index:
         index.sync(folder)
     before = dump(file)
-    connection = sqlite3.connect(file)
-    for statement in (
-        *("drop index chunk_picture", "drop index link_alt", "drop table embed"),
-        *("alter table chunk drop column picture", "alter table link drop column alt", "pragma user_version = 1"),
-    ):
-        connection.execute(statement)
-    connection.commit()
-    connection.close()
+    make_first_version(file)
     with Index(file, tiny) as index:
-        assert index.sync().unchanged == 1
+        # Read anew, and not embedded anew.
+        assert [hit.path for hit in index.search("words", mode="meaning")] == ["a.md"]
+        assert index.sync(vectors=False).changed == ["a.md"]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Model, "encode_documents", None)
+            assert index.sync().without_vectors == 0
         assert [hit.path for hit in index.search("words")] == ["a.md"]
         assert index.check() == []
     assert_equal(dump(file), before)

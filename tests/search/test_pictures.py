@@ -20,7 +20,7 @@ from mlx_jina.search.meaning import ExactVectors, SignVectors
 from mlx_jina.search.model import Model
 from mlx_jina.search.schema import NOTE_BITS
 from tests.support import omni_checkpoints, v4_checkpoints
-from tests.support.notes import age, assert_as_new
+from tests.support.notes import age, assert_as_new, make_first_version
 from tests.support.v4_checkpoints import pixels
 
 BREAD = """# Bread
@@ -190,6 +190,45 @@ def test_models_without_eyes_and_rebuilds(tmp_path: Path, v4: Encoder, tiny: Enc
         index.sync()
         assert index.check() == []
     assert_as_new(file, folder, tiny, tmp_path / "fresh")
+
+
+def test_whatever_moves_alone(tmp_path: Path, v4: Encoder) -> None:
+    """What notes mean by a path changes where no file but one does, and that one not in what it holds."""
+    folder, file = vault(tmp_path / "notes"), tmp_path / "index.db"
+    with Index(file, v4) as index:
+        index.sync(folder)
+
+        for source, target, word, found in (
+            ("img/crumb.png", "crumb.png", "night", []),
+            ("crumb.png", "img/crumb.png", "night", ["img/crumb.png"]),
+            ("sub/page.html", "page.html", "above", []),
+            ("page.html", "sub/page.html", "above", ["img/crumb.png"]),
+        ):
+            (folder / source).rename(folder / target)
+            assert index.sync().moved == [(source, target)]
+            assert paths(index, word, mode="words", where=mlx_jina.Where(glob="*.png")) == found
+    assert_as_new(file, folder, v4, tmp_path / "fresh")
+
+
+def test_an_index_from_before_there_were_pictures(tmp_path: Path, v4: Encoder, tiny: Encoder) -> None:
+    folder = tmp_path / "notes"
+    (folder / "sub").mkdir(parents=True)
+    (folder / "bread.md").write_text(BREAD)
+    age(folder)
+    for name, model in (("blind.db", tiny), ("seeing.db", v4)):
+        with Index(tmp_path / name, model) as index:
+            index.sync(folder)
+        make_first_version(tmp_path / name)
+    (folder / "sub").rmdir()
+    vault(folder)
+    with Index(tmp_path / "blind.db", tiny) as index:
+        assert not index.sync().skipped
+    with Index(tmp_path / "blind.db", v4) as index:
+        index.rebuild()
+    with Index(tmp_path / "seeing.db", v4) as index:
+        index.sync()
+    for name in ("blind.db", "seeing.db"):
+        assert_as_new(tmp_path / name, folder, v4, tmp_path / "fresh")
 
 
 def test_scanned_pages(tmp_path: Path, v4: Encoder, tiny: Encoder) -> None:

@@ -104,6 +104,21 @@ def assert_as_new(file: Path, folder: Path, model: Encoder, place: Path) -> None
     assert_equal(dump(file), dump(fresh))
 
 
+def make_first_version(file: Path) -> None:
+    """Turn an index without pictures into what it was before there were any."""
+    connection = sqlite3.connect(file)
+    for statement in (
+        *("drop index chunk_picture", "drop index link_alt", "drop table embed"),
+        *("alter table chunk drop column picture", "alter table link drop column alt"),
+        "delete from meta where key in ('pictures', 'captions')",
+        "update meta set value = json_remove(value, '$.sees') where key = 'space'",
+        "pragma user_version = 1",
+    ):
+        connection.execute(statement)
+    connection.commit()
+    connection.close()
+
+
 def age(folder: Path, seconds: float = 10) -> None:
     """Make all files look as if nobody had touched them lately."""
     for path in folder.rglob("*"):
