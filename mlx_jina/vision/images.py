@@ -94,7 +94,7 @@ def decode(item: object, position: int | None = None) -> Pixels:
         if isinstance(source, io.IOBase):
             words = f"is an open file ({kind}): pass its path, or what its read() returns"
         raise PictureError(words, position=position)
-    with _faults(position), _opened(source) as image:
+    with _faults(position), _opened(source, position) as image:
         return _rgb(image, position)
 
 
@@ -143,7 +143,7 @@ def _jpeg(image: PillowImage, size: int) -> bytes:
 
 
 @contextmanager
-def _opened(source: str | Path | bytes) -> Iterator[PillowImage]:
+def _opened(source: str | Path | bytes, position: int | None = None) -> Iterator[PillowImage]:
     import PIL.Image
 
     file = io.BytesIO(source) if isinstance(source, bytes) else Path(source).expanduser()
@@ -152,6 +152,11 @@ def _opened(source: str | Path | bytes) -> Iterator[PillowImage]:
         warnings.simplefilter("ignore", PIL.Image.DecompressionBombWarning)
         image = PIL.Image.open(file)
     with image:
+        if image.format == "EPS":
+            # Pillow would have Ghostscript run it.
+            raise PictureError(
+                "is a program in PostScript and no picture; convert it to PNG first", position=position
+            )
         yield image
 
 

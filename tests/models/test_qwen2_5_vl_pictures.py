@@ -366,6 +366,7 @@ class TestFiles:
             (PIL.Image.new("F", (9, 9)), "mode F"),
             (PIL.Image.new("I", (9, 9)), "mode I"),
             (7, "is int; a picture is"),
+            (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n", "is a program in PostScript"),
         ],
     )
     def test_what_is_no_picture(self, model: mlx_jina.Encoder, source: Any, words: str) -> None:
