@@ -6,6 +6,7 @@ import sqlite3
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mlx_jina.errors import InputError
 from mlx_jina.options import check as check_options
 from mlx_jina.search.database import Database
 
@@ -46,6 +47,8 @@ class Contents:
         from mlx_jina.search import sources
 
         check_options(id=id, size=size)
+        if size < 1:
+            raise InputError(f"size={size} must be at least 1")
         with self._database.reading() as connection:
             return sources.thumbnail(connection, id, size)
 

@@ -35,6 +35,9 @@ class Changed(Exception):
 
 def source_of(connection: sqlite3.Connection, chunk: int) -> Source | None:
     """Where the picture of a chunk comes from; None for a chunk of text, and for one that is not there."""
+    if not 0 <= chunk < 1 << 63:
+        # No number of SQLite's.
+        return None
     row = connection.execute(
         "select root.path, note.name, note.path, size, note.hash, picture from chunk "
         "join note on note.id = chunk.note join root on root.id = note.root where chunk.id = ?",

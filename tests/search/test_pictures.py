@@ -127,9 +127,11 @@ def test_reading_and_thumbnails(index: Index) -> None:
     data = index.thumbnail(hit.id, size=32)
     assert data.startswith(b"\xff\xd8\xff")
     (text, *_) = index.search("engine", mode="words")
-    for wrong in (text.id, 1 << 62, -1):
+    for wrong in (text.id, 1 << 62, 1 << 70, -1):
         with pytest.raises(InputError, match="is no picture in this index"):
             index.thumbnail(wrong)
+    with pytest.raises(InputError, match="size=0 must be at least 1"):
+        index.thumbnail(hit.id, size=0)
 
 
 def test_changes_moves_and_deletions(tmp_path: Path, v4: Encoder) -> None:
