@@ -248,7 +248,8 @@ def get_note(notes: Notes, asked: GetNote) -> tuple[str, ReadNote]:
         text=text,
     )
     if note.picture:
-        head = f"{note.path}\n{_picture(list(note.shown_in))}, modified {note.day}. What notes say of it:"
+        said = "What notes say of it:" if text else "No note says anything of it."
+        head = f"{note.path}\n{_picture(list(note.shown_in))}, modified {note.day}. {said}"
     return f"{head}{tags}\n\n{text}{more}", data
 
 

@@ -124,7 +124,7 @@ class Database:
 
     def _open(self, create: bool) -> sqlite3.Connection:
         mode = "rwc" if create else "rw"
-        if not create and not (os.access(self.file, os.W_OK) and os.access(self.file.parent, os.W_OK)):
+        if not create and not self._is_writable():
             self.read_only = True
             # Without a log beside it, nobody is writing, and nobody can.
             mode = "ro" if self._log().exists() else "ro&immutable=1"
@@ -150,6 +150,9 @@ class Database:
             raise
         return connection
 
+    def _is_writable(self) -> bool:
+        return os.access(self.file, os.W_OK) and os.access(self.file.parent, os.W_OK)
+
     def _log(self) -> Path:
         return self.file.with_name(self.file.name + "-wal")
 
@@ -167,6 +170,11 @@ class Database:
             is_new = not connection.execute("select 1 from sqlite_master limit 1").fetchall()
             if (is_new and not create) or not (is_new or version):
                 raise IndexFileError(f"{self.file} is no index of notes")
+            if version and not self._is_writable():
+                raise IndexFileError(
+                    f"{self.file} was made by an earlier mlx-jina (schema {version}, here {schema.VERSION}) and "
+                    "cannot be written: open it once where its file and folder can be"
+                )
             if is_new:
                 os.chmod(self.file, 0o600)
                 connection.execute(f"pragma page_size = {_PAGE_BYTES}")

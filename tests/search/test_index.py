@@ -390,6 +390,13 @@ def test_an_index_of_the_first_version(tmp_path: Path, folder: Path, tiny: Encod
         index.sync(folder)
     before = dump(file)
     make_first_version(file)
+    for create in (True, False):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(os, "access", lambda path, mode: mode != os.W_OK)
+            with pytest.raises(
+                IndexFileError, match=r"earlier mlx-jina \(schema 1, here 2\) and cannot be written"
+            ):
+                Index(file, create=create)
     with Index(file, tiny) as index:
         # Read anew, and not embedded anew.
         assert [hit.path for hit in index.search("words", mode="meaning")] == ["a.md"]

@@ -134,7 +134,7 @@ def test_agents_and_terminals(home: Path) -> None:
         assert "A picture, shown in bread.md" in text
         assert [hit["shown_in"] for hit in data["hits"] if hit["picture"]] == [["bread.md"]]
         text, _ = tools.tool("get_note").run(notes, {"path": "img/crumb.jpg"})
-        assert "The crumb of a loaf" in text
+        assert "What notes say of it:\n\nThe crumb of a loaf" in text
     done = run("search", "crumb", "--mode", "words", "--no-sync", "--index", home / "notes.db")
     assert "img/crumb.jpg  " in done.stdout
     assert "(picture in bread.md) The crumb of a loaf" in done.stdout
