@@ -129,6 +129,8 @@ def test_tags_are_lists_words_or_inline() -> None:
         ("![a](Shot%20(1).png)", "./Shot (1).png", "a"),
         ('![a](f(1)(2).png "b")', "./f(1)(2).png", "a b"),
         ("![Figure [1], after [2]](f.png)", "./f.png", "Figure [1], after [2]"),
+        # As Obsidian writes it in a table.
+        ("| a | b |\n|---|---|\n| ![[f.png\\|a note]] | c |", "f.png", "a note"),
         ('<img src="f.png" data-src="wait.png" alt="a" data-alt="b">', "./f.png", "a"),
     ],
 )
@@ -136,7 +138,9 @@ def test_pictures_are_named_in_many_ways(text: str, target: str, alt: str) -> No
     assert [(link.target, link.alt) for link in markdown(text).links] == [(target, alt)]
 
 
-@pytest.mark.parametrize("begun", ["](" + "a" * 200_000, "# [a](" + "a" * 200_000, "![a](" + "(a)" * 70_000])
+@pytest.mark.parametrize(
+    "begun", ["[[" + "a\\" * 100_000, "](" + "a" * 200_000, "# [a](" + "a" * 200_000, "![a](" + "(a)" * 70_000]
+)
 def test_a_link_that_never_ends(begun: str) -> None:
     assert markdown(begun).links == []
 

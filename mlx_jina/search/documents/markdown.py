@@ -39,7 +39,7 @@ _HIDDEN = re.compile(
 # Not where a link's reference is defined, as in "[name]: #heading".
 _TAG = re.compile(r"(?<![\w#&/=(\[{])(?<!\]: )(?<!\]:)#(?=[\w/-]*[^\W\d])([\w/-]+)")
 _CODE_SPAN = re.compile(r"(?<!`)(`{1,8})(?!`).{1,1000}?(?<!`)\1(?!`)", re.S)
-_WIKILINK = re.compile(r"\[\[([^\[\]|#^\r\n]*)(?:[#^][^\[\]|\r\n]*)?(?:\\?\|([^\[\]\r\n]*))?\]\]")
+_WIKILINK = re.compile(r"\[\[([^\[\]|#^\r\n]*?)(?:[#^][^\[\]|\r\n]*)?(?:\\?\|([^\[\]\r\n]*))?\]\]")
 # An address without spaces, in which parentheses come in pairs.
 _ADDRESS = r"[^\s()<>]+(?:\([^\s()<>]*\)[^\s()<>]*)*"
 _MARKDOWN_LINK = re.compile(rf"\]\(\s*(?:<([^<>\r\n]*)>|({_ADDRESS})(?=[\s<>)]))[^()\r\n]*\)")
