@@ -14,7 +14,7 @@ from mlx_jina.cli import live
 from mlx_jina.errors import InputError, MlxJinaError
 from mlx_jina.search import answers, location
 from mlx_jina.search.answers import Answer
-from mlx_jina.search.hits import check_uri, marked
+from mlx_jina.search.hits import check_uri, marked, some_of
 
 if TYPE_CHECKING:
     # Not needed where a server answers.
@@ -226,7 +226,7 @@ def _lines(hit: Answer, explain: bool) -> Iterator[str]:
     snippet = marked(hit["snippet"], hit["highlights"], _BOLD, _PLAIN) if colours else hit["snippet"]
     # A server of an older version has none.
     if hit.get("picture"):
-        notes = _shown(", ".join(hit["shown_in"]))
+        notes = _shown(some_of(hit["shown_in"]))
         snippet = " ".join(filter(None, (f"(picture in {notes})" if notes else "(picture)", snippet)))
     yield f"    {snippet}{more}"
     if explain:

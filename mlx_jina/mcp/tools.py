@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from mlx_jina.errors import InputError, MlxJinaError
 from mlx_jina.search.expansion import Expander
-from mlx_jina.search.hits import Hit
+from mlx_jina.search.hits import Hit, some_of
 from mlx_jina.search.index import Index
 from mlx_jina.search.query import Where
 from mlx_jina.search.ranking import Scorer
@@ -358,7 +358,7 @@ def _shown(hit: FoundNote) -> str:
 
 
 def _picture(shown_in: list[str]) -> str:
-    return f"A picture, shown in {', '.join(shown_in)}" if shown_in else "A picture"
+    return f"A picture, shown in {some_of(shown_in)}" if shown_in else "A picture"
 
 
 INSTRUCTIONS = (

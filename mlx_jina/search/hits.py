@@ -25,6 +25,8 @@ URIS = {
     "adv-uri": "obsidian://adv-uri?vault={vault}&filepath={file}&line={line}",
     "vscode": "vscode://file{path}:{line}",
 }
+# Notes with the same picture, such as a logo, that are named where people read.
+_NAMED = 5
 _PARTS = ("path", "file", "vault", "line", "heading")
 
 
@@ -142,6 +144,12 @@ def marked(text: str, spans: Sequence[Sequence[int]], before: str, after: str) -
         parts += [text[here:start], before, text[start:stop], after]
         here = stop
     return "".join([*parts, text[here:]])
+
+
+def some_of(paths: Sequence[str]) -> str:
+    """Paths for people: the first of many, and how many others there are."""
+    more = len(paths) - _NAMED
+    return ", ".join(paths[:_NAMED]) + (f" and {more:,} more" if more > 0 else "")
 
 
 def check_uri(template: str) -> str:

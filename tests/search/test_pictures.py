@@ -15,6 +15,7 @@ import pytest
 import mlx_jina
 from mlx_jina import Index, InputError
 from mlx_jina.encoder import Encoder
+from mlx_jina.mcp import tools
 from mlx_jina.search import embedding, meaning
 from mlx_jina.search.meaning import ExactVectors, SignVectors
 from mlx_jina.search.model import Model
@@ -231,6 +232,19 @@ def test_an_index_from_before_there_were_pictures(tmp_path: Path, v4: Encoder, t
         index.sync()
     for name in ("blind.db", "seeing.db"):
         assert_as_new(tmp_path / name, folder, v4, tmp_path / "fresh")
+
+
+def test_a_logo_names_some_of_its_notes(tmp_path: Path, v4: Encoder) -> None:
+    folder = tmp_path / "notes"
+    save(folder / "logo.png", 1)
+    for number in range(8):
+        (folder / f"{number}.md").write_text(f"![Our logo](logo.png)\n\nNote {number}\n")
+    age(folder)
+    with Index(tmp_path / "index.db", v4) as index:
+        index.sync(folder)
+        text, _ = tools.tool("get_note").run(tools.Notes(index), {"path": "logo.png"})
+        assert len(index.read("logo.png").shown_in) == 8
+    assert "A picture, shown in 0.md, 1.md, 2.md, 3.md, 4.md and 3 more, modified" in text
 
 
 def test_scanned_pages(tmp_path: Path, v4: Encoder, tiny: Encoder) -> None:
