@@ -6,6 +6,7 @@ import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 import numpy as np
 import numpy.typing as npt
@@ -232,6 +233,20 @@ def test_an_index_from_before_there_were_pictures(tmp_path: Path, v4: Encoder, t
         index.sync()
     for name in ("blind.db", "seeing.db"):
         assert_as_new(tmp_path / name, folder, v4, tmp_path / "fresh")
+
+
+def test_names_are_spelled_in_two_ways(tmp_path: Path, v4: Encoder) -> None:
+    """MacOS hands out names with accents apart, which editors paste."""
+    folder = tmp_path / "notes"
+    save(folder / "café.png", 1)
+    (folder / "a.md").write_text(f"![[{normalize('NFD', 'café.png')}|Terrace]]\n")
+    save(folder / normalize("NFD", "naïve.png"), 2)
+    (folder / "b.md").write_text("![Painting](na%C3%AFve.png)\n")
+    with Index(tmp_path / "index.db", v4) as index:
+        index.sync(folder)
+        for word, path, note in (("terrace", "café.png", "a.md"), ("painting", "naïve.png", "b.md")):
+            found = [(hit.path, hit.shown_in) for hit in index.search(word, mode="words") if hit.picture]
+            assert found == [(path, (note,))]
 
 
 def test_a_logo_names_some_of_its_notes(tmp_path: Path, v4: Encoder) -> None:
