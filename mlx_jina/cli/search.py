@@ -14,7 +14,7 @@ _index = click.option(
     "--index", metavar="FILE", help="The index, or the folder it is of. [default: of this folder]"
 )
 _limit = click.option(
-    "-n", "limit", type=click.IntRange(min=1), default=10, show_default=True, metavar="N", help="Hits, at most."
+    "--limit", "-n", type=click.IntRange(min=1), default=10, show_default=True, metavar="N", help="Hits, at most."
 )
 _uri = click.option(
     "--uri",

@@ -87,7 +87,7 @@ def search(
     with Index(file, model, create=False, local_files_only=True) as opened:
         if mode != "words":
             opened.preload(query)
-        report = Report() if no_sync else _synced(opened, mode != "words")
+        report, fault = (Report(), "") if no_sync else _synced(opened, mode != "words")
         found = opened.find(
             query,
             limit,
@@ -101,6 +101,9 @@ def search(
             expand=expander,
         )
     took = time.monotonic() - started
+    # What is wrong with the model keeps the index from new vectors, and the search from meaning.
+    if fault and fault not in (found.warning or ""):
+        _tell(f"the index is searched as it is: {fault}")
     _print_answer(
         answers.of_search(query, found, uri, took=took, unread=report.waiting, explain=explain), output, nul
     )
@@ -173,22 +176,21 @@ def duplicates(index: str | None, threshold: float, as_json: bool) -> None:
         _tell(f"no two notes are as alike as {threshold}")
 
 
-def _synced(index: Index, vectors: bool) -> Report:
-    """What changed, as far as a second suffices; what keeps the index from it is said, and the search goes on."""
+def _synced(index: Index, vectors: bool) -> tuple[Report, str]:
+    """What changed, as far as a second suffices, and what kept the index from it, which stops no search."""
     from mlx_jina.search.changes import Report
 
     try:
         report = index.sync(seconds=SYNC_SECONDS, wait=False, vectors=vectors)
     except MlxJinaError as error:
-        _tell(f"the index is searched as it is: {error}")
-        return Report()
+        return Report(), str(error)
     for warning in report.warnings:
         _tell(warning)
     left = [f"{report.waiting:,} notes to be read"] if report.waiting else []
     left += [f"{report.without_vectors:,} notes without vectors"] if vectors and report.without_vectors else []
     if left:
         _tell(f"not all is up to date: {' and '.join(left)}; `mlx-jina index` does the rest")
-    return report
+    return report, ""
 
 
 def _checked(output: str | None, nul: bool, uri: str | None) -> str | None:

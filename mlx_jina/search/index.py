@@ -56,7 +56,8 @@ class Index(Contents):
             for hit in index.search("how do I feed a sourdough starter?"):
                 print(hit.path, hit.line, hit.snippet)
 
-    Raises IndexFileError for a file that is no index, is damaged, or cannot be kept where it is.
+    Raises IndexFileError for a file that is no index, is damaged, or cannot be kept where it is, and
+    ModelNotFoundError for a model that has to be there and is not.
     """
 
     def __init__(
@@ -69,7 +70,7 @@ class Index(Contents):
     ) -> None:
         check_options(file=file, create=create, local_files_only=local_files_only)
         if model is not None:
-            check_model(model)
+            check_model(model, local_files_only=local_files_only)
         self.file = Path(os.path.expanduser(file)).absolute()
         if create and not self.file.exists():
             location.check(self.file)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlx_jina import __version__, catalog
 from mlx_jina.errors import InputError, MlxJinaError
+from mlx_jina.weights import hub
 
 if TYPE_CHECKING:
     from mlx_jina.encoder import Encoder
@@ -37,10 +38,26 @@ class Space:
     """Whether it has vectors of pictures."""
 
 
-def check(model: object) -> None:
-    """Raise InputError for what is neither a name nor a loaded model."""
-    if not isinstance(model, (str, Path)) and not hasattr(model, "encode_query"):
-        raise InputError(f"model={model!r} must be a name or a loaded model, not {type(model).__name__}")
+def check(model: object, *, local_files_only: bool = False) -> None:
+    """Raise InputError for what is neither a name nor a loaded model.
+
+    With `local_files_only`, raise ModelNotFoundError for the name of a model that is not on this machine.
+    """
+    if not isinstance(model, (str, Path)):
+        if not hasattr(model, "encode_query"):
+            raise InputError(f"model={model!r} must be a name or a loaded model, not {type(model).__name__}")
+    elif local_files_only:
+        from mlx_jina.cpu import blas
+
+        # To look into the cache imports MLX.
+        blas.open_fast()
+        hub.resolve(str(model), local_files_only=True, task=_fused(str(model)))
+
+
+def _fused(name: str) -> str | None:
+    """The task whose adapter is fused into the weights, which is fastest; None where there is no such choice."""
+    entry = catalog.find(name)
+    return _RETRIEVAL if entry is not None and len(entry.tasks) > 1 and _RETRIEVAL in entry.tasks else None
 
 
 class Model:
@@ -68,11 +85,9 @@ class Model:
                 blas.open_fast()
                 from mlx_jina import encoder
 
-                # An adapter in the weights is fastest.
-                entry = catalog.find(self.name)
-                fused = entry is not None and len(entry.tasks) > 1 and _RETRIEVAL in entry.tasks
-                task = _RETRIEVAL if fused else None
-                self._encoder = encoder.load(self.name, task=task, local_files_only=self.local_files_only)
+                self._encoder = encoder.load(
+                    self.name, task=_fused(self.name), local_files_only=self.local_files_only
+                )
             return self._encoder
 
     def preload(self, text: str) -> None:
