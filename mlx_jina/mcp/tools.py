@@ -209,8 +209,7 @@ def search_notes(notes: Notes, asked: SearchNotes) -> tuple[str, FoundNotes]:
         remarks.append(found.warning)
     if more := found.explanation.expansion:
         remarks += [f"Also searched for: {text!r}." for text in (*more.rewordings, more.answer) if text]
-    count = len(found.hits)
-    head = f"{count or 'No'} note{'' if count == 1 else 's'} for {asked.query!r} (by {found.mode}), best first."
+    head = f"{_counted(len(found.hits))} for {asked.query!r} (by {found.mode}), best first."
     if not found.hits:
         head += " Try other words, mode=meaning, or fewer filters."
     return _listed(notes.index, head, remarks, found.hits, asked.passages)
@@ -220,8 +219,12 @@ def related_notes(notes: Notes, asked: RelatedNotes) -> tuple[str, FoundNotes]:
     """The notes nearest to one."""
     remarks = _fresh(notes.index)
     hits = notes.index.related(asked.path, asked.limit, linked=asked.include_linked)
-    head = f"{len(hits)} notes near {asked.path!r}, nearest first." if hits else "There is no other note."
+    head = f"{_counted(len(hits))} near {asked.path!r}, nearest first." if hits else "There is no other note."
     return _listed(notes.index, head, remarks, hits, False)
+
+
+def _counted(count: int) -> str:
+    return f"{count or 'No'} note{'' if count == 1 else 's'}"
 
 
 def get_note(notes: Notes, asked: GetNote) -> tuple[str, ReadNote]:

@@ -86,7 +86,8 @@ class Loaded:
     def reranker(self) -> Reranker:
         """The model. Raises ApiError 400 if it is no reranker."""
         if not isinstance(self.model, Reranker):
-            raise _other_kind("gives vectors, and scores no documents: POST /v1/embeddings, or name a reranker")
+            route = "/v1/embeddings" if isinstance(self.model, Encoder) else "/v1/multi-vector"
+            raise _other_kind(f"gives vectors, and scores no documents: POST {route}, or name a reranker")
         return self.model
 
     async def fingerprint(self, task: str | None) -> str:

@@ -120,6 +120,7 @@ def test_a_session(home: Path) -> None:
         assert "kitchen/soup.md" not in [each["path"] for each in near.structured_content["hits"]]
         near = await client.call_tool("related_notes", {"path": "bread.md", "limit": 1, "include_linked": True})
         assert [each["path"] for each in near.structured_content["hits"]] == ["kitchen/soup.md"]
+        assert text(near).startswith("1 note near 'bread.md', nearest first.")
         tags = await client.call_tool("list_tags", {})
         assert text(tags) == "Tags and how many notes have each:\nfood: 2"
         status = await client.call_tool("index_status", None)

@@ -109,6 +109,9 @@ def test_refusals(server: Server) -> None:
     refused = server.embed(TEXTS, model="colbert")
     assert refused.status_code == 400
     assert "/v1/multi-vector" in refused.json()["detail"]
+    refused = server.client.post("/v1/rerank", json={"model": "colbert", "query": "bread", "documents": TEXTS})
+    assert refused.status_code == 400
+    assert "scores no documents: POST /v1/multi-vector" in refused.json()["detail"]
     assert ask(server, TEXTS, 404, model="colbert-v9").json()["error"]["code"] == "model_not_found"
 
 
