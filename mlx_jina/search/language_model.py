@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from mlx_jina.cpu import blas
 from mlx_jina.engine.thread import ModelThread
 from mlx_jina.errors import CheckpointError
 from mlx_jina.search.expansion import Expansion
@@ -35,6 +36,8 @@ class LanguageModel:
         self._name = str(name)
         self._max_tokens = max_tokens
         self._seed = seed
+        # A model that is loaded later needs it, and mlx-lm imports MLX.
+        blas.open_fast()
         path = hub.resolve(str(name), local_files_only=True)
         self._thread = ModelThread()
         self._model, self._tokenizer = self._thread.run(self._load, path)

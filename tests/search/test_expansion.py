@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -159,6 +160,16 @@ def test_a_model_of_mlx_lm(index: Index, tiny_language_model: Path, tmp_path: Pa
     (tmp_path / "empty").mkdir()
     with pytest.raises(CheckpointError, match="empty: mlx-lm cannot load it"):
         LanguageModel(tmp_path / "empty")
+
+
+def test_a_model_loaded_after_it_has_the_fast_blas(tiny_language_model: Path) -> None:
+    code = (
+        "import sys, warnings, mlx_jina\n"
+        "from mlx_jina.search.language_model import LanguageModel\n"
+        "LanguageModel(sys.argv[1])\nwarnings.simplefilter('error')\nmlx_jina.load('pocket')\n"
+    )
+    done = run(tiny_language_model, program=(sys.executable, "-c", code))
+    assert done.returncode == 0, done.stderr
 
 
 def test_on_the_command_line(index: Index, tiny_language_model: Path) -> None:
