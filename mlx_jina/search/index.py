@@ -57,7 +57,7 @@ class Index(Contents):
                 print(hit.path, hit.line, hit.snippet)
 
     Raises IndexFileError for a file that is no index, is damaged, or cannot be kept where it is, and
-    ModelNotFoundError for a model that has to be there and is not.
+    ModelNotFoundError for a name that is misspelt, or of a model that has to be there and is not.
     """
 
     def __init__(
@@ -83,13 +83,14 @@ class Index(Contents):
             space = spaces.current(connection)
         name = (space.model if space else DEFAULT) if model is None else model
         self._model = Model(name, local_files_only=local_files_only)
+        self._given = str(model) if isinstance(model, Path) else model
         self._highlighter = Highlighter()
         self._vectors: tuple[int, Vectors] | None = None
         self._reading_vectors = threading.Lock()
 
     def __reduce__(self) -> tuple[Callable[..., Index], tuple[object, ...]]:
-        """Pickled, an index is its file and the name of its model, by which another process opens it."""
-        return _opened, (str(self.file), self._model.given, self._model.local_files_only)
+        """Pickled, an index is its file and the model that it was opened with, as another process opens it."""
+        return _opened, (str(self.file), self._given, self._model.local_files_only)
 
     def __enter__(self) -> Index:
         return self
@@ -416,7 +417,7 @@ class Index(Contents):
             yield
 
 
-def _opened(file: str, model: str | Encoder, local_files_only: bool) -> Index:
+def _opened(file: str, model: str | Encoder | None, local_files_only: bool) -> Index:
     return Index(file, model, create=False, local_files_only=local_files_only)
 
 

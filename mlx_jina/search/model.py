@@ -39,9 +39,9 @@ class Space:
 
 
 def check(model: object, *, local_files_only: bool = False) -> None:
-    """Raise InputError for what is neither a name nor a loaded model.
+    """Raise InputError for what is neither a name nor a loaded model, and ModelNotFoundError for a misspelt name.
 
-    With `local_files_only`, raise ModelNotFoundError for the name of a model that is not on this machine.
+    With `local_files_only` the model has to be on this machine.
     """
     if not isinstance(model, (str, Path)):
         if not hasattr(model, "encode_query"):
@@ -52,6 +52,8 @@ def check(model: object, *, local_files_only: bool = False) -> None:
         # To look into the cache imports MLX.
         blas.open_fast()
         hub.resolve(str(model), local_files_only=True, task=_fused(str(model)))
+    else:
+        hub.local(str(model))
 
 
 def _fused(name: str) -> str | None:
@@ -66,8 +68,6 @@ class Model:
     def __init__(self, model: str | Path | Encoder, *, local_files_only: bool = False) -> None:
         self.name = str(model if isinstance(model, (str, Path)) else model.path)
         self._encoder: Encoder | None = None if isinstance(model, (str, Path)) else model
-        self.given = str(model) if isinstance(model, Path) else model
-        """The name, or the loaded model."""
         self.local_files_only = local_files_only
         self._loading = threading.Lock()
         self._fingerprint: tuple[str, str] | None = None

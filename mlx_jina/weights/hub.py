@@ -97,6 +97,17 @@ def resolve(
 
     A complete snapshot in the cache is used without any network call. Raises ModelNotFoundError.
     """
+    if (path := local(name)) is not None:
+        return path
+    entry = catalog.find(name)
+    return _from_hub(entry.repo if entry else name, entry, revision, local_files_only, cache_dir, task)
+
+
+def local(name: str) -> Path | None:
+    """The file or folder that a name means; None for a repository, whether it is in the cache or not.
+
+    Raises ModelNotFoundError for a name that is neither.
+    """
     if not str(name):
         raise ModelNotFoundError("the name of the model is empty; for this folder, it is '.'")
     entry = catalog.find(name)
@@ -110,7 +121,7 @@ def resolve(
         return path
     if entry is None and (name.count("/") != 1 or name.startswith((".", "~", "/"))):
         raise _unknown(name)
-    return _from_hub(entry.repo if entry else name, entry, revision, local_files_only, cache_dir, task)
+    return None
 
 
 def _unknown(name: str) -> ModelNotFoundError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import shutil
 import sqlite3
 import stat
@@ -169,12 +170,18 @@ def test_a_model_that_is_not_there_leaves_words(tmp_path: Path, folder: Path, ti
         index.sync(folder)
         assert index.find("words").mode == "hybrid"
     copy.rename(tmp_path / "gone")
-    with Index(tmp_path / "index.db") as index:
+    with Index(tmp_path / "index.db") as opened, pickle.loads(pickle.dumps(opened)) as index:
         found = index.find("words")
         assert (found.mode, len(found.hits)) == ("words", 1)
         assert "searched by words alone" in (found.warning or "")
         with pytest.raises(mlx_jina.ModelNotFoundError):
             index.find("words", mode="meaning")
+
+
+def test_a_misspelt_model_is_an_error_and_makes_no_index(tmp_path: Path) -> None:
+    with pytest.raises(mlx_jina.ModelNotFoundError, match="did you mean 'pocket'"):
+        Index(tmp_path / "index.db", "pockte")
+    assert not (tmp_path / "index.db").exists()
 
 
 def test_another_model_is_refused_and_rebuilt_beside(
