@@ -21,6 +21,7 @@ import math
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -173,19 +174,28 @@ def main(
         collection = read(folder)
         for size in tokens:
             chunks.TOKENS = size
-            with tempfile.TemporaryDirectory() as place:
-                files = Path(place, "notes")
-                files.mkdir()
-                places = write(collection.documents, files, join)
-                with mlx_jina.Index(Path(place, "index.db"), loaded) as index:
-                    index.sync(files)
-                    for value in weight:
-                        index.set_weight(value)
-                        scores = evaluate(index, collection, places, join)
-                        gain = scores["hybrid"] - max(scores["words"], scores["meaning"])
-                        row = [folder.name, size, index.status().chunks, value]
-                        row += [f"{scores[mode]:.4f}" for mode in ("words", "meaning", "rrf", "hybrid")]
-                        print("|", " | ".join(map(str, [*row, f"{gain:+.4f}"])), "|", flush=True)
+            with indexed(collection, loaded, join) as (index, places):
+                for value in weight:
+                    index.set_weight(value)
+                    scores = evaluate(index, collection, places, join)
+                    gain = scores["hybrid"] - max(scores["words"], scores["meaning"])
+                    row = [folder.name, size, index.status().chunks, value]
+                    row += [f"{scores[mode]:.4f}" for mode in ("words", "meaning", "rrf", "hybrid")]
+                    print("|", " | ".join(map(str, [*row, f"{gain:+.4f}"])), "|", flush=True)
+
+
+@contextmanager
+def indexed(
+    collection: Collection, model: mlx_jina.Encoder, join: bool
+) -> Iterator[tuple[mlx_jina.Index, dict[str, Place]]]:
+    """An index of a collection's documents, which are files meanwhile, and where each document is."""
+    with tempfile.TemporaryDirectory() as folder:
+        files = Path(folder, "notes")
+        files.mkdir()
+        places = write(collection.documents, files, join)
+        with mlx_jina.Index(Path(folder, "index.db"), model) as index:
+            index.sync(files)
+            yield index, places
 
 
 def _embedded_without(part: str) -> Any:

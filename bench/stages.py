@@ -18,7 +18,6 @@ Prints a Markdown table. Seconds are of one search, by the clock and of all thre
 from __future__ import annotations
 
 import random
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -29,7 +28,7 @@ import click
 
 import mlx_jina
 from bench import models
-from bench.search import DEPTH, Collection, Place, mean_ndcg, rankings, read, write
+from bench.search import DEPTH, Collection, Place, indexed, mean_ndcg, rankings, read
 from mlx_jina.search.expansion import Expander, Expansion
 from mlx_jina.search.language_model import LanguageModel
 from mlx_jina.search.query import parse
@@ -206,19 +205,14 @@ def main(
     print("|---|---|---|---|---|---|---|---|")
     for folder in folders:
         collection = some(read(folder), queries)
-        with tempfile.TemporaryDirectory() as place:
-            files = Path(place, "notes")
-            files.mkdir()
-            places = write(collection.documents, files, False)
-            with mlx_jina.Index(Path(place, "index.db"), loaded) as index:
-                index.sync(files)
-                plain: float | None = None
-                for stage in chosen:
-                    row = measure(index, collection, places, stage)
-                    plain = row.ndcg if plain is None else plain
-                    cells = [folder.name, len(collection.relevant), stage.name, f"{row.ndcg:.4f}"]
-                    cells += [f"{row.ndcg - plain:+.4f}", f"{row.seconds:.3f}", f"{row.computing:.3f}"]
-                    print("|", " | ".join(map(str, [*cells, row.asked or ""])), "|", flush=True)
+        with indexed(collection, loaded, False) as (index, places):
+            plain: float | None = None
+            for stage in chosen:
+                row = measure(index, collection, places, stage)
+                plain = row.ndcg if plain is None else plain
+                cells = [folder.name, len(collection.relevant), stage.name, f"{row.ndcg:.4f}"]
+                cells += [f"{row.ndcg - plain:+.4f}", f"{row.seconds:.3f}", f"{row.computing:.3f}"]
+                print("|", " | ".join(map(str, [*cells, row.asked or ""])), "|", flush=True)
 
 
 if __name__ == "__main__":
