@@ -29,6 +29,8 @@ CAUSAL_QUERIES = 64
 MASKED = -1e30
 # Neighbouring buckets are computed as one text up to this many tokens, to start fewer operations.
 TOGETHER = 96
+# Scores of one call of attention that are few, for `few`.
+FEW_SCORES = 4096
 # Texts of at least this many tokens skip keys that cannot matter. A block then has at most this many queries: with
 # fewer queries a block looks at fewer keys in vain, with more there are fewer products.
 LONG, LONG_QUERIES = 2048, 256
@@ -134,12 +136,13 @@ def neighbours(tokens: Sequence[int]) -> Iterator[slice]:
     yield slice(first, len(tokens))
 
 
-def apart(slopes: mx.array, lengths: Sequence[int]) -> mx.array:
-    """ALiBi's bias (H, L, L) for texts of these lengths in one row, which keeps each text from the others."""
-    owners = mx.array(np.repeat(np.arange(len(lengths)), lengths))
-    positions = mx.arange(sum(lengths))
-    distances = mx.abs(positions[:, None] - positions)
-    return mx.where(owners[:, None] == owners, -slopes[:, None, None] * distances, MASKED)
+def apart(slopes: Sequence[float], lengths: Sequence[int]) -> mx.array:
+    """ALiBi's bias (H, L, L), times LOG2_E, for texts of these lengths in one row, each kept from the others."""
+    owners = np.repeat(np.arange(len(lengths)), lengths)
+    positions = np.arange(len(owners))
+    distances = np.abs(positions[:, None] - positions)
+    falls = np.array(slopes)[:, None, None] * -LOG2_E
+    return mx.array(np.where(owners[:, None] == owners, falls * distances, MASKED).astype(np.float32))
 
 
 def visible_ranges(queries: mx.array, keys: mx.array, slopes: Sequence[float]) -> list[int]:
@@ -204,11 +207,20 @@ def _attend(queries: mx.array, keys: mx.array, values: mx.array, mask: mx.array 
         mask = mx.where(mx.arange(length) > mx.arange(length - count, length)[:, None], MASKED, 0.0)
     if isinstance(mask, mx.array):
         scores = scores + mask
-    shares = exp2(scores - _largest(scores))
-    # A product with ones takes a fifth of the time of MLX's sum.
-    total = shares.sum(axis=-1, keepdims=True) if steady.wanted() else shares @ mx.ones((length, 1))
+    if few(texts * heads, count, length):
+        shares, total = mx.softmax(scores * math.log(2), axis=-1), None
+    else:
+        shares = exp2(scores - _largest(scores))
+        # A product with ones takes a fifth of the time of MLX's sum.
+        total = shares.sum(axis=-1, keepdims=True) if steady.wanted() else shares @ mx.ones((length, 1))
     grouped = shares.astype(values.dtype).reshape(texts, kv_heads, -1, length) @ values
-    return (grouped.reshape(texts, heads, count, width) / total).astype(values.dtype)
+    attended = grouped.reshape(texts, heads, count, width)
+    return attended if total is None else (attended / total).astype(values.dtype)
+
+
+def few(heads: int, queries: int, keys: int | None = None) -> bool:
+    """Whether MLX's own softmax is faster than `exp2`, whose many operations take longer to start."""
+    return heads * queries * (queries if keys is None else keys) <= FEW_SCORES
 
 
 def _largest(scores: mx.array) -> mx.array:

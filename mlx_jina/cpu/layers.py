@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from functools import cache
+import operator
+from collections.abc import Sequence
+from functools import cache, partial
 
 import mlx.core as mx
 import mlx.nn as nn
+import numpy as np
 
 from mlx_jina.cpu import blas, cores, steady
 
 # `Linear` cuts a product of at most so many rows with weights of at least so many numbers, where that is faster.
 FEW_ROWS = 32
 FEW_WEIGHTS = 1 << 18
+# Smaller weights are copied for such products, which is faster still.
+COPIED_WEIGHTS = 1 << 19
 # Weights of so many numbers are worth a second core.
 LARGE = 1 << 20
 # The largest product for OpenBLAS's kernel for small matrices: `sgemm_small_kernel_permit` of its kernel/x86_64.
 _CELLS = 1200
 _MULTIPLICATIONS = 1_000_000
-# Outputs of one such product, at least and at most.
-_NARROW, _WIDE = 8, 128
+# Outputs of one such product, at least and at most, and with copied weights.
+_NARROW, _WIDE, _COPIED = 8, 128, 64
 # Columns enough for OpenBLAS to compute 40 rows (nn/steady.py) by its kernel for large matrices.
 _COLUMNS = 32
 
@@ -35,12 +40,13 @@ class Linear(nn.Linear):
 
     For a larger product OpenBLAS first rearranges the weights, and for one short text that takes longer than the
     product. Small products, of some outputs each, read the weights once as they stand, and each core reads a
-    share.
+    share. For small weights that share is too small, so a copy of them is kept in the order of the products.
     """
 
     def __call__(self, x: mx.array) -> mx.array:
-        outputs = _together(x, self["weight"]) if blas.multiplies_small() else 0
-        if not outputs:
+        if _by_copy_is_faster(x, self["weight"]):
+            return _by_copy(x, self)[0]
+        if not (outputs := _together(x, self["weight"])):
             return super().__call__(x)
         streams = cores.streams()[: 1 + self.weight.size // LARGE]
         if len(streams) == 1:
@@ -55,6 +61,44 @@ class Linear(nn.Linear):
         return columns.T + self.bias if "bias" in self else mx.contiguous(columns.T)
 
 
+def products(x: mx.array, *layers: nn.Linear) -> list[mx.array]:
+    """What each of some layers makes of the same rows, in one product where that is faster."""
+    if all(isinstance(layer, Linear) and _by_copy_is_faster(x, layer["weight"]) for layer in layers):
+        return _by_copy(x, *layers)
+    return [layer(x) for layer in layers]
+
+
+def _by_copy_is_faster(x: mx.array, weight: mx.array) -> bool:
+    return weight.size < COPIED_WEIGHTS and len(weight) % _COPIED == 0 and _fits(x, weight, _COPIED)
+
+
+def _by_copy(x: mx.array, *layers: nn.Linear) -> list[mx.array]:
+    """The layers for a few rows (T, D), by a copy of their weights as (N / o, D, o), which the first one keeps."""
+    weights = [layer["weight"] for layer in layers]
+    copy = getattr(layers[0], "_copy", None)
+    if copy is None or not copy.of(weights):
+        copy = layers[0]._copy = _Copy(layers, weights)
+    rows = mx.addmm(copy.bias, x[None], copy.blocks)
+    return [part.transpose(1, 0, 2).reshape(len(x), -1) for part in mx.split(rows, copy.ends)]
+
+
+class _Copy:
+    """Weights and biases of layers in the order of small products."""
+
+    def __init__(self, layers: Sequence[nn.Linear], weights: list[mx.array]) -> None:
+        self._weights = weights
+        biases = [layer.get("bias", mx.zeros(len(weight))) for layer, weight in zip(layers, weights, strict=True)]
+        blocks = mx.concatenate(weights).reshape(-1, _COPIED, weights[0].shape[1]).transpose(0, 2, 1)
+        self.blocks, self.bias = mx.contiguous(blocks), mx.concatenate(biases).reshape(-1, 1, _COPIED)
+        # An unevaluated array would belong to the thread that asked first.
+        mx.eval(self.blocks, self.bias)
+        self.ends = np.cumsum([len(weight) // _COPIED for weight in weights])[:-1].tolist()
+
+    def of(self, weights: Sequence[mx.array]) -> bool:
+        """Whether these are the weights still: a model's parameters can be updated."""
+        return len(weights) == len(self._weights) and all(map(operator.is_, weights, self._weights))
+
+
 def _in_parts(weight: mx.array, x: mx.array, outputs: int) -> mx.array:
     """Weights (N, D) times the columns of (T, D), so many outputs at a time: (N, T)."""
     # With three axes, because MLX would join products of two axes into one.
@@ -63,16 +107,22 @@ def _in_parts(weight: mx.array, x: mx.array, outputs: int) -> mx.array:
 
 def _together(x: mx.array, weight: mx.array) -> int:
     """Outputs of one small product of (T, D) with weights (N, D), a divisor of N; 0 where no cut helps."""
-    rows, width = x.shape
-    if rows > FEW_ROWS or weight.size < FEW_WEIGHTS or not x.dtype == weight.dtype == mx.float32:
+    if len(x) > FEW_ROWS or weight.size < FEW_WEIGHTS:
         return 0
     outputs = _WIDE
     while outputs >= _NARROW:
-        fits = rows * outputs <= _CELLS and rows * outputs * width <= _MULTIPLICATIONS
-        if fits and weight.shape[0] % outputs == 0:
+        if _fits(x, weight, outputs) and len(weight) % outputs == 0:
             return outputs
         outputs //= 2
     return 0
+
+
+def _fits(x: mx.array, weight: mx.array, outputs: int) -> bool:
+    """Whether the BLAS has a kernel for small matrices that computes so many outputs of (T, D)."""
+    if not blas.multiplies_small() or not x.dtype == weight.dtype == mx.float32:
+        return False
+    rows, width = x.shape
+    return rows * outputs <= _CELLS and rows * outputs * width <= _MULTIPLICATIONS
 
 
 @cache
@@ -100,11 +150,29 @@ def _scaled(x: mx.array, eps: float) -> mx.array:
     return x * mx.rsqrt(mx.addmm(mx.array(eps), x * x, _averaging(x.shape[-1])))
 
 
+@partial(mx.compile, shapeless=True)
+def _centred(x: mx.array, mean: mx.array) -> tuple[mx.array, mx.array]:
+    """The rows less their means, and the squares of that."""
+    centred = x - mean
+    return centred, centred * centred
+
+
+@partial(mx.compile, shapeless=True)
+def _normed(centred: mx.array, mean_square: mx.array, weight: mx.array, bias: mx.array) -> mx.array:
+    return centred * mx.rsqrt(mean_square) * weight + bias
+
+
 class LayerNorm(nn.LayerNorm):
     """LayerNorm over the last axis, in float32, rounded once."""
 
     def __call__(self, x: mx.array) -> mx.array:
         wide = x.astype(mx.float32)
+        if len(x) <= FEW_ROWS and not steady.wanted():
+            # Fused operations are slower for many rows, which they go through with strides, and faster to start.
+            averaging = _averaging(x.shape[-1])
+            centred, squares = _centred(wide, wide @ averaging)
+            mean_square = mx.addmm(mx.array(self.eps), squares, averaging)
+            return _normed(centred, mean_square, self["weight"], self["bias"]).astype(x.dtype)
         centred = wide - _mean(wide)
         return (_scaled(centred, self.eps) * self["weight"] + self["bias"]).astype(x.dtype)
 

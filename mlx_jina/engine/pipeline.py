@@ -159,8 +159,7 @@ class Pipeline:
             if device.on_gpu():
                 pool = self._compiled_whole if short and pool is whole else pool
                 return [(batch, evaluated(pool(plan.model, batch)))]
-            # Nobody waits for a short text's graph, and each evaluation takes as long as ten of its operations.
-            with pieces.unevaluated() if short else nullcontext():
+            with pieces.started() if short else nullcontext():
                 return cores.run(lambda share: evaluated(pool(plan.model, share)), batch)
 
     def _step(

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import mlx.core as mx
 import mlx.nn as nn
 
+from mlx_jina.cpu.layers import products
 from mlx_jina.errors import CheckpointError, some
 from mlx_jina.models.base import EncoderModel
 from mlx_jina.models.bert import Embeddings, GatedMLP, Intermediate, ResidualOutput, UpGatedMLP
@@ -99,7 +100,7 @@ class SelfAttention(nn.Module):
         self.heads = c.num_attention_heads
 
     def __call__(self, x: mx.array, alibi: Alibi) -> mx.array:
-        q, k, v = self.query(x), self.key(x), self.value(x)
+        q, k, v = products(x, self.query, self.key, self.value)
         if "layer_norm_q" in self:
             q, k = self.layer_norm_q(q), self.layer_norm_k(k)
         return alibi.attend(*(split_heads(part, self.heads) for part in (q, k, v)))
@@ -199,7 +200,7 @@ class JinaBert(EncoderModel):
 
     def hidden(self, ids: mx.array, batch: Ragged) -> mx.array:
         """Contextual states of every token: ids (T,) to (T, D)."""
-        x = self.embeddings(ids)
+        x = evaluate_if_long(self.embeddings(ids))
         alibi = Alibi.of(self._heads, x.dtype, batch)
         for layer in self.encoder.layer:
             x = evaluate_if_long(layer(x, alibi))

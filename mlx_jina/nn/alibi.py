@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import mlx.core as mx
 import numpy as np
@@ -125,9 +126,13 @@ def _attend_first(queries: mx.array, keys: mx.array, values: mx.array, bias: mx.
 
 def _on_cpu(heads: int, buckets: Sequence[Bucket]) -> tuple[tuple[Bucket, ...], tuple[mx.array, ...]]:
     """Several short buckets as one text, kept apart by its bias, and longer ones as they are."""
-    falls = mx.array(slopes(heads)) * LOG2_E
+    first = buckets[0]
+    if len(buckets) == first.texts == 1 and not first.unseen and cpu.few(heads, first.length):
+        return tuple(buckets), (_alone(heads, first.length),)
+    falls = slopes(heads)
+    steep = mx.array(falls) * LOG2_E
     if steady.wanted():
-        return tuple(buckets), tuple(hankel_values(falls, bucket.length) for bucket in buckets)
+        return tuple(buckets), tuple(hankel_values(steep, bucket.length) for bucket in buckets)
     joined, biases = [], []
     for own in cpu.neighbours([bucket.stop - bucket.start for bucket in buckets]):
         group = buckets[own]
@@ -137,5 +142,11 @@ def _on_cpu(heads: int, buckets: Sequence[Bucket]) -> tuple[tuple[Bucket, ...], 
             biases.append(cpu.apart(falls, lengths))
         else:
             joined += group
-            biases += [hankel_values(falls, bucket.length) for bucket in group]
+            biases += [hankel_values(steep, bucket.length) for bucket in group]
     return tuple(joined), tuple(biases)
+
+
+@lru_cache(maxsize=64)
+def _alone(heads: int, length: int) -> mx.array:
+    """The bias (H, L, L) of one text of a few tokens, which takes longer to make than a layer."""
+    return cpu.apart(slopes(heads), [length])

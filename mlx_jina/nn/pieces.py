@@ -29,6 +29,7 @@ class _Here(threading.local):
 
     tokens = TOKENS
     evaluates = True
+    starts = False
     between: Callable[[], object] | None = None
 
 
@@ -68,6 +69,21 @@ def unevaluated() -> Iterator[None]:
         _here.evaluates = before
 
 
+@contextmanager
+def started() -> Iterator[None]:
+    """Start to evaluate layers on a CPU in this thread, wait for none, and evaluate nothing within them.
+
+    Python builds a short text's next layer meanwhile, which takes it half as long as a core needs to compute one.
+    """
+    before = _here.starts
+    _here.starts = True
+    try:
+        with unevaluated():
+            yield
+    finally:
+        _here.starts = before
+
+
 def _pause() -> None:
     if _here.between is not None:
         _here.between()
@@ -91,9 +107,9 @@ def evaluate_if_long(x: mx.array) -> mx.array:
     On a CPU evaluate those of any text: MLX admits some hundred operations of all threads together
     (`MAX_ACTIVE_TASKS` in mlx/transforms.cpp), and one thread's long graph would keep the other threads waiting.
     """
-    if not device.on_gpu():
+    if not device.on_gpu() and not _here.starts:
         return _evaluate(x)
-    if x.shape[0] > tokens():
+    if _here.starts or x.shape[0] > tokens():
         mx.async_eval(x)
     return x
 

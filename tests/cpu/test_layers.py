@@ -63,6 +63,37 @@ def test_many_cores_share_large_weights_only() -> None:
     np.testing.assert_allclose(np.array(got), np.array(nn.Linear.__call__(layer, x)), rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(("rows", "width", "sizes"), [(1, 256, (256, 256, 256)), (18, 768, (256,)), (7, 64, (64, 192))])
+def test_layers_of_few_rows_share_a_product(rows: int, width: int, sizes: tuple[int, ...], bias: bool) -> None:
+    own = [layers.Linear(width, size, bias) for size in sizes]
+    x = mx.random.normal((rows, width))
+    assert all(layers._by_copy_is_faster(x, layer.weight) for layer in own)
+    for _ in range(2):
+        got = layers.products(x, *own)
+        for part, layer in zip(got, own, strict=True):
+            expected = np.array(nn.Linear.__call__(layer, x))
+            np.testing.assert_allclose(np.array(part), expected, rtol=1e-5, atol=1e-4)
+        kept = own[0]._copy
+        layers.products(x, *own)
+        assert own[0]._copy is kept
+        # The copy of the old weights must not outlive them.
+        own[-1].update({"weight": mx.random.normal((sizes[-1], width))})
+
+
+@pytest.mark.parametrize(
+    ("rows", "width", "outputs", "dtype"),
+    [(19, 256, 256, mx.float32), (12, 1024, 512, mx.float32), (12, 256, 96, mx.float32), (12, 256, 256, mx.float16)],
+    ids=["many rows", "large weights", "no divisor", "half precision"],
+)
+def test_layers_that_keep_no_copy(rows: int, width: int, outputs: int, dtype: mx.Dtype) -> None:
+    layer, x = layers.Linear(width, outputs), mx.random.normal((rows, width)).astype(dtype)
+    layer.set_dtype(dtype)
+    (got,) = layers.products(x, layer)
+    assert not hasattr(layer, "_copy")
+    assert mx.array_equal(got, layer(x))
+
+
 WIDTH = 96
 X = np.random.default_rng(0).normal(3, 2, size=(5, 7, WIDTH)).astype(np.float32)
 WEIGHT, BIAS = np.random.default_rng(1).normal(1, 0.1, size=(2, WIDTH)).astype(np.float32)
@@ -70,17 +101,19 @@ WEIGHT, BIAS = np.random.default_rng(1).normal(1, 0.1, size=(2, WIDTH)).astype(n
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(mx.float32, 3e-6), (mx.float16, 1e-2)])
 @pytest.mark.parametrize("centred", [True, False])
-def test_norms_against_float64(centred: bool, dtype: mx.Dtype, tolerance: float) -> None:
+@pytest.mark.parametrize("repeats", [1, layers.FEW_ROWS])
+def test_norms_against_float64(repeats: int, centred: bool, dtype: mx.Dtype, tolerance: float) -> None:
     norm = (nn.LayerNorm if centred else nn.RMSNorm)(WIDTH, 1e-5)
     norm.update({"weight": mx.array(WEIGHT), **({"bias": mx.array(BIAS)} if centred else {})})
     norm.set_dtype(dtype)
     layers.adapt(norm)
     assert type(norm).__module__ == layers.__name__
-    x = X.astype(np.float64)
+    rows = np.tile(X, (repeats, 1, 1))
+    x = rows.astype(np.float64)
     if centred:
         x = x - x.mean(axis=-1, keepdims=True)
     expected = x / np.sqrt((x * x).mean(axis=-1, keepdims=True) + 1e-5) * WEIGHT + (BIAS if centred else 0)
-    got = norm(mx.array(X).astype(dtype))
+    got = norm(mx.array(rows).astype(dtype))
     assert got.dtype == dtype
     np.testing.assert_allclose(np.array(got.astype(mx.float32)), expected, rtol=0, atol=tolerance)
 
