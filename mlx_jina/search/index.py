@@ -275,8 +275,11 @@ class Index(Contents):
             )
             space = spaces.current(connection)
             by_meaning = None
-            if mode != "words" and query.text.strip():
+            if mode != "words" and (typed := query.text.strip()):
                 by_meaning = self._by_meaning(connection, space, limit)
+                if space is not None and self._model.loaded:
+                    # Meanwhile words are searched for.
+                    self._model.preload(typed)
             found = find(connection, self._highlighter, query, options, by_meaning, rerank, expand)
             waiting = without_vectors(connection)
         return replace(

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 DEFAULT = "pocket"
 _RETRIEVAL = "retrieval"
+# Whose vectors are kept: those of searches that run at once, and of one that is repeated.
+_QUERIES = 32
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ class Model:
         self._fingerprint: tuple[str, str] | None = None
         self._encoding = threading.Lock()
         self._preloading: threading.Thread | None = None
-        self._query: tuple[str, Floats] | None = None
+        self._queries: dict[str, Floats] = {}
 
     @property
     def encoder(self) -> Encoder:
@@ -89,6 +91,11 @@ class Model:
                     self.name, task=_fused(self.name), local_files_only=self.local_files_only
                 )
             return self._encoder
+
+    @property
+    def loaded(self) -> bool:
+        """Whether the weights are in memory."""
+        return self._encoder is not None
 
     def preload(self, text: str) -> None:
         """Begin to load the model and to encode a query. Whoever asks for that query waits, or gets the error."""
@@ -152,10 +159,12 @@ class Model:
     def encode_query(self, text: str) -> Floats:
         """The vector (D,) of what is looked for."""
         with self._encoding:
-            if self._query is None or self._query[0] != text:
+            if (vector := self._queries.get(text)) is None:
                 vector = self.encoder.encode_query(text, task=self._task("query"), show_progress_bar=False)
-                self._query = text, vector
-            return self._query[1]
+                self._queries[text] = vector
+                if len(self._queries) > _QUERIES:
+                    del self._queries[next(iter(self._queries))]
+            return vector
 
     def _task(self, side: Side) -> str | None:
         """Of a model that has several: the one for retrieval, else the one it answers when none is named."""

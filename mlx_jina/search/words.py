@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from mlx_jina.search.database import one
@@ -11,6 +11,8 @@ from mlx_jina.search.schema import NOTE_BITS, WEIGHTS
 
 CHUNKS = 400
 """That are ranked, of all that match."""
+# Chunks with one of the rarer terms, from which on these alone are ranked.
+_ENOUGH = 2 * CHUNKS
 
 
 @dataclass(frozen=True)
@@ -46,13 +48,37 @@ def rank(
         f"select rowid, -bm25(fts, {weights}) as score from fts where fts match ? {condition} "
         f"order by score desc, rowid limit ?"
     )
+
+    def best(limit: int, *expressions: str) -> dict[int, float]:
+        rows = [row for each in expressions for row in connection.execute(sql, (each, limit))]
+        return dict(sorted(rows, key=lambda row: (-row[1], row[0]))[:limit])
+
+    rarer, common = _split(kept, counts)
     limit = CHUNKS
     while True:
-        scores: dict[int, float] = dict(connection.execute(sql, (" OR ".join(kept), limit)).fetchall())
+        # Two searches, as every term counts once in each.
+        scores = best(limit, f"({rarer}) AND ({common})", f"({rarer}) NOT ({common})") if common else {}
+        if len(scores) < limit:
+            scores = best(limit, " OR ".join(kept))
         if len(scores) < limit or len({chunk >> NOTE_BITS for chunk in scores}) >= notes:
             return Words(scores, counts, tuple(dropped))
         # One long note may have taken all places.
         limit *= 10
+
+
+def _split(terms: Sequence[str], counts: Mapping[str, int]) -> tuple[str, str]:
+    """Expressions for the rarer terms, one of which a chunk must have, and for common ones; "" for none.
+
+    To score every chunk that has nothing but a common word takes most of the time of a search, and hardly any of
+    these chunks would be among the best (Lucene's CommonTermsQuery goes by this).
+    """
+    ordered = sorted(terms, key=lambda term: counts[term])
+    total = 0
+    for number, term in enumerate(ordered, 1):
+        total += counts[term]
+        if total >= _ENOUGH:
+            return " OR ".join(ordered[:number]), " OR ".join(ordered[number:])
+    return " OR ".join(ordered), ""
 
 
 def _counted(connection: sqlite3.Connection, terms: Sequence[str]) -> tuple[dict[str, int], list[str]]:

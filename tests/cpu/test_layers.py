@@ -64,7 +64,9 @@ def test_many_cores_share_large_weights_only() -> None:
 
 
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize(("rows", "width", "sizes"), [(1, 256, (256, 256, 256)), (18, 768, (256,)), (7, 64, (64, 192))])
+@pytest.mark.parametrize(
+    ("rows", "width", "sizes"), [(1, 256, (256, 256, 256)), (18, 768, (256,)), (7, 64, (64, 192))]
+)
 def test_layers_of_few_rows_share_a_product(rows: int, width: int, sizes: tuple[int, ...], bias: bool) -> None:
     own = [layers.Linear(width, size, bias) for size in sizes]
     x = mx.random.normal((rows, width))
@@ -83,7 +85,12 @@ def test_layers_of_few_rows_share_a_product(rows: int, width: int, sizes: tuple[
 
 @pytest.mark.parametrize(
     ("rows", "width", "outputs", "dtype"),
-    [(19, 256, 256, mx.float32), (12, 1024, 512, mx.float32), (12, 256, 96, mx.float32), (12, 256, 256, mx.float16)],
+    [
+        (19, 256, 256, mx.float32),
+        (12, 1024, 512, mx.float32),
+        (12, 256, 96, mx.float32),
+        (12, 256, 256, mx.float16),
+    ],
     ids=["many rows", "large weights", "no divisor", "half precision"],
 )
 def test_layers_that_keep_no_copy(rows: int, width: int, outputs: int, dtype: mx.Dtype) -> None:

@@ -335,3 +335,43 @@ def test_ndcg_of_the_bench() -> None:
     assert ndcg(["x", "a"], {"a": 1}) == pytest.approx(1 / math.log2(3))
     assert ndcg(["b", "a"], {"a": 4, "b": 1}) == pytest.approx((1 + 4 / math.log2(3)) / (4 + 1 / math.log2(3)))
     assert ndcg([], {"a": 1}) == 0
+
+
+@pytest.fixture(scope="module")
+def common(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Index]:
+    """3,000 notes: "often" in 1,400 of them, "mid" in 950 and "rare" in 6, each by itself and with others."""
+    folder = tmp_path_factory.mktemp("common")
+    for number in range(3000):
+        kept = [
+            word
+            for word, step, most in (("often", 15, 7), ("mid", 19, 6), ("rare", 599, 1))
+            if number % step < most
+        ]
+        (folder / f"{number}.md").write_text(f"{' '.join(kept)} {'filler ' * (number % 7)}end {number}")
+    with Index(tmp_path_factory.mktemp("index") / "index.db") as opened:
+        opened.sync(folder, vectors=False)
+        yield opened
+
+
+@pytest.mark.parametrize("query", ["often mid rare", "often rare", "mid often", "often", "rare"])
+def test_common_words_are_scored_where_rarer_ones_are(
+    query: str, common: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And then as in a search for all of them, which is what few rare ones still get."""
+    terms = query.split()
+    with common._database.reading() as connection:
+        found = words.rank(connection, terms, None, 10)
+        monkeypatch.setattr(words, "_ENOUGH", 10**9)
+        whole = words.rank(connection, terms, None, 10)
+    assert len(found.scores) == len(whole.scores) == (words.CHUNKS if query != "rare" else 6)
+    assert {chunk: whole.scores.get(chunk) for chunk in [*found.scores][:20]} == pytest.approx(
+        dict([*found.scores.items()][:20]), rel=1e-12
+    )
+    assert [*found.scores][:20] == [*whole.scores][:20]
+
+
+def test_the_rarest_words_that_are_in_enough_chunks() -> None:
+    counts = {"a": 5, "b": 900, "c": 4000, "d": 3}
+    assert words._split([*"abcd"], counts) == ("d OR a OR b", "c")
+    assert words._split([*"ad"], counts) == ("d OR a", "")
+    assert words._split([*"c"], counts) == ("c", "")
