@@ -11,8 +11,9 @@ from mlx_jina.search.schema import NOTE_BITS, WEIGHTS
 
 CHUNKS = 400
 """That are ranked, of all that match."""
-# Chunks with one of the rarer terms, from which on these alone are ranked.
-_ENOUGH = 2 * CHUNKS
+# Only chunks with one of the rarer terms are ranked where these are in so many chunks, or the others in more than
+# this share of all.
+_ENOUGH, _COMMON = 2 * CHUNKS, 0.25
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,8 @@ def rank(
 
     `allowed` are the notes that count, all of them if None.
     """
-    counts, dropped = _counted(connection, terms)
+    total = one(connection, "select count(*) from fts_docsize")
+    counts, dropped = _counted(connection, terms, total // 2)
     kept = [term for term in terms if term not in dropped]
     if not kept:
         return Words({}, counts, tuple(dropped))
@@ -53,40 +55,42 @@ def rank(
         rows = [row for each in expressions for row in connection.execute(sql, (each, limit))]
         return dict(sorted(rows, key=lambda row: (-row[1], row[0]))[:limit])
 
-    rarer, common = _split(kept, counts)
+    def enough(scores: Collection[int]) -> bool:
+        return len({chunk >> NOTE_BITS for chunk in scores}) >= notes
+
+    rarer, common = _split(kept, counts, _COMMON * total, notes)
     limit = CHUNKS
     while True:
         # Two searches, as every term counts once in each.
         scores = best(limit, f"({rarer}) AND ({common})", f"({rarer}) NOT ({common})") if common else {}
-        if len(scores) < limit:
+        if not enough(scores):
             scores = best(limit, " OR ".join(kept))
-        if len(scores) < limit or len({chunk >> NOTE_BITS for chunk in scores}) >= notes:
+        if len(scores) < limit or enough(scores):
             return Words(scores, counts, tuple(dropped))
         # One long note may have taken all places.
         limit *= 10
 
 
-def _split(terms: Sequence[str], counts: Mapping[str, int]) -> tuple[str, str]:
+def _split(terms: Sequence[str], counts: Mapping[str, int], many: float, notes: int) -> tuple[str, str]:
     """Expressions for the rarer terms, one of which a chunk must have, and for common ones; "" for none.
 
     To score every chunk that has nothing but a common word takes most of the time of a search, and hardly any of
-    these chunks would be among the best (Lucene's CommonTermsQuery goes by this).
+    these would be among the best (Lucene's CommonTermsQuery goes by this). A term in more than `many` is common.
     """
     ordered = sorted(terms, key=lambda term: counts[term])
     total = 0
-    for number, term in enumerate(ordered, 1):
-        total += counts[term]
-        if total >= _ENOUGH:
+    for number, term in enumerate(ordered):
+        if total >= _ENOUGH or (total >= notes and counts[term] > many):
             return " OR ".join(ordered[:number]), " OR ".join(ordered[number:])
+        total += counts[term]
     return " OR ".join(ordered), ""
 
 
-def _counted(connection: sqlite3.Connection, terms: Sequence[str]) -> tuple[dict[str, int], list[str]]:
-    """In how many chunks terms occur, and which occur in more than half of them, unless no others occur at all.
+def _counted(connection: sqlite3.Connection, terms: Sequence[str], half: int) -> tuple[dict[str, int], list[str]]:
+    """In how many chunks terms occur, and which occur in more than `half` of them, unless no others occur at all.
 
     FTS5's weight of such a word is its smallest (1e-6), but it costs most of the time of a query.
     """
-    half = one(connection, "select count(*) from fts_docsize") // 2
     sql = "select count(*) from (select 1 from fts where fts match ? limit ?)"
     counts = {term: one(connection, sql, term, half + 1) for term in terms}
     dropped = [term for term in terms if counts[term] > half]

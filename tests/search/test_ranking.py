@@ -101,7 +101,7 @@ def test_words_in_most_chunks_are_left_out_and_said(index: Index) -> None:
 
 def test_dropped_words_change_no_order(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
     before = [hit.path for hit in index.search("the oven and the station", mode="words")]
-    monkeypatch.setattr(words, "_counted", lambda _, terms: (dict.fromkeys(terms, 1), []))
+    monkeypatch.setattr(words, "_counted", lambda _, terms, half: (dict.fromkeys(terms, 1), []))
     assert [hit.path for hit in index.search("the oven and the station", mode="words")][: len(before)] == before
 
 
@@ -357,21 +357,30 @@ def common(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Index]:
 def test_common_words_are_scored_where_rarer_ones_are(
     query: str, common: Index, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And then as in a search for all of them, which is what few rare ones still get."""
+    """With the scores of a search for all words, and the same chunks first."""
     terms = query.split()
     with common._database.reading() as connection:
-        found = words.rank(connection, terms, None, 10)
+        found = words.rank(connection, terms, None, 5)
         monkeypatch.setattr(words, "_ENOUGH", 10**9)
-        whole = words.rank(connection, terms, None, 10)
-    assert len(found.scores) == len(whole.scores) == (words.CHUNKS if query != "rare" else 6)
-    assert {chunk: whole.scores.get(chunk) for chunk in [*found.scores][:20]} == pytest.approx(
-        dict([*found.scores.items()][:20]), rel=1e-12
-    )
-    assert [*found.scores][:20] == [*whole.scores][:20]
+        monkeypatch.setattr(words, "_COMMON", 1)
+        whole = words.rank(connection, terms, None, 5)
+        few = words.rank(connection, terms, None, 20)
+    assert len(whole.scores) == (6 if query == "rare" else words.CHUNKS)
+    # Six notes have "rare", which are enough for five hits and not for twenty.
+    assert len(found.scores) == (6 if "rare" in query else words.CHUNKS)
+    first = [*found.scores.items()][:5]
+    assert dict(first) == pytest.approx(dict([*whole.scores.items()][:5]), rel=1e-12)
+    assert few == whole
 
 
-def test_the_rarest_words_that_are_in_enough_chunks() -> None:
-    counts = {"a": 5, "b": 900, "c": 4000, "d": 3}
-    assert words._split([*"abcd"], counts) == ("d OR a OR b", "c")
-    assert words._split([*"ad"], counts) == ("d OR a", "")
-    assert words._split([*"c"], counts) == ("c", "")
+def test_which_words_a_chunk_must_have_one_of() -> None:
+    counts = {"a": 5, "b": 900, "c": 4000, "d": 3, "e": 300}
+
+    def split(terms: str, many: float, notes: int = 5) -> tuple[str, str]:
+        return words._split([*terms], counts, many, notes)
+
+    assert split("abcd", 10_000) == ("d OR a OR b", "c")
+    assert split("abcd", 800) == ("d OR a", "b OR c")
+    assert split("abcd", 800, notes=9) == ("d OR a OR b", "c")
+    assert split("aed", 10_000) == ("d OR a OR e", "")
+    assert split("c", 1) == ("c", "")
