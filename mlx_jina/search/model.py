@@ -144,6 +144,10 @@ class Model:
             self._fingerprint = own, json.dumps({**seen, "fingerprint": own})
         return self._fingerprint
 
+    def is_up_to_date(self, known: str) -> bool:
+        """Whether this version returned it beside a fingerprint: another may bring other weights by a name."""
+        return bool(json.loads(known).get("version") == __version__)
+
     def encode_documents(self, texts: Sequence[str]) -> Floats:
         """Vectors (N, D) of texts to be found."""
         return self.encoder.encode_document(list(texts), task=self._task("document"), show_progress_bar=False)

@@ -73,7 +73,7 @@ def embed(
     with database.reading() as connection:
         space = current(connection)
     waiting = _waiting(database, "vectors_at is null")
-    if not waiting and (space is None or space.model == model.name):
+    if not waiting and (space is None or (space.model == model.name and model.is_up_to_date(space.known))):
         return 0
     from mlx_jina.search.embedding import Embedder, prune
 

@@ -23,6 +23,7 @@ from mlx_jina.encoder import Encoder
 from mlx_jina.errors import IndexFileError
 from mlx_jina.search import chunks, database, location, schema
 from mlx_jina.search.model import Model
+from mlx_jina.search.spaces import OtherModelError
 from tests.support.checkpoints import tiny_jina_bert
 from tests.support.notes import assert_as_new, assert_equal, dump, make_first_version
 
@@ -273,6 +274,11 @@ def test_an_earlier_pocket_is_said_and_rebuilt(
         assert (found.mode, len(found.hits)) == ("words", 1)
         assert f"vectors of an earlier 'pocket' ({old})" in (found.warning or "")
         assert (found.warning or "").endswith("to replace them: mlx-jina index --rebuild -m pocket")
+        # Nothing is new, and only another version of this package may bring other weights of one name.
+        index.sync()
+        monkeypatch.setattr("mlx_jina.search.model.__version__", "later")
+        with pytest.raises(OtherModelError, match="an earlier 'pocket'"):
+            index.sync()
         index.rebuild()
         assert index.find("fox").mode == "hybrid"
         assert index.status().fingerprint not in (None, old)
