@@ -74,10 +74,11 @@ def _by_copy_is_faster(x: mx.array, weight: mx.array) -> bool:
 
 def _by_copy(x: mx.array, *layers: nn.Linear) -> list[mx.array]:
     """The layers for a few rows (T, D), by a copy of their weights as (N / o, D, o), which the first one keeps."""
-    weights = [layer["weight"] for layer in layers]
+    own = [layer.get(name) for layer in layers for name in ("weight", "bias")]
     copy = getattr(layers[0], "_copy", None)
-    if copy is None or not copy.of(weights):
-        copy = layers[0]._copy = _Copy(layers, weights)
+    # A model's parameters can be updated.
+    if copy is None or len(copy.own) != len(own) or not all(map(operator.is_, own, copy.own)):
+        copy = layers[0]._copy = _Copy(own)
     rows = mx.addmm(copy.bias, x[None], copy.blocks)
     return [part.transpose(1, 0, 2).reshape(len(x), -1) for part in mx.split(rows, copy.ends)]
 
@@ -85,18 +86,16 @@ def _by_copy(x: mx.array, *layers: nn.Linear) -> list[mx.array]:
 class _Copy:
     """Weights and biases of layers in the order of small products."""
 
-    def __init__(self, layers: Sequence[nn.Linear], weights: list[mx.array]) -> None:
-        self._weights = weights
-        biases = [layer.get("bias", mx.zeros(len(weight))) for layer, weight in zip(layers, weights, strict=True)]
+    def __init__(self, own: Sequence[mx.array | None]) -> None:
+        self.own = own
+        """What this is a copy of: the first layer's weight and its bias, if it has any, and so on."""
+        weights = [weight for weight in own[::2] if weight is not None]
+        biases = [mx.zeros(len(w)) if bias is None else bias for w, bias in zip(weights, own[1::2], strict=True)]
         blocks = mx.concatenate(weights).reshape(-1, _COPIED, weights[0].shape[1]).transpose(0, 2, 1)
         self.blocks, self.bias = mx.contiguous(blocks), mx.concatenate(biases).reshape(-1, 1, _COPIED)
         # An unevaluated array would belong to the thread that asked first.
         mx.eval(self.blocks, self.bias)
         self.ends = np.cumsum([len(weight) // _COPIED for weight in weights])[:-1].tolist()
-
-    def of(self, weights: Sequence[mx.array]) -> bool:
-        """Whether these are the weights still: a model's parameters can be updated."""
-        return len(weights) == len(self._weights) and all(map(operator.is_, weights, self._weights))
 
 
 def _in_parts(weight: mx.array, x: mx.array, outputs: int) -> mx.array:

@@ -22,13 +22,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_jina.cpu.layers import products
 from mlx_jina.errors import CheckpointError, some
 from mlx_jina.models.base import EncoderModel
 from mlx_jina.models.bert import Embeddings, GatedMLP, Intermediate, ResidualOutput, UpGatedMLP
 from mlx_jina.models.config import expect, read
 from mlx_jina.nn.alibi import Alibi, attend_first
-from mlx_jina.nn.attention import split_heads
+from mlx_jina.nn.attention import projected, split_heads
 from mlx_jina.nn.norms import add_norm
 from mlx_jina.nn.pieces import evaluate_if_long, tokenwise
 from mlx_jina.nn.ragged import Ragged
@@ -100,7 +99,7 @@ class SelfAttention(nn.Module):
         self.heads = c.num_attention_heads
 
     def __call__(self, x: mx.array, alibi: Alibi) -> mx.array:
-        q, k, v = products(x, self.query, self.key, self.value)
+        q, k, v = projected(x, self.query, self.key, self.value)
         if "layer_norm_q" in self:
             q, k = self.layer_norm_q(q), self.layer_norm_k(k)
         return alibi.attend(*(split_heads(part, self.heads) for part in (q, k, v)))

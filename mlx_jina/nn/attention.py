@@ -10,11 +10,13 @@ from functools import partial
 from itertools import islice
 
 import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
 
 from mlx_jina import device
 from mlx_jina.cpu import attention as cpu
 from mlx_jina.cpu.attention import Blocks
+from mlx_jina.cpu.layers import products
 from mlx_jina.nn import pieces
 from mlx_jina.nn.ragged import Bucket, Positions, Ragged
 
@@ -88,6 +90,11 @@ def _by_row(attended: mx.array) -> mx.array:
     """(b, H, n, d) as merged heads (b*n, H*d)."""
     texts, heads, count, width = attended.shape
     return attended.transpose(0, 2, 1, 3).reshape(texts * count, heads * width)
+
+
+def projected(x: mx.array, *layers: nn.Linear) -> list[mx.array]:
+    """What each of some layers makes of the same rows, (T, D) to (T, D'): queries, keys and values."""
+    return [layer(x) for layer in layers] if device.on_gpu() else products(x, *layers)
 
 
 def split_heads(x: mx.array, heads: int) -> mx.array:

@@ -80,7 +80,8 @@ def test_layers_of_few_rows_share_a_product(rows: int, width: int, sizes: tuple[
         layers.products(x, *own)
         assert own[0]._copy is kept
         # The copy of the old weights must not outlive them.
-        own[-1].update({"weight": mx.random.normal((sizes[-1], width))})
+        name = "bias" if bias else "weight"
+        own[-1].update({name: mx.random.normal(own[-1][name].shape)})
 
 
 @pytest.mark.parametrize(
