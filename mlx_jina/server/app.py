@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import orjson
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 from starlette.applications import Starlette
 from starlette.datastructures import Headers, QueryParams
 from starlette.exceptions import HTTPException
@@ -283,7 +284,7 @@ def _checked(schema: type[Body], given: bytes | Mapping[str, Any]) -> Body:
         if whole != given:
             return _checked(schema, whole)
     details = [
-        {"field": ".".join(map(str, each["loc"])) or "body", "message": each["msg"], "type": each["type"]}
+        {"field": ".".join(map(str, each["loc"])) or "body", "message": _message(each), "type": each["type"]}
         for each in problems[:MAX_PROBLEMS]
     ]
     first = details[0]
@@ -292,6 +293,10 @@ def _checked(schema: type[Body], given: bytes | Mapping[str, Any]) -> Body:
         words += f"; and {len(problems) - len(details)} more"
     status = 400 if first["type"] in ("json_invalid", "token_ids", "too_many_texts", "no_texts") else 422
     raise ApiError(status, words, first["type"], first["field"], details=details)
+
+
+def _message(problem: ErrorDetails) -> str:
+    return "there is no such field" if problem["type"] == "extra_forbidden" else problem["msg"]
 
 
 def _unsupported(what: str) -> ApiError:

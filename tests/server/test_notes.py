@@ -112,6 +112,8 @@ def test_search(notes: Server, home: Path) -> None:
         ({"query": "x", "limit": 10_000}, 422, "limit: "),
         ({"query": "x", "mode": "regex"}, 422, "mode: "),
         ({"query": "x" * 10_001}, 422, "query: "),
+        ({"query": "x", "limt": 3}, 422, "limt: there is no such field"),
+        ({"query": "x", "where": {"tag": "food"}}, 422, "where.tag: there is no such field"),
         ({"query": "x", "where": {"since": "yesterday"}}, 400, "'yesterday' is no date"),
         ({"query": "x", "index": "/etc/passwd"}, 404, "this server has no index '/etc/passwd'"),
         ({"query": "x", "uri": "{path.__class__}"}, 400, "is no URI template"),

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Annotated, Any, TypeVar
 
-from pydantic import AliasChoices, Field
+from pydantic import AliasChoices, ConfigDict, Field
 
 from mlx_jina.errors import IndexFileError, InputError, MlxJinaError
 from mlx_jina.search.expansion import Expander
@@ -38,7 +38,13 @@ Limit = Annotated[int, Field(ge=1, le=_MOST_HITS)]
 Id = Annotated[int, Field(ge=0, lt=1 << 53)]
 
 
-class WhereBody(Body):
+class OwnBody(Body):
+    """A request in no other's dialect, so its fields are known: a filter that is misspelt would filter nothing."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class WhereBody(OwnBody):
     """Filters, as `mlx_jina.Where` has them."""
 
     glob: Text | list[Text] = ""
@@ -52,7 +58,7 @@ class WhereBody(Body):
         return Where(self.glob or (), self.tags or (), self.title, self.since, self.until)
 
 
-class NotesRequest(Body):
+class NotesRequest(OwnBody):
     """A search. `sync` first looks for changes, which a server finds by itself a little later."""
 
     query: Text = Field(validation_alias=AliasChoices("query", "q"))
@@ -79,7 +85,7 @@ class OmnisearchRequest(Body):
     limit: Limit = 50
 
 
-class RelatedRequest(Body):
+class RelatedRequest(OwnBody):
     """A note by its path or title, or by the id of a hit in it."""
 
     path: Text | None = None
@@ -89,14 +95,14 @@ class RelatedRequest(Body):
     linked: bool = False
 
 
-class DuplicatesRequest(Body):
+class DuplicatesRequest(OwnBody):
     """The lowest cosine of a pair of notes, and how many pairs."""
 
     threshold: float = Field(0.95, gt=0, le=1)
     limit: Limit = 100
 
 
-class NoteRequest(Body):
+class NoteRequest(OwnBody):
     """A note by the id of a hit in it; no path, so that none can lead elsewhere."""
 
     id: Id
@@ -104,7 +110,7 @@ class NoteRequest(Body):
     lines: int | None = Field(None, ge=1, lt=1 << 53)
 
 
-class PictureRequest(Body):
+class PictureRequest(OwnBody):
     """A picture by the id of a hit that is one; `size` are pixels of its longer side."""
 
     id: Id
