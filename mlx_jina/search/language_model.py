@@ -8,7 +8,7 @@ from typing import Any
 
 from mlx_jina.cpu import blas
 from mlx_jina.engine.thread import ModelThread
-from mlx_jina.errors import CheckpointError
+from mlx_jina.errors import CheckpointError, ModelNotFoundError, shown
 from mlx_jina.search.expansion import Expansion
 from mlx_jina.weights import hub
 
@@ -38,6 +38,12 @@ class LanguageModel:
         self._seed = seed
         # A model that is loaded later needs it, and mlx-lm imports MLX.
         blas.open_fast()
+        if "/" not in str(name) and not Path(name).expanduser().exists():
+            # Short names are those of models that embed or rerank.
+            raise ModelNotFoundError(
+                f"{shown(str(name))} is neither a folder nor a Hugging Face id (owner/name) of a language model, "
+                "such as mlx-community/Qwen3-0.6B-4bit"
+            )
         path = hub.resolve(str(name), local_files_only=True)
         self._thread = ModelThread()
         self._model, self._tokenizer = self._thread.run(self._load, path)

@@ -157,6 +157,9 @@ def test_a_model_of_mlx_lm(index: Index, tiny_language_model: Path, tmp_path: Pa
     assert (found.warning, found.hits[0].path) == (None, "car.md")
     with pytest.raises(ModelNotFoundError, match="absent"):
         LanguageModel(tmp_path / "absent")
+    # Which embeds, and rewords nothing.
+    with pytest.raises(ModelNotFoundError, match=r"'pocket' is neither .* of a language model"):
+        LanguageModel("pocket")
     (tmp_path / "empty").mkdir()
     with pytest.raises(CheckpointError, match="empty: mlx-lm cannot load it"):
         LanguageModel(tmp_path / "empty")
