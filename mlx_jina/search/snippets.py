@@ -26,6 +26,7 @@ _MARKUP = re.compile(
 # What joins letters and emoji cannot be printed by itself.
 _JOINERS = "\u200c\u200d"
 _START, _STOP = "\x01", "\x02"
+_MARK = re.compile(f"[{_START}{_STOP}]")
 _NOT_IN_TEXT = {ord(_START): " ", ord(_STOP): " "}
 
 Span = tuple[int, int]
@@ -124,16 +125,16 @@ def _spans(text: str, marked: str) -> list[Span]:
             places += [place, place, place + 1] if unspaced().match(char) else [place]
         places.append(len(text))
     found: list[Span] = []
-    here = start = 0
-    for char in marked:
-        if char == _START:
+    start = 0
+    for number, mark in enumerate(_MARK.finditer(marked)):
+        # Every mark before it is one character more than the text has.
+        here = mark.start() - number
+        if mark[0] == _START:
             start = here
-        elif char == _STOP:
-            first, last = places[start], places[here]
-            # The spaces around a character belong to nobody.
-            if found and first <= found[-1][1]:
-                first, last = found.pop()[0], max(last, places[here])
-            found.append((first, last))
-        else:
-            here += 1
+            continue
+        first, last = places[start], places[here]
+        # The spaces around a character belong to nobody.
+        if found and first <= found[-1][1]:
+            first, last = found.pop()[0], max(last, places[here])
+        found.append((first, last))
     return found
