@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -74,7 +74,17 @@ def test_errors_grow_with_noise(alike: tuple[Tensor, Tensor, Tensor]) -> None:
     assert errors[0][1] > 1e-4
 
 
-def test_a_run_that_was_stopped_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_rate_rises_stays_and_falls() -> None:
+    rates = [training.rate(step, 10_000) for step in range(10_000)]
+    assert rates[0] < 0.01
+    assert rates[training.WARMUP : 7_500] == [1.0] * (7_500 - training.WARMUP)
+    assert rates[7_500:] == sorted(rates[7_500:], reverse=True)
+    assert rates[-1] < 0.001
+
+
+@pytest.fixture
+def trainer(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], training.Trainer]:
+    """Makes a trainer of a small model for so many passes."""
     monkeypatch.setattr(student, "LAYERS", 1)
     monkeypatch.setattr(training, "BATCH_TOKENS", 40)
     monkeypatch.setattr(training, "BANK", 16)
@@ -82,21 +92,30 @@ def test_a_run_that_was_stopped_goes_on(monkeypatch: pytest.MonkeyPatch) -> None
     lessons = training.Lessons(ids, np.resize(TEACHER.numpy(), (24, 384)).astype(np.float16))
     words = RNG.normal(size=(30, 256)).astype(np.float32)
 
-    def trainer() -> training.Trainer:
+    def make(passes: float) -> training.Trainer:
         torch.manual_seed(1)
-        return training.Trainer(training.start(words), lessons, BASIS.numpy(), 2, seed=1)
+        return training.Trainer(training.start(words), lessons, BASIS.numpy(), passes, seed=1)
 
-    whole = trainer()
+    return make
+
+
+def test_a_run_that_was_stopped_goes_on(trainer: Callable[[float], training.Trainer]) -> None:
+    whole, first, second, longer = trainer(2), trainer(3.5), trainer(2), trainer(3)
     whole.run(lambda _: None)
-    first, second = trainer(), trainer()
-    plan, first.plan = first.plan, first.plan[:3]
-    with monkeypatch.context() as patch:
-        patch.setattr(training, "rate", lambda progress, rate=training.rate: rate(progress * 3 / len(plan)))
-        first.run(lambda _: None)
-    with pytest.raises(ValueError, match="delete state"):
-        second.restore({**first.state(), "texts": 7})
-    second.restore(first.state())
+
+    def stop(stopped: training.Trainer) -> None:
+        if stopped.step == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        first.run(stop, every=0)
+    state = first.state()
+    with pytest.raises(ValueError, match="there are 24: delete state"):
+        second.restore({**state, "texts": 7})
+    second.restore(state)
     second.run(lambda _: None)
-    assert second.step == whole.step == len(plan)
+    assert second.step == whole.step == len(whole.plan)
     for name, value in whole.model.state_dict().items():
         torch.testing.assert_close(second.model.state_dict()[name], value, msg=name)
+    with pytest.raises(ValueError, match="too far"):
+        longer.restore(whole.state())

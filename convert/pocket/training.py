@@ -20,7 +20,9 @@ from convert.pocket.student import HIDDEN, Student
 
 DIMS = (64, 128, 256)
 BATCH_TOKENS, BATCH_TEXTS, LONGEST = 4096, 256, 2048
-RATE, WARMUP, BETAS, DECAY, CLIP = 2e-3, 0.03, (0.9, 0.98), 0.01, 1.0
+RATE, BETAS, DECAY, CLIP = 1e-3, (0.9, 0.98), 0.01, 1.0
+# Steps in which the rate grows, and the share of all steps in which it falls.
+WARMUP, COOLDOWN = 1000, 0.25
 BANK, NEAR, TEMPERATURE = 8192, 8, 0.05
 # Of one batch's error: similarities among its texts, and the order in which it ranks other texts.
 SIMILARITY_WEIGHT, RANKING_WEIGHT = 20.0, 1.0
@@ -126,21 +128,25 @@ def start(words: Array) -> Student:
     return model
 
 
-def rate(progress: float) -> float:
-    """A warm-up, then half a cosine."""
-    if progress < WARMUP:
-        return progress / WARMUP
-    return 0.5 * (1 + math.cos(math.pi * (progress - WARMUP) / (1 - WARMUP)))
+def rate(step: int, steps: int) -> float:
+    """The share of the full rate: a warm-up, a plateau and a straight way down to zero.
+
+    Until the way down nothing depends on the number of steps, so a run can still be made longer or shorter
+    (Hu et al., MiniCPM, https://arxiv.org/abs/2404.06395).
+    """
+    return min(1.0, (step + 1) / WARMUP, (steps - step) / (COOLDOWN * steps))
 
 
 class Trainer:
     """A model on its way through the lessons; its state can be kept, and training goes on from it."""
 
-    def __init__(self, model: Student, lessons: Lessons, basis: Array, passes: int, seed: int) -> None:
+    def __init__(self, model: Student, lessons: Lessons, basis: Array, passes: float, seed: int) -> None:
         self.model, self.lessons, self.seed = model, lessons, seed
         self.basis = torch.from_numpy(basis)
         lengths = [len(ids) for ids in lessons.ids]
-        self.plan = [b for i in range(passes) for b in batches(lengths, random.Random(seed + i)) if len(b) > 1]
+        made = (batches(lengths, random.Random(seed + i)) for i in range(math.ceil(passes)))
+        plan = [batch for one in made for batch in one if len(batch) > 1]
+        self.plan = plan[: round(passes / math.ceil(passes) * len(plan))]
         matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embeddings" not in n]
         others = [p for n, p in model.named_parameters() if p.ndim < 2 or "embeddings" in n]
         self.optimiser = torch.optim.AdamW(
@@ -155,14 +161,21 @@ class Trainer:
 
     def state(self) -> dict[str, Any]:
         model, optimiser = self.model.state_dict(), self.optimiser.state_dict()
-        return {"model": model, "optimiser": optimiser, "step": self.step, "texts": len(self.lessons.ids)}
+        counts = {"step": self.step, "steps": len(self.plan), "texts": len(self.lessons.ids)}
+        return {"model": model, "optimiser": optimiser, **counts}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Raises ValueError for the state of a run with other lessons, whose batches were others."""
+        """Raises ValueError for the state of a run with other lessons or with another rate so far."""
         if state["texts"] != len(self.lessons.ids):
             raise ValueError(
                 f"training began with {state['texts']} texts, and now there are {len(self.lessons.ids)}: "
                 "delete state.pt to begin anew"
+            )
+        steps = {state["steps"], len(self.plan)}
+        if len(steps) > 1 and state["step"] > (1 - COOLDOWN) * min(steps):
+            raise ValueError(
+                f"training is at step {state['step']} of {state['steps']}, too far to become one of "
+                f"{len(self.plan)}: delete state.pt to begin anew"
             )
         self.model.load_state_dict(state["model"])
         self.optimiser.load_state_dict(state["optimiser"])
@@ -194,7 +207,7 @@ class Trainer:
         while self.step < len(self.plan):
             rows = self.plan[self.step]
             for group in self.optimiser.param_groups:
-                group["lr"] = group["base"] * rate(self.step / len(self.plan))
+                group["lr"] = group["base"] * rate(self.step, len(self.plan))
             errors = self.losses(rows, np.random.default_rng([self.seed, self.step]))
             total: Any = errors @ weights
             total.backward()
