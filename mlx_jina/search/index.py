@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from mlx_jina.errors import IndexFileError, InputError
 from mlx_jina.options import check as check_options
-from mlx_jina.search import location, pictures, roots, spaces
+from mlx_jina.search import location, pictures, roots, spaces, words
 from mlx_jina.search.changes import Options as SyncOptions
 from mlx_jina.search.changes import Report
 from mlx_jina.search.contents import Contents
@@ -85,6 +85,7 @@ class Index(Contents):
         self._model = Model(name, local_files_only=local_files_only)
         self._given = str(model) if isinstance(model, Path) else model
         self._highlighter = Highlighter()
+        self._counts = words.Counts()
         self._vectors: tuple[int, Vectors] | None = None
         self._reading_vectors = threading.Lock()
 
@@ -280,7 +281,7 @@ class Index(Contents):
                 if space is not None and self._model.loaded:
                     # Meanwhile words are searched for.
                     self._model.preload(typed)
-            found = find(connection, self._highlighter, query, options, by_meaning, rerank, expand)
+            found = find(connection, self._highlighter, self._counts, query, options, by_meaning, rerank, expand)
             waiting = without_vectors(connection)
         return replace(
             found,

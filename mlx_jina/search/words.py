@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from mlx_jina.search.database import one
@@ -14,6 +14,8 @@ CHUNKS = 400
 # Only chunks with one of the rarer terms are ranked where these are in so many chunks, or the others in more than
 # this share of all.
 _ENOUGH, _COMMON = 2 * CHUNKS, 0.25
+# Terms whose counts are kept, at most.
+_KEPT = 10_000
 
 
 @dataclass(frozen=True)
@@ -28,15 +30,39 @@ class Words:
     """Terms that are in more than half of all chunks, and say nothing."""
 
 
+class Counts:
+    """In how many chunks terms occur, kept while an index stays as it is. Safe to share between threads."""
+
+    def __init__(self) -> None:
+        self._kept: tuple[int, dict[str, int]] = (-1, {})
+
+    def of(self, connection: sqlite3.Connection, terms: Iterable[str], most: int) -> dict[str, int]:
+        """By term, counted up to `most`, which is the same while the index is."""
+        generation = one(connection, "select value from meta where key = 'generation'")
+        kept = self._kept
+        if kept[0] != generation or len(kept[1]) > _KEPT:
+            kept = self._kept = (generation, {})
+        sql = "select count(*) from (select 1 from fts where fts match ? limit ?)"
+        for term in terms:
+            if term not in kept[1]:
+                kept[1][term] = one(connection, sql, term, most)
+        return {term: kept[1][term] for term in terms}
+
+
 def rank(
-    connection: sqlite3.Connection, terms: Sequence[str], allowed: Collection[int] | None, notes: int
+    connection: sqlite3.Connection,
+    terms: Sequence[str],
+    allowed: Collection[int] | None,
+    notes: int,
+    counts_of: Counts,
 ) -> Words:
     """The chunks that match any of the terms, best first: of `notes` notes at least, if there are so many.
 
     `allowed` are the notes that count, all of them if None.
     """
     total = one(connection, "select count(*) from fts_docsize")
-    counts, dropped = _counted(connection, terms, total // 2)
+    counts = counts_of.of(connection, terms, total // 2 + 1)
+    dropped = _dropped(counts, total // 2)
     kept = [term for term in terms if term not in dropped]
     if not kept:
         return Words({}, counts, tuple(dropped))
@@ -86,15 +112,14 @@ def _split(terms: Sequence[str], counts: Mapping[str, int], many: float, notes: 
     return " OR ".join(ordered), ""
 
 
-def _counted(connection: sqlite3.Connection, terms: Sequence[str], half: int) -> tuple[dict[str, int], list[str]]:
-    """In how many chunks terms occur, and which occur in more than `half` of them, unless no others occur at all.
+def _dropped(counts: Mapping[str, int], half: int) -> list[str]:
+    """Terms that occur in more than `half` of all chunks, unless no others occur at all.
 
     FTS5's weight of such a word is its smallest (1e-6), but it costs most of the time of a query.
     """
-    sql = "select count(*) from (select 1 from fts where fts match ? limit ?)"
-    counts = {term: one(connection, sql, term, half + 1) for term in terms}
-    dropped = [term for term in terms if counts[term] > half]
-    return counts, dropped if any(0 < count <= half for count in counts.values()) else []
+    if not any(0 < count <= half for count in counts.values()):
+        return []
+    return [term for term, count in counts.items() if count > half]
 
 
 def _allow(connection: sqlite3.Connection, notes: Collection[int]) -> None:

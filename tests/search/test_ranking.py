@@ -7,6 +7,7 @@ import random
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ import pytest
 from mlx_jina import Index, Where
 from mlx_jina.encoder import Encoder
 from mlx_jina.search import meaning, words
+from mlx_jina.search.database import one
 from mlx_jina.search.meaning import ExactVectors, Meaning, SignVectors, Vectors
 from mlx_jina.search.ranking import best_of_notes, fuse
 from mlx_jina.search.schema import NOTE_BITS
@@ -101,7 +103,7 @@ def test_words_in_most_chunks_are_left_out_and_said(index: Index) -> None:
 
 def test_dropped_words_change_no_order(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
     before = [hit.path for hit in index.search("the oven and the station", mode="words")]
-    monkeypatch.setattr(words, "_counted", lambda _, terms, half: (dict.fromkeys(terms, 1), []))
+    monkeypatch.setattr(words, "_dropped", lambda *_: [])
     assert [hit.path for hit in index.search("the oven and the station", mode="words")][: len(before)] == before
 
 
@@ -360,17 +362,39 @@ def test_common_words_are_scored_where_rarer_ones_are(
     """With the scores of a search for all words, and the same chunks first."""
     terms = query.split()
     with common._database.reading() as connection:
-        found = words.rank(connection, terms, None, 5)
+        found = words.rank(connection, terms, None, 5, words.Counts())
         monkeypatch.setattr(words, "_ENOUGH", 10**9)
         monkeypatch.setattr(words, "_COMMON", 1)
-        whole = words.rank(connection, terms, None, 5)
-        few = words.rank(connection, terms, None, 20)
+        whole = words.rank(connection, terms, None, 5, words.Counts())
+        few = words.rank(connection, terms, None, 20, words.Counts())
     assert len(whole.scores) == (6 if query == "rare" else words.CHUNKS)
     # Six notes have "rare", which are enough for five hits and not for twenty.
     assert len(found.scores) == (6 if "rare" in query else words.CHUNKS)
     first = [*found.scores.items()][:5]
     assert dict(first) == pytest.approx(dict([*whole.scores.items()][:5]), rel=1e-12)
     assert few == whole
+
+
+def test_words_are_counted_once_while_nothing_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "notes"
+    folder.mkdir()
+    for number in range(5):
+        (folder / f"{number}.md").write_text(f"fox {number}" if number < 2 else "snow")
+    asked: list[object] = []
+
+    def spy(connection: sqlite3.Connection, sql: str, *values: object) -> Any:
+        asked.append(values)
+        return one(connection, sql, *values)
+
+    monkeypatch.setattr(words, "one", spy)
+    with Index(tmp_path / "index.db") as index:
+        index.sync(folder, vectors=False)
+        for _ in range(3):
+            assert index.find("fox fox", mode="words").explanation.counts == {'"fox"': 2}
+        assert asked.count(('"fox"', 3)) == 1
+        (folder / "2.md").write_text("a fox again")
+        index.sync(vectors=False)
+        assert index.find("fox", mode="words").explanation.counts == {'"fox"': 3}
 
 
 def test_which_words_a_chunk_must_have_one_of() -> None:
