@@ -79,7 +79,9 @@ def teach(work: Path, workers: int, worker: int | None) -> None:
 
 @main.command()
 @work_option
-@click.option("--passes", default=2.0, show_default=True, help="Over all texts.")
+@click.option(
+    "--passes", type=click.FloatRange(min=0, min_open=True), default=2.0, show_default=True, help="Over all texts."
+)
 @click.option("--threads", default=2, show_default=True)
 def train(work: Path, passes: float, threads: int) -> None:
     """Train the student and write student/; state.pt there is where a run that was stopped goes on."""

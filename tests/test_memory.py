@@ -15,7 +15,7 @@ import pytest
 import mlx_jina
 from mlx_jina import device
 from mlx_jina.cpu import attention as cpu_attention
-from mlx_jina.cpu import cores
+from mlx_jina.cpu import cores, steady
 from mlx_jina.cpu.layers import adapt
 from mlx_jina.engine import pipeline
 from mlx_jina.models.jina_bert import Config, JinaBert
@@ -163,6 +163,20 @@ def test_short_neighbours_are_run_together_and_stay_apart(
     assert [bucket.stop - bucket.start for bucket in together.batch.buckets] == groups
     expected = attention.ragged(dense_alibi, q, k, v, Ragged(buckets), [slopes] * len(buckets))
     np.testing.assert_allclose(np.array(together.attend(q, k, v)), np.array(expected), rtol=0, atol=bound(5e-6))
+
+
+@pytest.mark.parametrize("length", [1, 31, 32, 33, 44, 45])
+def test_a_text_alone_is_as_beside_others_where_scores_are_compared(
+    length: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With heads so few that other rows of its length would have another bias (`few`)."""
+    monkeypatch.setattr(device, "on_gpu", lambda: False)
+    buckets = (Bucket(0, 1, length), Bucket(length, 2, 40))
+    q, k, v = (mx.random.normal((length + 80, 2, 16)) for _ in range(3))
+    with steady.rows():
+        beside = Alibi.of(2, mx.float32, Ragged(buckets)).attend(q, k, v)[:length]
+        alone = Alibi.of(2, mx.float32, Ragged(buckets[:1])).attend(q[:length], k[:length], v[:length])
+    assert mx.array_equal(alone, beside)
 
 
 @pytest.mark.parametrize("length", [1, 255, 256, 257, 300, 1023])

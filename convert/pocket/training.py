@@ -171,10 +171,10 @@ class Trainer:
                 f"training began with {state['texts']} texts, and now there are {len(self.lessons.ids)}: "
                 "delete state.pt to begin anew"
             )
-        steps = {state["steps"], len(self.plan)}
+        steps = {state.get("steps", 0), len(self.plan)}
         if len(steps) > 1 and state["step"] > (1 - COOLDOWN) * min(steps):
             raise ValueError(
-                f"training is at step {state['step']} of {state['steps']}, too far to become one of "
+                f"training is at step {state['step']} of {state.get('steps')}, too far to become one of "
                 f"{len(self.plan)}: delete state.pt to begin anew"
             )
         self.model.load_state_dict(state["model"])

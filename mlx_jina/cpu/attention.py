@@ -194,9 +194,9 @@ def _heads(queries: mx.array, keys: mx.array, values: mx.array, own: slice) -> t
 def _attend(queries: mx.array, keys: mx.array, values: mx.array, mask: mx.array | str | None = None) -> mx.array:
     """Softmax attention of (b, H, n, d) to keys and values (b, H', L, d); H' divides H.
 
-    A mask is added to the scores times LOG2_E; "causal" aligns the last query with the last key. Three things
-    differ from MLX's own attention: a faster exponential, a division after the second product instead of before
-    it, and one matrix for the queries of all heads that share a key.
+    A mask is added to the scores times LOG2_E; "causal" aligns the last query with the last key. Unless scores are
+    few, three things differ from MLX's own attention: a faster exponential, a division after the second product
+    instead of before it, and one matrix for the queries of all heads that share a key.
     """
     texts, heads, count, width = queries.shape
     kv_heads, length = keys.shape[1:3]
@@ -219,7 +219,7 @@ def _attend(queries: mx.array, keys: mx.array, values: mx.array, mask: mx.array 
 
 
 def few(heads: int, queries: int, keys: int | None = None) -> bool:
-    """Whether MLX's own softmax is faster than `exp2`, whose many operations take longer to start."""
+    """Whether scores are so few that fewer operations matter more than faster ones, such as `exp2`."""
     return heads * queries * (queries if keys is None else keys) <= FEW_SCORES
 
 

@@ -12,10 +12,10 @@ import numpy as np
 
 from mlx_jina.cpu import blas, cores, steady
 
-# `Linear` cuts a product of at most so many rows with weights of at least so many numbers, where that is faster.
+# At most so many rows are few: `LayerNorm` is fused, and `Linear` cuts products with weights of so many numbers.
 FEW_ROWS = 32
 FEW_WEIGHTS = 1 << 18
-# Smaller weights are copied for such products, which is faster still.
+# Weights of fewer numbers than this are copied for such products, which is faster still.
 COPIED_WEIGHTS = 1 << 19
 # Weights of so many numbers are worth a second core.
 LARGE = 1 << 20
@@ -73,10 +73,10 @@ def _by_copy_is_faster(x: mx.array, weight: mx.array) -> bool:
 
 
 def _by_copy(x: mx.array, *layers: nn.Linear) -> list[mx.array]:
-    """The layers for a few rows (T, D), by a copy of their weights as (N / o, D, o), which the first one keeps."""
+    """The layers for a few rows (T, D), by a copy of their weights that the first one keeps."""
     own = [layer.get(name) for layer in layers for name in ("weight", "bias")]
     copy = getattr(layers[0], "_copy", None)
-    # A model's parameters can be updated.
+    # A model's parameters can be replaced; nothing here changes them in place.
     if copy is None or len(copy.own) != len(own) or not all(map(operator.is_, own, copy.own)):
         copy = layers[0]._copy = _Copy(own)
     rows = mx.addmm(copy.bias, x[None], copy.blocks)
@@ -84,7 +84,7 @@ def _by_copy(x: mx.array, *layers: nn.Linear) -> list[mx.array]:
 
 
 class _Copy:
-    """Weights and biases of layers in the order of small products."""
+    """Weights of layers as (N / o, D, o) and their biases as (N / o, 1, o), where o is `_COPIED`."""
 
     def __init__(self, own: Sequence[mx.array | None]) -> None:
         self.own = own

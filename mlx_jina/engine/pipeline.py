@@ -37,7 +37,8 @@ QUEUED = 2
 
 # Pieces of a long text are no smaller than this, however small the batches that are asked for.
 FEWEST_PIECE_TOKENS = 1024
-# A single text of at most this many tokens, such as a query, runs a compiled graph; so many lengths are kept.
+# A single text of at most this many tokens, such as a query, is short: on a GPU it runs a compiled graph, which is
+# kept for so many lengths.
 SHORT, SHORT_LENGTHS = 128, 64
 
 Item = tuple[int, str]

@@ -125,17 +125,21 @@ def _attend_first(queries: mx.array, keys: mx.array, values: mx.array, bias: mx.
 
 
 def _on_cpu(heads: int, buckets: Sequence[Bucket]) -> tuple[tuple[Bucket, ...], tuple[mx.array, ...]]:
-    """Several short buckets as one text, kept apart by its bias, and longer ones as they are."""
-    first = buckets[0]
-    if len(buckets) == first.texts == 1 and not first.unseen and cpu.few(heads, first.length):
-        return tuple(buckets), (_alone(heads, first.length),)
+    """Several short buckets as one text, kept apart by its bias, and longer ones as they are.
+
+    The bias of one text of a few tokens is kept for the next such text.
+    """
+    if len(buckets) == 1 and not steady.wanted():
+        (own,) = buckets
+        if own.texts == 1 and not own.unseen and cpu.few(heads, own.length):
+            return tuple(buckets), (_alone(heads, own.length),)
     falls = slopes(heads)
     steep = mx.array(falls) * LOG2_E
     if steady.wanted():
         return tuple(buckets), tuple(hankel_values(steep, bucket.length) for bucket in buckets)
     joined, biases = [], []
-    for own in cpu.neighbours([bucket.stop - bucket.start for bucket in buckets]):
-        group = buckets[own]
+    for near in cpu.neighbours([bucket.stop - bucket.start for bucket in buckets]):
+        group = buckets[near]
         if len(group) > 1 and not any(bucket.unseen for bucket in group):
             lengths = [bucket.length for bucket in group for _ in range(bucket.texts)]
             joined.append(Bucket(group[0].start, 1, sum(lengths)))

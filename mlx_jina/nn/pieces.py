@@ -73,7 +73,7 @@ def unevaluated() -> Iterator[None]:
 def started() -> Iterator[None]:
     """Start to evaluate layers on a CPU in this thread, wait for none, and evaluate nothing within them.
 
-    Python builds a short text's next layer meanwhile, which takes it half as long as a core needs to compute one.
+    For a short text: building a layer takes Python half the time that a core takes to compute one.
     """
     before = _here.starts
     _here.starts = True
@@ -104,8 +104,9 @@ def tokens() -> int:
 def evaluate_if_long(x: mx.array) -> mx.array:
     """Start to evaluate the states (T, D) of a long text, layer by layer.
 
-    On a CPU evaluate those of any text: MLX admits some hundred operations of all threads together
-    (`MAX_ACTIVE_TASKS` in mlx/transforms.cpp), and one thread's long graph would keep the other threads waiting.
+    Within `started` start on those of a short one. Elsewhere on a CPU evaluate those of any text: MLX admits some
+    hundred operations of all threads together (`MAX_ACTIVE_TASKS` in mlx/transforms.cpp), and one thread's long
+    graph would keep the other threads waiting.
     """
     if not device.on_gpu() and not _here.starts:
         return _evaluate(x)

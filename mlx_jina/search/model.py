@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlx_jina import __version__, catalog
-from mlx_jina.errors import InputError, MlxJinaError
+from mlx_jina.errors import InputError
 from mlx_jina.weights import hub
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 DEFAULT = "pocket"
 _RETRIEVAL = "retrieval"
-# Whose vectors are kept: those of searches that run at once, and of one that is repeated.
+# Queries whose vectors are kept: those of searches that run at once, and one that is repeated.
 _QUERIES = 32
 
 
@@ -74,7 +74,9 @@ class Model:
         self._loading = threading.Lock()
         self._fingerprint: tuple[str, str] | None = None
         self._encoding = threading.Lock()
-        self._preloading: threading.Thread | None = None
+        self._starting = threading.Lock()
+        self._preloading: list[threading.Thread] = []
+        self._latest: str | None = None
         self._queries: dict[str, Floats] = {}
 
     @property
@@ -99,17 +101,25 @@ class Model:
 
     def preload(self, text: str) -> None:
         """Begin to load the model and to encode a query. Whoever asks for that query waits, or gets the error."""
-        self._preloading = threading.Thread(target=self._preload, args=(text,), name="mlx-jina-load")
-        self._preloading.start()
+        if text in self._queries:
+            return
+        self._latest = text
+        thread = threading.Thread(target=self._preload, args=(text,), name="mlx-jina-load")
+        thread.start()
+        with self._starting:
+            self._preloading = [own for own in self._preloading if own.is_alive()] + [thread]
 
     def close(self) -> None:
         """Wait for what was begun: a process that ends while MLX is imported, or computes, would end badly."""
-        if self._preloading is not None:
-            self._preloading.join()
+        for thread in self._preloading:
+            thread.join()
 
     def _preload(self, text: str) -> None:
-        with suppress(MlxJinaError):
-            self.encode_query(text)
+        # Whoever asks for the query meets the error again.
+        with suppress(Exception), self._encoding:
+            # Somebody who types on needs only the latest one.
+            if text == self._latest:
+                self._encoded(text)
 
     @property
     def sees(self) -> bool:
@@ -163,12 +173,15 @@ class Model:
     def encode_query(self, text: str) -> Floats:
         """The vector (D,) of what is looked for."""
         with self._encoding:
-            if (vector := self._queries.get(text)) is None:
-                vector = self.encoder.encode_query(text, task=self._task("query"), show_progress_bar=False)
-                self._queries[text] = vector
-                if len(self._queries) > _QUERIES:
-                    del self._queries[next(iter(self._queries))]
-            return vector
+            return self._encoded(text)
+
+    def _encoded(self, text: str) -> Floats:
+        if (vector := self._queries.get(text)) is None:
+            vector = self.encoder.encode_query(text, task=self._task("query"), show_progress_bar=False)
+            self._queries[text] = vector
+            if len(self._queries) > _QUERIES:
+                del self._queries[next(iter(self._queries))]
+        return vector
 
     def _task(self, side: Side) -> str | None:
         """Of a model that has several: the one for retrieval, else the one it answers when none is named."""

@@ -11,9 +11,6 @@ from mlx_jina.search.schema import NOTE_BITS, WEIGHTS
 
 CHUNKS = 400
 """That are ranked, of all that match."""
-# Only chunks with one of the rarer terms are ranked where these are in so many chunks, or the others in more than
-# this share of all.
-_ENOUGH, _COMMON = 2 * CHUNKS, 0.25
 # Terms whose counts are kept, at most.
 _KEPT = 10_000
 
@@ -76,40 +73,13 @@ def rank(
         f"select rowid, -bm25(fts, {weights}) as score from fts where fts match ? {condition} "
         f"order by score desc, rowid limit ?"
     )
-
-    def best(limit: int, *expressions: str) -> dict[int, float]:
-        rows = [row for each in expressions for row in connection.execute(sql, (each, limit))]
-        return dict(sorted(rows, key=lambda row: (-row[1], row[0]))[:limit])
-
-    def enough(scores: Collection[int]) -> bool:
-        return len({chunk >> NOTE_BITS for chunk in scores}) >= notes
-
-    rarer, common = _split(kept, counts, _COMMON * total, notes)
     limit = CHUNKS
     while True:
-        # Two searches, as every term counts once in each.
-        scores = best(limit, f"({rarer}) AND ({common})", f"({rarer}) NOT ({common})") if common else {}
-        if not enough(scores):
-            scores = best(limit, " OR ".join(kept))
-        if len(scores) < limit or enough(scores):
+        scores: dict[int, float] = dict(connection.execute(sql, (" OR ".join(kept), limit)).fetchall())
+        if len(scores) < limit or len({chunk >> NOTE_BITS for chunk in scores}) >= notes:
             return Words(scores, counts, tuple(dropped))
         # One long note may have taken all places.
         limit *= 10
-
-
-def _split(terms: Sequence[str], counts: Mapping[str, int], many: float, notes: int) -> tuple[str, str]:
-    """Expressions for the rarer terms, one of which a chunk must have, and for common ones; "" for none.
-
-    To score every chunk that has nothing but a common word takes most of the time of a search, and hardly any of
-    these would be among the best (Lucene's CommonTermsQuery goes by this). A term in more than `many` is common.
-    """
-    ordered = sorted(terms, key=lambda term: counts[term])
-    total = 0
-    for number, term in enumerate(ordered):
-        if total >= _ENOUGH or (total >= notes and counts[term] > many):
-            return " OR ".join(ordered[:number]), " OR ".join(ordered[number:])
-        total += counts[term]
-    return " OR ".join(ordered), ""
 
 
 def _dropped(counts: Mapping[str, int], half: int) -> list[str]:

@@ -339,42 +339,6 @@ def test_ndcg_of_the_bench() -> None:
     assert ndcg([], {"a": 1}) == 0
 
 
-@pytest.fixture(scope="module")
-def common(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Index]:
-    """3,000 notes: "often" in 1,400 of them, "mid" in 950 and "rare" in 6, each by itself and with others."""
-    folder = tmp_path_factory.mktemp("common")
-    for number in range(3000):
-        kept = [
-            word
-            for word, step, most in (("often", 15, 7), ("mid", 19, 6), ("rare", 599, 1))
-            if number % step < most
-        ]
-        (folder / f"{number}.md").write_text(f"{' '.join(kept)} {'filler ' * (number % 7)}end {number}")
-    with Index(tmp_path_factory.mktemp("index") / "index.db") as opened:
-        opened.sync(folder, vectors=False)
-        yield opened
-
-
-@pytest.mark.parametrize("query", ["often mid rare", "often rare", "mid often", "often", "rare"])
-def test_common_words_are_scored_where_rarer_ones_are(
-    query: str, common: Index, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """With the scores of a search for all words, and the same chunks first."""
-    terms = query.split()
-    with common._database.reading() as connection:
-        found = words.rank(connection, terms, None, 5, words.Counts())
-        monkeypatch.setattr(words, "_ENOUGH", 10**9)
-        monkeypatch.setattr(words, "_COMMON", 1)
-        whole = words.rank(connection, terms, None, 5, words.Counts())
-        few = words.rank(connection, terms, None, 20, words.Counts())
-    assert len(whole.scores) == (6 if query == "rare" else words.CHUNKS)
-    # Six notes have "rare", which are enough for five hits and not for twenty.
-    assert len(found.scores) == (6 if "rare" in query else words.CHUNKS)
-    first = [*found.scores.items()][:5]
-    assert dict(first) == pytest.approx(dict([*whole.scores.items()][:5]), rel=1e-12)
-    assert few == whole
-
-
 def test_words_are_counted_once_while_nothing_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "notes"
     folder.mkdir()
@@ -395,16 +359,3 @@ def test_words_are_counted_once_while_nothing_changes(tmp_path: Path, monkeypatc
         (folder / "2.md").write_text("a fox again")
         index.sync(vectors=False)
         assert index.find("fox", mode="words").explanation.counts == {'"fox"': 3}
-
-
-def test_which_words_a_chunk_must_have_one_of() -> None:
-    counts = {"a": 5, "b": 900, "c": 4000, "d": 3, "e": 300}
-
-    def split(terms: str, many: float, notes: int = 5) -> tuple[str, str]:
-        return words._split([*terms], counts, many, notes)
-
-    assert split("abcd", 10_000) == ("d OR a OR b", "c")
-    assert split("abcd", 800) == ("d OR a", "b OR c")
-    assert split("abcd", 800, notes=9) == ("d OR a OR b", "c")
-    assert split("aed", 10_000) == ("d OR a OR e", "")
-    assert split("c", 1) == ("c", "")

@@ -126,6 +126,13 @@ def test_mistakes(notes: Server, fields: dict[str, Any], status: int, message: s
     assert message in answer.json()["error"]["message"]
 
 
+def test_fields_of_two_names_may_say_the_same(notes: Server) -> None:
+    answer = notes.client.post("/v1/search", json={"query": "oil", "q": "oil", "limit": 1, "n": 1})
+    assert len(answer.json()["hits"]) == 1
+    answer = notes.client.post("/v1/search", json={"query": "oil", "limit": 1, "n": 2})
+    assert (answer.status_code, "limit and n contradict" in answer.text) == (422, True)
+
+
 def test_hits_are_reranked_by_a_model_of_the_server(notes: Server) -> None:
     hits = search(notes, "oil of the engine", rerank="reranker", limit=4)["hits"]
     assert all(0 < hit["rerank"] < 1 for hit in hits)

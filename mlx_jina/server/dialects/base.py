@@ -56,6 +56,7 @@ class Body(BaseModel):
                 names = [name for name in field.validation_alias.choices if name in given]
                 if any(given[name] != given[names[0]] for name in names[1:]):
                     raise PydanticCustomError("contradiction", f"{' and '.join(map(str, names))} contradict")
+                given = {key: value for key, value in given.items() if key not in names[1:]}
         return given
 
 
