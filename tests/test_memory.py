@@ -265,7 +265,7 @@ def test_memory_stays_flat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, coun
 
 # Encodes texts of many lengths, with MLX's cache or without, and prints by how many bytes the process grew.
 MANY_LENGTHS = """
-import random, sys
+import sys
 from pathlib import Path
 import mlx_jina
 
@@ -276,8 +276,9 @@ if sys.argv[1] == "limited":
     mlx_jina.limit_cache()
 model = mlx_jina.load("pocket")
 model.encode(["a short text"])
-before, rng = peak(), random.Random(0)
-model.encode([" ".join(["word"] * rng.randrange(1, 1000)) for _ in range(30)])
+before = peak()
+for count in range(1, 600, 10):
+    model.encode(" ".join(["word"] * count))
 print(peak() - before)
 """
 
@@ -290,4 +291,4 @@ def test_many_lengths_leave_less_behind_than_in_mlx_s_cache() -> None:
     command = [sys.executable, "-c", MANY_LENGTHS]
     started = [subprocess.Popen([*command, kind], stdout=subprocess.PIPE) for kind in ("limited", "left alone")]
     limited, alone = (int(process.communicate()[0]) for process in started)
-    assert limited < 0.9 * alone
+    assert limited < 0.85 * alone
