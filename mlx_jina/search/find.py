@@ -62,7 +62,7 @@ class Options:
 def find(
     connection: sqlite3.Connection,
     highlighter: Highlighter,
-    counts: words.Counts,
+    known: words.Terms,
     query: Query,
     options: Options,
     by_meaning: ByMeaning | None,
@@ -82,7 +82,7 @@ def find(
     named = _named(connection, query, allowed)
     text = query.text.strip()
     terms = () if options.mode == "meaning" else query.terms
-    matched = words.rank(connection, terms, allowed, options.limit, counts)
+    matched = words.rank(connection, terms, allowed, options.limit, known)
     asked = {*matched.scores, *(note << NOTE_BITS for note in named)}
     meaning, warning = _meaning(by_meaning, text, options, allowed, asked)
     warnings = [] if warning is None else [warning]
@@ -91,7 +91,7 @@ def find(
     explanation = replace(_explained(explanation, matched, meaning), weight=weight)
     fused = ranking.fuse(matched, meaning, weight, named)
     if expand is not None and text:
-        search = partial(_searched, connection, counts, options, weight, allowed, by_meaning if meaning else None)
+        search = partial(_searched, connection, known, options, weight, allowed, by_meaning if meaning else None)
         strong = expansion.is_strong(matched, named)
         explanation, fused = _expanded(explanation, strong, fused, text, expand, search, warnings)
     ranked = _ranked(connection, options, fused, named)
@@ -175,7 +175,7 @@ def _expanded(
 
 def _searched(
     connection: sqlite3.Connection,
-    counts: words.Counts,
+    known: words.Terms,
     options: Options,
     weight: float,
     allowed: Collection[int] | None,
@@ -185,7 +185,7 @@ def _searched(
     """What each expansion finds: rewordings as the question itself, the answer by meaning."""
     for text in more.rewordings:
         terms = () if options.mode == "meaning" else expressions(text)
-        matched = words.rank(connection, terms, allowed, options.limit, counts)
+        matched = words.rank(connection, terms, allowed, options.limit, known)
         meaning = None if by_meaning is None else by_meaning(text, "query", allowed, matched.scores)
         yield ranking.fuse(matched, meaning, weight)
     if more.answer and by_meaning is not None:

@@ -85,7 +85,7 @@ class Index(Contents):
         self._model = Model(name, local_files_only=local_files_only)
         self._given = str(model) if isinstance(model, Path) else model
         self._highlighter = Highlighter()
-        self._counts = words.Counts()
+        self._terms = words.Terms()
         self._vectors: tuple[int, Vectors] | None = None
         self._reading_vectors = threading.Lock()
 
@@ -281,7 +281,7 @@ class Index(Contents):
                 if space is not None and self._model.loaded:
                     # Meanwhile words are searched for.
                     self._model.preload(typed)
-            found = find(connection, self._highlighter, self._counts, query, options, by_meaning, rerank, expand)
+            found = find(connection, self._highlighter, self._terms, query, options, by_meaning, rerank, expand)
             waiting = without_vectors(connection)
         return replace(
             found,
