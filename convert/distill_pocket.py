@@ -23,7 +23,7 @@ path = click.Path(path_type=Path)
 work_option = click.option("--work", type=path, required=True, help="Folder for everything made.")
 sts_option = click.option("--sts", type=path, required=True, help="A csv of sentence, sentence, score.")
 collection_option = click.option(
-    "--collection", "collections", type=path, multiple=True, help="A folder in BEIR's layout."
+    "--collection", "collections", type=path, multiple=True, required=True, help="A folder in BEIR's layout."
 )
 
 
@@ -90,7 +90,7 @@ def train(work: Path, passes: float, threads: int) -> None:
     from safetensors.torch import save_file
     from tokenizers import Tokenizer
 
-    from convert.pocket import corpus, student, teacher, training
+    from convert.pocket import corpus, teacher, training
 
     torch.set_num_threads(threads)
     torch.manual_seed(SEED)
@@ -99,7 +99,7 @@ def train(work: Path, passes: float, threads: int) -> None:
     (out / "tokenizer.json").write_text(teacher.student_tokenizer(), encoding="utf-8")
     tokenizer, old = Tokenizer.from_file(str(out / "tokenizer.json")), teacher.tokenizer()
     lessons = training.load(corpus.read(work), work / "teach", teacher.CHUNK, tokenizer)
-    basis = training.principal(lessons.vectors[:: max(1, len(lessons.vectors) // 200_000)], student.HIDDEN)
+    basis = training.reduction(lessons.vectors)
     kept = [old.token_to_id(tokenizer.id_to_token(i)) for i in range(tokenizer.get_vocab_size())]
     words = np.load(work / "tokens.npy").astype(np.float32)[kept] @ basis
     model = training.start(words / np.linalg.norm(words, axis=1, keepdims=True))
@@ -134,7 +134,11 @@ def export(work: Path, out: Path) -> None:
 @collection_option
 @click.argument("out", type=path)
 def evaluate(work: Path, sts: Path, collections: tuple[Path, ...], out: Path) -> None:
-    """Spearman on STS and nDCG@10 on collections: the folder OUT, the float student, the teacher."""
+    """Spearman on STS and nDCG@10 on collections: the folder OUT, the float student, the teacher.
+
+    For OUT also how near it is to the teacher by length of text, on the first collection.
+    """
+    import numpy as np
     import torch
     from tokenizers import Tokenizer
 
@@ -159,7 +163,11 @@ def evaluate(work: Path, sts: Path, collections: tuple[Path, ...], out: Path) ->
         }
         for name, (encode, dims) in encoders.items()
     }
-    click.echo(json.dumps(scores, indent=2))
+    basis = training.reduction(np.concatenate([np.load(path) for path in sorted((work / "teach").glob("*.npy"))]))
+    lengths = evaluation.by_length(
+        collections[0], tokenizer, encoders["8-bit"][0], lambda texts: teacher.encode_whole(texts) @ basis
+    )
+    click.echo(json.dumps({**scores, "by length": lengths}, indent=2))
 
 
 @main.command("all")

@@ -9,6 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
 
 from convert.pocket import captions, corpus, edits, evaluate, readers, sources
 from convert.pocket.readers import Section
@@ -182,3 +185,25 @@ def test_retrieval_is_ndcg(tmp_path: Path) -> None:
     table = {"zero": [1.0, 0.0, 0.0], "one. two": [0.0, 1.0, 1.0], "query": [1.0, 0.1, 5.0]}
     scores = evaluate.retrieval(tmp_path, lambda texts: np.array([table[t] for t in texts]), [3, 2])
     assert scores == {3: 1.0, 2: pytest.approx(1 / np.log2(3))}
+
+
+def test_nearness_to_the_teacher_by_length(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = [f"word{n}" for n in range(25)]
+    rows = [{"_id": str(n), "title": "", "text": " ".join(words[n : n + 5])} for n in range(0, 25, 5)]
+    (tmp_path / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "queries.jsonl").write_text("")
+    (tmp_path / "qrels.tsv").write_text("query-id\tcorpus-id\tscore\n")
+    monkeypatch.setattr(evaluate, "LENGTHS", (4, 8))
+    seen = []
+
+    def encode(texts: list[str]) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+        seen.append(texts)
+        return np.array([[float(word in text.split()) for word in words] for text in texts])
+
+    tokenizer = Tokenizer(WordLevel({"word0": 0}, unk_token="word0"))
+    tokenizer.pre_tokenizer = Whitespace()
+    turned = evaluate.by_length(tmp_path, tokenizer, encode, lambda texts: encode(texts)[::-1])
+    assert seen[0] == ["word0 word1 word2 word3", "word8 word9 word10 word11", "word16 word17 word18 word19"]
+    assert [len(text.split()) for text in seen[2]] == [8, 8, 8]
+    assert evaluate.by_length(tmp_path, tokenizer, encode, encode) == {4: (1.0, 3, 3), 8: (1.0, 3, 3)}
+    assert turned == {4: (0.333, 1, 3), 8: (0.333, 1, 3)}

@@ -1,9 +1,9 @@
-"""Spearman correlation on an STS file: csv rows of sentence, sentence, score."""
+"""What a student is worth: similarity of sentences, search, and nearness to its teacher by length of text."""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[Any]
+LENGTHS = (32, 64, 128, 256, 512, 1024, 2048, 4096, 8000)
 
 
 def ranks(values: Array) -> Array:
@@ -31,7 +32,10 @@ def unit(x: Array) -> Array:
 
 
 def sts(path: Path, encode: Callable[[list[str]], Array], dims: list[int]) -> dict[int, float]:
-    """Spearman of cosine against the gold score at every width in `dims`."""
+    """Spearman of cosine against the gold score at every width in `dims`.
+
+    The file has rows of sentence, sentence, score.
+    """
     with path.open(newline="", encoding="utf-8") as file:
         rows = list(csv.reader(file))
     gold = np.array([float(r[2]) for r in rows])
@@ -47,7 +51,7 @@ def retrieval(folder: Path, encode: Callable[[list[str]], Array], dims: list[int
     from bench import search
 
     collection = search.read(folder)
-    documents = [". ".join(filter(None, (d.get("title"), d["text"]))) for d in collection.documents]
+    documents = _documents(collection.documents)
     names = [d["_id"] for d in collection.documents]
     asked = [query for query, gains in collection.relevant.items() if max(gains.values()) > 0]
     passages, queries = encode(documents), encode([collection.queries[query] for query in asked])
@@ -57,3 +61,31 @@ def retrieval(folder: Path, encode: Callable[[list[str]], Array], dims: list[int
         ranked = {query: [names[i] for i in row] for query, row in zip(asked, found, strict=True)}
         scores[dim] = search.mean_ndcg(ranked, collection.relevant)
     return scores
+
+
+def by_length(
+    folder: Path,
+    tokenizer: Any,
+    encode: Callable[[list[str]], Array],
+    teach: Callable[[list[str]], Array],
+) -> dict[int, tuple[float, int, int]]:
+    """By number of tokens: mean cosine to the teacher, how many texts are nearest to their own, and of how many.
+
+    The texts are a collection's documents, joined and cut, at most 16 of a length. Both encoders have one space.
+    """
+    from bench import search
+
+    whole = " ".join(_documents(search.read(folder).documents))
+    places = tokenizer.encode(whole, add_special_tokens=False).offsets
+    starts = range(0, len(places) - LENGTHS[-1] + 1, LENGTHS[-1])[:16]
+    found = {}
+    for length in LENGTHS:
+        texts = [whole[places[at][0] : places[at + length - 1][1]] for at in starts]
+        cosines = unit(encode(texts)) @ unit(teach(texts)).T
+        nearest = int((cosines.argmax(1) == np.arange(len(texts))).sum())
+        found[length] = round(float(np.diag(cosines).mean()), 3), nearest, len(texts)
+    return found
+
+
+def _documents(rows: Sequence[Mapping[str, str]]) -> list[str]:
+    return [". ".join(filter(None, (row.get("title"), row["text"]))) for row in rows]

@@ -78,6 +78,11 @@ def encode_texts(texts: Sequence[str]) -> Array:
     return encode(ids, dtype="float32").astype(np.float32)
 
 
+def encode_whole(texts: Sequence[str]) -> Array:
+    """As the student is taught: the mean of a text's windows."""
+    return encode([e.ids for e in tokenizer().encode_batch_fast(texts, add_special_tokens=False)], dtype="float32")
+
+
 def teach(families: Sequence[Sequence[str]], out: Path, worker: int, workers: int, seed: int) -> None:
     """Write the vectors of this worker's chunks of families that are not there yet.
 
