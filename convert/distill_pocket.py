@@ -23,7 +23,7 @@ path = click.Path(path_type=Path)
 work_option = click.option("--work", type=path, required=True, help="Folder for everything made.")
 sts_option = click.option("--sts", type=path, required=True, help="A csv of sentence, sentence, score.")
 collection_option = click.option(
-    "--collection", "collections", type=path, multiple=True, required=True, help="A folder in BEIR's layout."
+    "--collection", "collections", type=path, multiple=True, help="A folder in BEIR's layout."
 )
 
 
@@ -90,7 +90,7 @@ def train(work: Path, passes: float, threads: int) -> None:
     from safetensors.torch import save_file
     from tokenizers import Tokenizer
 
-    from convert.pocket import corpus, teacher, training
+    from convert.pocket import corpus, student, teacher, training
 
     torch.set_num_threads(threads)
     torch.manual_seed(SEED)
@@ -99,7 +99,8 @@ def train(work: Path, passes: float, threads: int) -> None:
     (out / "tokenizer.json").write_text(teacher.student_tokenizer(), encoding="utf-8")
     tokenizer, old = Tokenizer.from_file(str(out / "tokenizer.json")), teacher.tokenizer()
     lessons = training.load(corpus.read(work), work / "teach", teacher.CHUNK, tokenizer)
-    basis = training.reduction(lessons.vectors)
+    basis = training.principal(lessons.vectors[:: max(1, len(lessons.vectors) // 200_000)], student.HIDDEN)
+    np.save(out / "basis.npy", basis)
     kept = [old.token_to_id(tokenizer.id_to_token(i)) for i in range(tokenizer.get_vocab_size())]
     words = np.load(work / "tokens.npy").astype(np.float32)[kept] @ basis
     model = training.start(words / np.linalg.norm(words, axis=1, keepdims=True))
@@ -136,7 +137,7 @@ def export(work: Path, out: Path) -> None:
 def evaluate(work: Path, sts: Path, collections: tuple[Path, ...], out: Path) -> None:
     """Spearman on STS and nDCG@10 on collections: the folder OUT, the float student, the teacher.
 
-    For OUT also how near it is to the teacher by length of text, on the first collection.
+    For OUT also how near it is to the teacher by length of text.
     """
     import numpy as np
     import torch
@@ -147,6 +148,7 @@ def evaluate(work: Path, sts: Path, collections: tuple[Path, ...], out: Path) ->
     from convert.pocket import student, teacher, training
 
     tokenizer = Tokenizer.from_file(str(out / "tokenizer.json"))
+    basis = np.load(work / "student/basis.npy")
     encoders: dict[str, Any] = {}
     for name, weights in (
         ("8-bit", out / "model.safetensors"),
@@ -163,10 +165,11 @@ def evaluate(work: Path, sts: Path, collections: tuple[Path, ...], out: Path) ->
         }
         for name, (encode, dims) in encoders.items()
     }
-    basis = training.reduction(np.concatenate([np.load(path) for path in sorted((work / "teach").glob("*.npy"))]))
-    lengths = evaluation.by_length(
-        collections[0], tokenizer, encoders["8-bit"][0], lambda texts: teacher.encode_whole(texts) @ basis
-    )
+    near = partial(evaluation.by_length, tokenizer=tokenizer, encode=encoders["8-bit"][0])
+    lengths = {
+        folder.name: near(folder, teach=lambda texts: teacher.encode_whole(texts) @ basis)
+        for folder in collections
+    }
     click.echo(json.dumps({**scores, "by length": lengths}, indent=2))
 
 

@@ -194,16 +194,17 @@ def test_nearness_to_the_teacher_by_length(tmp_path: Path, monkeypatch: pytest.M
     (tmp_path / "queries.jsonl").write_text("")
     (tmp_path / "qrels.tsv").write_text("query-id\tcorpus-id\tscore\n")
     monkeypatch.setattr(evaluate, "LENGTHS", (4, 8))
-    seen = []
+    seen: list[str] = []
 
-    def encode(texts: list[str]) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
-        seen.append(texts)
+    def encode(texts: list[str]) -> evaluate.Array:
+        seen.extend(texts)
         return np.array([[float(word in text.split()) for word in words] for text in texts])
 
     tokenizer = Tokenizer(WordLevel({"word0": 0}, unk_token="word0"))
     tokenizer.pre_tokenizer = Whitespace()
     turned = evaluate.by_length(tmp_path, tokenizer, encode, lambda texts: encode(texts)[::-1])
-    assert seen[0] == ["word0 word1 word2 word3", "word8 word9 word10 word11", "word16 word17 word18 word19"]
-    assert [len(text.split()) for text in seen[2]] == [8, 8, 8]
-    assert evaluate.by_length(tmp_path, tokenizer, encode, encode) == {4: (1.0, 3, 3), 8: (1.0, 3, 3)}
-    assert turned == {4: (0.333, 1, 3), 8: (0.333, 1, 3)}
+    assert seen[:3] == ["word0 word1 word2 word3", "word8 word9 word10 word11", "word16 word17 word18 word19"]
+    assert [len(text.split()) for text in seen] == [4] * 6 + [8] * 6
+    assert turned[8] == {"cosine": 0.333, "nearest": 1, "texts": 3}
+    right = {"cosine": 1.0, "nearest": 3, "texts": 3}
+    assert evaluate.by_length(tmp_path, tokenizer, encode, encode) == {4: right, 8: right}

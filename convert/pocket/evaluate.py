@@ -68,8 +68,8 @@ def by_length(
     tokenizer: Any,
     encode: Callable[[list[str]], Array],
     teach: Callable[[list[str]], Array],
-) -> dict[int, tuple[float, int, int]]:
-    """By number of tokens: mean cosine to the teacher, how many texts are nearest to their own, and of how many.
+) -> dict[int, dict[str, float]]:
+    """By number of tokens: the mean cosine to the teacher, and how many texts are nearest to their own vector.
 
     The texts are a collection's documents, joined and cut, at most 16 of a length. Both encoders have one space.
     """
@@ -77,13 +77,17 @@ def by_length(
 
     whole = " ".join(_documents(search.read(folder).documents))
     places = tokenizer.encode(whole, add_special_tokens=False).offsets
-    starts = range(0, len(places) - LENGTHS[-1] + 1, LENGTHS[-1])[:16]
     found = {}
     for length in LENGTHS:
+        starts = range(0, len(places) - length + 1, LENGTHS[-1])[:16]
         texts = [whole[places[at][0] : places[at + length - 1][1]] for at in starts]
-        cosines = unit(encode(texts)) @ unit(teach(texts)).T
-        nearest = int((cosines.argmax(1) == np.arange(len(texts))).sum())
-        found[length] = round(float(np.diag(cosines).mean()), 3), nearest, len(texts)
+        if texts:
+            # One by one: a batch of long ones would take tens of gigabytes.
+            own = np.concatenate([encode([text]) for text in texts])
+            cosines = unit(own) @ unit(teach(texts)).T
+            nearest = int((cosines.argmax(1) == np.arange(len(texts))).sum())
+            mean = round(float(np.diag(cosines).mean()), 3)
+            found[length] = {"cosine": mean, "nearest": nearest, "texts": len(texts)}
     return found
 
 

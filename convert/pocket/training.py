@@ -47,11 +47,6 @@ def principal(vectors: Array, width: int) -> Array:
     return np.ascontiguousarray(directions[:, np.argsort(-values)[:width]])
 
 
-def reduction(vectors: Array) -> Array:
-    """The teacher's width to the student's, (384, 256), by 200,000 of the teacher's vectors (N, 384)."""
-    return principal(vectors[:: max(1, len(vectors) // 200_000)], HIDDEN)
-
-
 def tokenised(tokenizer: Any, texts: Sequence[str]) -> list[Array]:
     return [np.array(encoded.ids, np.uint16) for encoded in tokenizer.encode_batch_fast(texts)]
 

@@ -1,14 +1,14 @@
 """The words half: BM25 of chunks by SQLite's FTS5, over any of a query's words.
 
-FTS5's BM25 is a sum over terms, so it is asked for one term at a time and its answers are kept: what people type
-repeats its common words, which cost the most.
+Queries share their common words, and those cost the most. What such a word matches is kept from its second query
+on: BM25 is a sum over words, which is then added up here.
 """
 
 from __future__ import annotations
 
 import sqlite3
 from array import array
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from mlx_jina.search.database import one
@@ -16,10 +16,12 @@ from mlx_jina.search.schema import NOTE_BITS, WEIGHTS
 
 CHUNKS = 400
 """That are ranked, of all that match."""
-# What is kept at most: counts of terms, and chunks of terms, which take 16 bytes each.
+# What is kept: counts of so many terms, and matches of so many and one term more, which take 16 bytes each.
 _COUNTS = 10_000
-_POSTINGS = 2_000_000
-_BM25 = f"select rowid, -bm25(fts, {', '.join(map(str, WEIGHTS))}) from fts where fts match ? order by rowid"
+_MATCHES = 2_000_000
+# New terms that match no more are asked for one by one, and terms that match more are left to FTS5.
+_FEW, _MANY = 2_000, 200_000
+_BM25 = f"-bm25(fts, {', '.join(map(str, WEIGHTS))})"
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,8 @@ class _Kept:
 
     generation: int
     counts: dict[str, int] = field(default_factory=dict)
-    postings: dict[str, tuple[array[int], array[float]]] = field(default_factory=dict)
+    asked: set[str] = field(default_factory=set)
+    matches: dict[str, tuple[array[int], array[float]]] = field(default_factory=dict)
     size: int = 0
 
 
@@ -59,34 +62,45 @@ class Terms:
                 kept.counts[term] = one(connection, sql, term, most)
         return {term: kept.counts[term] for term in terms}
 
-    def scores(self, connection: sqlite3.Connection, terms: Iterable[str]) -> dict[int, float]:
-        """BM25 of all chunks with any of the terms, by chunk.
+    def scores(self, connection: sqlite3.Connection, counts: Mapping[str, int]) -> dict[int, float] | None:
+        """BM25 of all chunks with any of the terms in `counts`, by chunk, summed in their order as FTS5 does it.
 
-        Summed in the order of the terms, as FTS5 does it: bit for bit what it gives for all of them together.
+        None where FTS5 does better: it ranks all terms together in less time than one after another, and in no
+        memory. That is while common terms are new, and where too many chunks match.
         """
         kept = self._of(connection)
+        new = counts.keys() - kept.asked
+        kept.asked |= new
+        if sum(counts[term] for term in new) > _FEW or sum(counts.values()) > _MANY:
+            return None
         scores: dict[int, float] = {}
-        for term in terms:
-            found = kept.postings.get(term)
-            if found is None:
-                rows = connection.execute(_BM25, (term,)).fetchall()
-                found = array("q", [chunk for chunk, _ in rows]), array("d", [score for _, score in rows])
-                if kept.size < _POSTINGS:
-                    kept.postings[term] = found
-                    kept.size += len(rows)
+        for term in counts:
+            matches = self._matches(connection, kept, term)
             if not scores:
-                scores = dict(zip(*found, strict=True))
+                scores = dict(zip(*matches, strict=True))
                 continue
             before = scores.get
-            for chunk, score in zip(*found, strict=True):
+            for chunk, score in zip(*matches, strict=True):
                 scores[chunk] = before(chunk, 0.0) + score
         return scores
+
+    def _matches(self, connection: sqlite3.Connection, kept: _Kept, term: str) -> tuple[array[int], array[float]]:
+        """The chunks with a term, and BM25 of each."""
+        if (found := kept.matches.get(term)) is None:
+            rows = connection.execute(f"select rowid, {_BM25} from fts where fts match ?", (term,)).fetchall()
+            found = array("q", [chunk for chunk, _ in rows]), array("d", [score for _, score in rows])
+            if kept.size < _MATCHES:
+                kept.matches[term] = found
+                kept.size += len(rows)
+        return found
 
     def _of(self, connection: sqlite3.Connection) -> _Kept:
         generation = one(connection, "select value from meta where key = 'generation'")
         kept = self._kept
-        if kept.generation != generation or len(kept.counts) > _COUNTS or kept.size >= _POSTINGS:
+        if kept.generation != generation or len(kept.counts) > _COUNTS:
             kept = self._kept = _Kept(generation)
+        elif kept.size >= _MATCHES:
+            kept = self._kept = _Kept(generation, kept.counts, kept.asked)
         return kept
 
 
@@ -104,10 +118,19 @@ def rank(
     total = one(connection, "select count(*) from fts_docsize")
     counts = known.counts(connection, terms, total // 2 + 1)
     dropped = _dropped(counts, total // 2)
-    scores = known.scores(connection, [term for term in terms if term not in dropped])
-    if allowed is not None:
-        scores = {chunk: score for chunk, score in scores.items() if chunk >> NOTE_BITS in allowed}
-    return Words(_best(scores, notes), counts, tuple(dropped))
+    kept = {term: count for term, count in counts.items() if term not in dropped}
+    if not kept:
+        return Words({}, counts, tuple(dropped))
+    # With a filter FTS5 computes only what it lets through.
+    scores = known.scores(connection, kept) if allowed is None else None
+    best = _by_fts5(connection, kept, allowed) if scores is None else _by_score(scores)
+    limit = CHUNKS
+    while True:
+        found = best(limit)
+        if len(found) < limit or len({chunk >> NOTE_BITS for chunk in found}) >= notes:
+            return Words(found, counts, tuple(dropped))
+        # One long note may have taken all places.
+        limit *= 10
 
 
 def _dropped(counts: Mapping[str, int], half: int) -> list[str]:
@@ -120,15 +143,36 @@ def _dropped(counts: Mapping[str, int], half: int) -> list[str]:
     return [term for term, count in counts.items() if count > half]
 
 
-def _best(scores: dict[int, float], notes: int) -> dict[int, float]:
-    """The first `CHUNKS`, or ten times as many and so on where one long note took all places."""
-    limit = CHUNKS
+def _by_fts5(
+    connection: sqlite3.Connection, terms: Iterable[str], allowed: Collection[int] | None
+) -> Callable[[int], dict[int, float]]:
+    """The first chunks of an order that FTS5 makes."""
+    condition = ""
+    if allowed is not None:
+        _allow(connection, allowed)
+        # As an expression, so that SQLite does not look up every note in FTS's own index instead.
+        condition = f"and (rowid >> {NOTE_BITS}) in (select note from temp.allowed)"
+    sql = (
+        f"select rowid, {_BM25} as score from fts where fts match ? {condition} order by score desc, rowid limit ?"
+    )
+    expression = " OR ".join(terms)
+    return lambda limit: dict(connection.execute(sql, (expression, limit)).fetchall())
+
+
+def _by_score(scores: Mapping[int, float]) -> Callable[[int], dict[int, float]]:
+    """The same of scores that are known."""
     ordered = sorted(scores.values(), reverse=True)
-    while True:
-        least = ordered[limit - 1] if limit < len(ordered) else 0.0
+
+    def best(limit: int) -> dict[int, float]:
         # Numbers alone sort much faster than pairs, of which few are left then.
+        least = ordered[limit - 1] if limit < len(ordered) else 0.0
         found = sorted((-score, chunk) for chunk, score in scores.items() if score >= least)[:limit]
-        best = {chunk: -score for score, chunk in found}
-        if len(best) < limit or len({chunk >> NOTE_BITS for chunk in best}) >= notes:
-            return best
-        limit *= 10
+        return {chunk: -score for score, chunk in found}
+
+    return best
+
+
+def _allow(connection: sqlite3.Connection, notes: Collection[int]) -> None:
+    connection.execute("create temp table if not exists allowed(note integer primary key)")
+    connection.execute("delete from temp.allowed")
+    connection.executemany("insert into temp.allowed values (?)", [(note,) for note in notes])

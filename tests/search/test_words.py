@@ -35,17 +35,25 @@ def index(tmp_path_factory: pytest.TempPathFactory, tiny: Encoder) -> Iterator[I
         yield opened
 
 
-def _together(
-    connection: sqlite3.Connection, terms: list[str], limit: int, allowed: set[int] | None = None
-) -> list[tuple[int, float]]:
-    """What FTS5 says of all terms at once."""
+def _check(
+    connection: sqlite3.Connection,
+    found: words.Words,
+    terms: list[str],
+    limit: int,
+    allowed: set[int] | None = None,
+) -> None:
+    """Compare with what FTS5 says of all terms at once, but for the last bits, which depend on the compiler."""
+    kept = [term for term in terms if term not in found.dropped]
     sql = f"select rowid, -bm25(fts, {', '.join(map(str, WEIGHTS))}) as score from fts where fts match ?"
-    rows = connection.execute(f"{sql} order by score desc, rowid", (" OR ".join(terms),))
-    return [row for row in rows if allowed is None or row[0] >> NOTE_BITS in allowed][:limit]
+    rows = connection.execute(f"{sql} order by score desc, rowid", (" OR ".join(kept),))
+    expected = {chunk: score for chunk, score in rows if allowed is None or chunk >> NOTE_BITS in allowed}
+    assert list(found.scores.values()) == pytest.approx(list(expected.values())[:limit], rel=1e-12)
+    assert found.scores == pytest.approx({chunk: expected[chunk] for chunk in found.scores}, rel=1e-12)
 
 
 def test_terms_add_up_to_what_fts5_says_of_all_of_them(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(words, "CHUNKS", 20)
+    monkeypatch.setattr(words, "_FEW", 5)
     rng, known = random.Random(1), words.Terms()
     shapes = ['"{0}"', '"{0}"', '"{0}"', '"{0} {1}"', '"word{2}" *']
     with index._database.reading() as connection:
@@ -56,34 +64,58 @@ def test_terms_add_up_to_what_fts5_says_of_all_of_them(index: Index, monkeypatch
                     for _ in range(rng.randrange(1, 8))
                 )
             )
-            allowed = None if rng.random() < 0.5 else set(rng.sample(range(202), 40))
-            found = words.rank(connection, terms, allowed, 1, known)
-            kept = [term for term in terms if term not in found.dropped]
-            assert list(found.scores.items()) == _together(connection, kept, words.CHUNKS, allowed)
+            allowed = None if rng.random() < 0.7 else set(rng.sample(range(202), 40))
+            for _ in range(2):
+                _check(connection, words.rank(connection, terms, allowed, 1, known), terms, 20, allowed)
+        assert known._kept.matches
 
 
-def test_a_long_note_does_not_take_all_places(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(words, "CHUNKS", 5)
+def test_common_terms_are_kept_when_they_come_again(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(words, "_FEW", 60)
+    known, terms = words.Terms(), ['"word5"', '"word50"']
+    statements: list[str] = []
     with index._database.reading() as connection:
-        terms = ['"alone"', '"word9"']
-        found = list(words.rank(connection, terms, None, 10, words.Terms()).scores.items())
-        assert len({chunk >> NOTE_BITS for chunk, _ in found[:5]}) == 1
-        assert len({chunk >> NOTE_BITS for chunk, _ in found}) >= 10
-        assert found == _together(connection, terms, 50)
+        counts = known.counts(connection, terms, 1000)
+        assert counts['"word50"'] <= 60 < counts['"word5"']
+        for first, kept in ((True, set()), (False, set(terms)), (False, set(terms))):
+            assert (known.scores(connection, counts) is None) == first
+            assert set(known._kept.matches) == kept
+        connection.set_trace_callback(statements.append)
+        words.rank(connection, terms, None, 10, known)
+        assert not any("match" in statement for statement in statements)
+        # A filter leaves FTS5 less to do than all that is known.
+        words.rank(connection, terms, {1, 2}, 10, known)
+        assert any("match" in statement for statement in statements)
+        connection.set_trace_callback(None)
+        monkeypatch.setattr(words, "_MANY", sum(counts.values()) - 1)
+        assert known.scores(connection, counts) is None
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_a_long_note_does_not_take_all_places(index: Index, monkeypatch: pytest.MonkeyPatch, kept: bool) -> None:
+    monkeypatch.setattr(words, "CHUNKS", 5)
+    if not kept:
+        monkeypatch.setattr(words, "_MANY", 0)
+    terms, known = ['"alone"', '"word9"'], words.Terms()
+    with index._database.reading() as connection:
+        found = words.rank(connection, terms, None, 10, known)
+        assert bool(known._kept.matches) == kept
+        assert len({chunk >> NOTE_BITS for chunk in list(found.scores)[:5]}) == 1
+        assert len({chunk >> NOTE_BITS for chunk in found.scores}) >= 10
+        _check(connection, found, terms, 50)
 
 
 def test_what_is_kept_is_bounded(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(words, "_POSTINGS", 100)
+    monkeypatch.setattr(words, "_MATCHES", 100)
     known = words.Terms()
     with index._database.reading() as connection:
         for start in range(0, 60, 3):
             terms = [f'"{word}"' for word in VOCABULARY[start : start + 3]]
-            found = words.rank(connection, terms, None, 10, known)
-            kept = [term for term in terms if term not in found.dropped]
-            assert list(found.scores.items()) == _together(connection, kept, words.CHUNKS)
+            _check(connection, words.rank(connection, terms, None, 10, known), terms, words.CHUNKS)
             # One term may go beyond it.
-            assert known._kept.size <= 100 + 600
-            assert known._kept.size == sum(len(chunks) for chunks, _ in known._kept.postings.values())
+            assert known._kept.size <= 100 + words._FEW
+            assert known._kept.size == sum(len(chunks) for chunks, _ in known._kept.matches.values())
+        assert len(known._kept.counts) == 60
 
 
 def test_an_index_that_changed_is_asked_anew(tmp_path: Path, folder: Path, tiny: Encoder) -> None:
