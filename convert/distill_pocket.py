@@ -80,7 +80,7 @@ def teach(work: Path, workers: int, worker: int | None) -> None:
 @main.command()
 @work_option
 @click.option(
-    "--passes", type=click.FloatRange(min=0, min_open=True), default=2.0, show_default=True, help="Over all texts."
+    "--passes", type=click.FloatRange(min=0, min_open=True), default=1.6, show_default=True, help="Over all texts."
 )
 @click.option("--threads", default=2, show_default=True)
 def train(work: Path, passes: float, threads: int) -> None:

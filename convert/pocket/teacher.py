@@ -6,6 +6,7 @@ import importlib
 import json
 import random
 import re
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Sequence
@@ -67,7 +68,7 @@ def encode(token_ids: list[list[int]], batch_tokens: int = 4096, dtype: str = "b
                 vectors = torch.nn.functional.normalize(hidden.float().mean(1), dim=-1)
                 sums.index_add_(0, torch.tensor([row for row, _ in part]), vectors)
                 done += len(part) * (length + 2)
-    print(f"{done} tokens, {done / (time.time() - start):.0f}/s", flush=True)
+    print(f"{done} tokens, {done / (time.time() - start):.0f}/s", file=sys.stderr, flush=True)
     out: Array = torch.nn.functional.normalize(sums, dim=-1).numpy()
     return out
 
