@@ -121,8 +121,8 @@ def rank(
     kept = {term: count for term, count in counts.items() if term not in dropped}
     if not kept:
         return Words({}, counts, tuple(dropped))
-    # With a filter FTS5 computes only what it lets through.
-    scores = known.scores(connection, kept) if allowed is None else None
+    # With a filter FTS5 computes only what passes it, and terms in more than half were not counted to the end.
+    scores = known.scores(connection, kept) if allowed is None and max(kept.values()) <= total // 2 else None
     best = _by_fts5(connection, kept, allowed) if scores is None else _by_score(scores)
     limit = CHUNKS
     while True:

@@ -128,3 +128,17 @@ def test_an_index_that_changed_is_asked_anew(tmp_path: Path, folder: Path, tiny:
         (folder / "b.md").write_text("# B\n\nflour and salt")
         index.sync(folder, vectors=False)
         assert [hit.path for hit in index.search("salt", mode="words")] == ["b.md"]
+
+
+def test_words_of_most_chunks_are_left_to_fts5(tmp_path: Path, folder: Path, tiny: Encoder) -> None:
+    for number in range(20):
+        (folder / f"{number}.md").write_text(f"the of number{number}")
+    with Index(tmp_path / "index.db", tiny) as index:
+        index.sync(folder, vectors=False)
+        known, terms = words.Terms(), ['"the"', '"of"']
+        with index._database.reading() as connection:
+            for _ in range(3):
+                found = words.rank(connection, terms, None, 10, known)
+                assert not known._kept.matches
+                _check(connection, found, terms, words.CHUNKS)
+                assert len(found.scores) == 20
