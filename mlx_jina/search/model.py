@@ -156,7 +156,7 @@ class Model:
 
     def is_up_to_date(self, known: str) -> bool:
         """Whether this version returned it beside a fingerprint: another may bring other weights by a name."""
-        return bool(json.loads(known).get("version") == __version__)
+        return bool(json.loads(known).get("version") == self._version())
 
     def encode_documents(self, texts: Sequence[str]) -> Floats:
         """Vectors (N, D) of texts to be found."""
@@ -197,7 +197,12 @@ class Model:
         files = sorted(path.rglob("*")) if path.is_dir() else [path]
         stats = [(file.name, file.stat()) for file in files if file.is_file()]
         names = [[name, status.st_size, status.st_mtime_ns] for name, status in stats]
-        return {"files": names, "version": __version__}
+        return {"files": names, "version": self._version()}
+
+    def _version(self) -> str:
+        """Of this package, and of the model that it brings along."""
+        entry = catalog.find(self.name)
+        return __version__ if entry is None or entry.version is None else f"{__version__}, {entry.title}"
 
 
 Progress = Callable[[str, int, int], object]

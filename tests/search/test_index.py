@@ -10,6 +10,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ import numpy as np
 import pytest
 
 import mlx_jina
-from mlx_jina import Index, InputError, Where
+from mlx_jina import Index, InputError, Where, catalog
 from mlx_jina.encoder import Encoder
 from mlx_jina.errors import IndexFileError
 from mlx_jina.search import chunks, database, location, schema
@@ -274,8 +275,14 @@ def test_an_earlier_pocket_is_said_and_rebuilt(
         assert (found.mode, len(found.hits)) == ("words", 1)
         assert f"vectors of an earlier 'pocket' ({old})" in (found.warning or "")
         assert (found.warning or "").endswith("to replace them: mlx-jina index --rebuild -m pocket")
-        # Nothing is new, and only another version of this package may bring other weights of one name.
+        # Nothing is new, and only another version of pocket or of this package may bring other weights by a name.
         index.sync()
+        entry = catalog.find("pocket")
+        assert entry is not None
+        with monkeypatch.context() as patch:
+            patch.setattr(catalog, "find", lambda _: replace(entry, version=0))
+            with pytest.raises(OtherModelError, match="an earlier 'pocket'"):
+                index.sync()
         monkeypatch.setattr("mlx_jina.search.model.__version__", "later")
         with pytest.raises(OtherModelError, match="an earlier 'pocket'"):
             index.sync()
