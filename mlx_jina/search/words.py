@@ -1,18 +1,25 @@
 """The words half: BM25 of chunks by SQLite's FTS5, over any of a query's words.
 
 Queries share their common words, and those cost the most. What such a word matches is kept from its second query
-on: BM25 is a sum over words, which is then added up here.
+on: BM25 is a sum over words, which is then added up here. A first search does without, and without NumPy.
 """
 
 from __future__ import annotations
 
 import sqlite3
-from array import array
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from mlx_jina.search.database import one
 from mlx_jina.search.schema import NOTE_BITS, WEIGHTS
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    Matches = tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]
+    """Ascending ids of chunks, and BM25 of each."""
 
 CHUNKS = 400
 """That are ranked, of all that match."""
@@ -20,7 +27,7 @@ CHUNKS = 400
 _COUNTS = 10_000
 _MATCHES = 2_000_000
 # New terms that match no more are asked for one by one, and terms that match more are left to FTS5.
-_FEW, _MANY = 2_000, 200_000
+_FEW, _MANY = 5_000, 200_000
 _BM25 = f"-bm25(fts, {', '.join(map(str, WEIGHTS))})"
 
 
@@ -43,7 +50,7 @@ class _Kept:
     generation: int
     counts: dict[str, int] = field(default_factory=dict)
     asked: set[str] = field(default_factory=set)
-    matches: dict[str, tuple[array[int], array[float]]] = field(default_factory=dict)
+    matches: dict[str, Matches] = field(default_factory=dict)
     size: int = 0
 
 
@@ -62,33 +69,37 @@ class Terms:
                 kept.counts[term] = one(connection, sql, term, most)
         return {term: kept.counts[term] for term in terms}
 
-    def scores(self, connection: sqlite3.Connection, counts: Mapping[str, int]) -> dict[int, float] | None:
-        """BM25 of all chunks with any of the terms in `counts`, by chunk, summed in their order as FTS5 does it.
+    def scores(self, connection: sqlite3.Connection, counts: Mapping[str, int]) -> Matches | None:
+        """BM25 of all chunks with any of the terms in `counts`, summed in their order as FTS5 does it.
 
         None where FTS5 does better: it ranks all terms together in less time than one after another, and in no
-        memory. That is while common terms are new, and where too many chunks match.
+        memory. That is while all terms are new, or common ones are, and where too many chunks match.
         """
         kept = self._of(connection)
         new = counts.keys() - kept.asked
         kept.asked |= new
-        if sum(counts[term] for term in new) > _FEW or sum(counts.values()) > _MANY:
+        if len(new) == len(counts) or sum(counts[term] for term in new) > _FEW or sum(counts.values()) > _MANY:
             return None
-        scores: dict[int, float] = {}
-        for term in counts:
-            matches = self._matches(connection, kept, term)
-            if not scores:
-                scores = dict(zip(*matches, strict=True))
-                continue
-            before = scores.get
-            for chunk, score in zip(*matches, strict=True):
-                scores[chunk] = before(chunk, 0.0) + score
-        return scores
+        import numpy as np
 
-    def _matches(self, connection: sqlite3.Connection, kept: _Kept, term: str) -> tuple[array[int], array[float]]:
-        """The chunks with a term, and BM25 of each."""
+        found = [self._matches(connection, kept, term) for term in counts]
+        chunks = np.concatenate([chunks for chunks, _ in found])
+        scores = np.concatenate([scores for _, scores in found])
+        order = np.argsort(chunks, kind="stable")
+        chunks, scores = chunks[order], scores[order]
+        first = np.flatnonzero(np.diff(chunks, prepend=-1))
+        return chunks[first], np.add.reduceat(scores, first)
+
+    def _matches(self, connection: sqlite3.Connection, kept: _Kept, term: str) -> Matches:
+        import numpy as np
+
         if (found := kept.matches.get(term)) is None:
-            rows = connection.execute(f"select rowid, {_BM25} from fts where fts match ?", (term,)).fetchall()
-            found = array("q", [chunk for chunk, _ in rows]), array("d", [score for _, score in rows])
+            sql = f"select rowid, {_BM25} from fts where fts match ? order by rowid"
+            rows = connection.execute(sql, (term,)).fetchall()
+            found = (
+                np.fromiter((chunk for chunk, _ in rows), dtype=np.int64, count=len(rows)),
+                np.fromiter((score for _, score in rows), dtype=np.float64, count=len(rows)),
+            )
             if kept.size < _MATCHES:
                 kept.matches[term] = found
                 kept.size += len(rows)
@@ -123,7 +134,7 @@ def rank(
         return Words({}, counts, tuple(dropped))
     # With a filter FTS5 computes only what passes it, and terms in more than half were not counted to the end.
     scores = known.scores(connection, kept) if allowed is None and max(kept.values()) <= total // 2 else None
-    best = _by_fts5(connection, kept, allowed) if scores is None else _by_score(scores)
+    best = _by_fts5(connection, kept, allowed) if scores is None else _by_score(*scores)
     limit = CHUNKS
     while True:
         found = best(limit)
@@ -159,15 +170,15 @@ def _by_fts5(
     return lambda limit: dict(connection.execute(sql, (expression, limit)).fetchall())
 
 
-def _by_score(scores: Mapping[int, float]) -> Callable[[int], dict[int, float]]:
+def _by_score(chunks: npt.NDArray[np.int64], scores: npt.NDArray[np.float64]) -> Callable[[int], dict[int, float]]:
     """The same of scores that are known."""
-    ordered = sorted(scores.values(), reverse=True)
+    import numpy as np
 
     def best(limit: int) -> dict[int, float]:
-        # Numbers alone sort much faster than pairs, of which few are left then.
-        least = ordered[limit - 1] if limit < len(ordered) else 0.0
-        found = sorted((-score, chunk) for chunk, score in scores.items() if score >= least)[:limit]
-        return {chunk: -score for score, chunk in found}
+        least = np.partition(scores, -limit)[-limit] if limit < len(scores) else 0.0
+        near = np.flatnonzero(scores >= least)
+        order = near[np.lexsort((chunks[near], -scores[near]))][:limit]
+        return dict(zip(chunks[order].tolist(), scores[order].tolist(), strict=True))
 
     return best
 
