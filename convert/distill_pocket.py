@@ -55,10 +55,17 @@ def collect(work: Path, sts: Path, collections: tuple[Path, ...], captions: int)
 
 @main.command()
 @work_option
-@click.option("--workers", default=2, show_default=True, help="Single-threaded processes.")
+@click.option("--workers", default=2, show_default=True, help="Single-threaded processes, where there is no GPU.")
 @click.option("--worker", type=int, hidden=True, help="The number of this process, in a worker.")
 def teach(work: Path, workers: int, worker: int | None) -> None:
     """Write the teacher's vectors. Training also works with the chunks of a run that was stopped."""
+    import numpy as np
+    import torch
+
+    from convert.pocket import corpus, student, teacher
+
+    if student.device().type != "cpu":
+        worker, workers = 0, 1
     if worker is None:
         command = [sys.executable, "-m", "convert.distill_pocket", "teach", "--work", str(work)]
         command += ["--workers", str(workers), "--worker"]
@@ -66,11 +73,6 @@ def teach(work: Path, workers: int, worker: int | None) -> None:
             if process.wait():
                 raise click.ClickException("a worker failed")
         return
-    import numpy as np
-    import torch
-
-    from convert.pocket import corpus, teacher
-
     torch.set_num_threads(1)
     if worker == 0 and not (work / "tokens.npy").exists():
         np.save(work / "tokens.npy", teacher.single_tokens().astype(np.float16))
@@ -93,6 +95,7 @@ def train(work: Path, passes: float, threads: int) -> None:
     from convert.pocket import corpus, student, teacher, training
 
     torch.set_num_threads(threads)
+    torch.backends.cuda.matmul.allow_tf32 = True
     torch.manual_seed(SEED)
     out = work / "student"
     out.mkdir(exist_ok=True)
@@ -107,7 +110,7 @@ def train(work: Path, passes: float, threads: int) -> None:
     trainer = training.Trainer(model, lessons, basis, passes, SEED)
     if (out / "state.pt").exists():
         try:
-            trainer.restore(torch.load(out / "state.pt"))
+            trainer.restore(torch.load(out / "state.pt", map_location=student.device()))
         except ValueError as error:
             raise click.ClickException(str(error)) from error
 
@@ -116,7 +119,7 @@ def train(work: Path, passes: float, threads: int) -> None:
         (out / "state.part").replace(out / "state.pt")
 
     trainer.run(save)
-    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, out / "model.safetensors")
+    save_file({k: v.cpu().contiguous() for k, v in model.state_dict().items()}, out / "model.safetensors")
 
 
 @main.command()

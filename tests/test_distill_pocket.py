@@ -157,7 +157,7 @@ def test_the_corpus_is_the_same_again(tmp_path: Path, monkeypatch: pytest.Monkey
     (tmp_path / "sts.csv").write_text("a man is cutting an onion,x,1\n")
     counts = corpus.collect(tmp_path, ["river"], [tmp_path / "sts.csv"], 50, 1)
     before = (tmp_path / "corpus.jsonl").read_text()
-    assert counts["wordnet-base"]["families"] == 1
+    assert 1 <= counts["wordnet-base"]["families"] <= corpus.CUTS
     assert counts["captions"]["texts"] > 90
     assert corpus.collect(tmp_path, ["river"], [tmp_path / "sts.csv"], 50, 1) == counts
     assert (tmp_path / "corpus.jsonl").read_text() == before

@@ -14,6 +14,8 @@ from convert.pocket import captions, readers, sources
 from convert.pocket.edits import Synonyms, edit
 
 PASSAGE_WORDS = (25, 50, 90, 160, 300)
+# How often each source is cut into passages, each time at other places and with other queries.
+CUTS = 3
 NGRAM = 8
 QUESTIONS = ("what is {}?", "{}?", "how does {} work?", "explain {}", "information about {}")
 NO_TITLE = re.compile(
@@ -51,10 +53,13 @@ def family(title: str, passage: str, synonyms: Synonyms, rng: random.Random) -> 
 def of_source(source: sources.Source, root: Path, synonyms: Synonyms, rng: random.Random) -> Iterator[list[str]]:
     """Families of a source's prose; a paragraph that comes again is dropped."""
     seen: set[int] = set()
+    sections: list[readers.Section] = []
     for title, paragraphs in source.sections(root):
         fresh = [p for p in paragraphs if readers.is_prose(p) and hash(p) not in seen]
         seen.update(map(hash, fresh))
-        for passage in passages(fresh, rng):
+        sections.append(readers.Section(title, fresh))
+    for title, paragraphs in sections * CUTS:
+        for passage in passages(paragraphs, rng):
             if rng.random() < source.share:
                 yield family(title, passage, synonyms, rng)
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as fn
@@ -12,19 +15,43 @@ from torch.nn import functional as fn
 HIDDEN, HEADS, INNER, LAYERS, EPS = 256, 4, 768, 5, 1e-12
 
 
+class Batch(NamedTuple):
+    """Texts without padding."""
+
+    ids: Tensor
+    """Their tokens, one text after the other."""
+    lengths: Tensor
+    longest: int
+
+
+def device() -> torch.device:
+    """A CUDA GPU, where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def sent(array: npt.NDArray[Any], where: torch.device) -> Tensor:
+    """A tensor on a device. From pinned memory, so that the copy does not wait for what the GPU is doing."""
+    tensor = torch.from_numpy(array)
+    return tensor if where.type == "cpu" else tensor.pin_memory().to(where, non_blocking=True)
+
+
+def batched(texts: Sequence[npt.NDArray[Any]], where: torch.device) -> Batch:
+    lengths = np.array([len(ids) for ids in texts])
+    return Batch(
+        sent(np.concatenate(texts).astype(np.int64), where), sent(lengths, where), int(lengths.max(initial=0))
+    )
+
+
 def group(**parts: nn.Module) -> nn.ModuleDict:
     return nn.ModuleDict(parts)
 
 
-def slopes(heads: int) -> Tensor:
-    return torch.tensor([2.0 ** (-8 * (h + 1) / heads) for h in range(heads)])
-
-
-def alibi(length: int, heads: int, dtype: torch.dtype) -> Tensor:
+def alibi(length: int, heads: int, dtype: torch.dtype, where: torch.device) -> Tensor:
     """(H, L, L): minus the slope times the distance."""
-    at = torch.arange(length)
+    at = torch.arange(length, device=where)
     distance = (at[:, None] - at[None, :]).abs()
-    return (-slopes(heads)[:, None, None] * distance).to(dtype)
+    slopes = 2.0 ** (-8 / heads * torch.arange(1, heads + 1, device=where))
+    return (-slopes[:, None, None] * distance).to(dtype)
 
 
 class Pad(torch.autograd.Function):
@@ -147,17 +174,17 @@ class Student(nn.Module):
             for linear in (layer.attention["output"]["dense"], layer.mlp["wo"]):
                 nn.init.normal_(linear.weight, std=0.1 / math.sqrt(linear.in_features))
 
-    def forward(self, ids: list[Tensor], dtype: torch.dtype = torch.float32) -> Tensor:
+    def forward(self, batch: Batch, dtype: torch.dtype = torch.float32) -> Tensor:
         """(B, 256) mean of each text's token states, in float32, not normalised."""
-        lengths = torch.tensor([len(i) for i in ids])
-        shape = (len(ids), int(lengths.max()))
-        inside = torch.arange(shape[1]) < lengths[:, None]
-        places = inside.flatten().nonzero().squeeze(1)
+        ids, lengths, longest = batch
+        shape = (len(lengths), longest)
+        inside = torch.arange(longest, device=ids.device) < lengths[:, None]
+        # As inside.nonzero() has it, without waiting for a GPU.
+        rows = torch.repeat_interleave(lengths, output_size=len(ids))
+        places = torch.arange(len(ids), device=ids.device) + (rows * longest - (lengths.cumsum(0) - lengths)[rows])
         emb: Any = self.embeddings
-        x = emb["LayerNorm"](emb["word_embeddings"](torch.cat(ids)) + emb["token_type_embeddings"].weight[0]).to(
-            dtype
-        )
-        bias = alibi(shape[1], HEADS, dtype).masked_fill(~inside[:, None, None, :], -torch.inf)
+        x = emb["LayerNorm"](emb["word_embeddings"](ids) + emb["token_type_embeddings"].weight[0]).to(dtype)
+        bias = alibi(longest, HEADS, dtype, ids.device).masked_fill(~inside[:, None, None, :], -torch.inf)
         layers: Any = self.encoder["layer"]
         for layer in layers:
             x = layer(x, places, shape, bias)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import json
+import math
 import random
 import re
 import sys
@@ -19,7 +21,7 @@ import numpy.typing as npt
 WINDOW = 254  # the teacher's 256 tokens less [CLS] and [SEP]
 WIDTH = 384
 OTHER_SCRIPT = re.compile(r"[^\W\u0000-\u024f]")
-CHUNK = 2_000  # families
+CHUNK = 20_000  # families
 Array = npt.NDArray[Any]
 
 
@@ -39,23 +41,32 @@ def tokenizer() -> Any:
 
 
 def windows(ids: list[int]) -> list[list[int]]:
-    """Content ids (no special tokens) cut into consecutive windows of the teacher's size."""
-    return [ids[i : i + WINDOW] for i in range(0, len(ids), WINDOW)] or [[]]
+    """Content ids (no special tokens) cut into the fewest windows of near-equal size that the teacher can read.
+
+    A short rest would be a window that says little and counts as much as the others.
+    """
+    count = max(1, math.ceil(len(ids) / WINDOW))
+    ends = [len(ids) * i // count for i in range(count + 1)]
+    return [ids[start:end] for start, end in itertools.pairwise(ends)]
 
 
-def encode(token_ids: list[list[int]], batch_tokens: int = 4096, dtype: str = "bfloat16") -> Array:
+def encode(token_ids: list[list[int]], dtype: str = "bfloat16") -> Array:
     """Unit vectors of texts given as content ids; a text of several windows gets the windows' normalised mean."""
     import torch
     from transformers import BertModel
 
+    from convert.pocket.student import device
+
+    where = device()
+    batch_tokens = 4096 if where.type == "cpu" else 131_072
     model: Any = BertModel.from_pretrained(folder(), dtype=getattr(torch, dtype))
-    model.eval()
+    model.to(where).eval()
     cls, sep = 101, 102
     by_length: dict[int, list[tuple[int, list[int]]]] = defaultdict(list)
     for row, ids in enumerate(token_ids):
         for window in windows(ids):
             by_length[len(window)].append((row, [cls, *window, sep]))
-    sums = torch.zeros(len(token_ids), WIDTH)
+    sums = torch.zeros(len(token_ids), WIDTH, device=where)
     start, done = time.time(), 0
     with torch.inference_mode():
         # Equal lengths need no attention mask, which is twice as fast on a CPU.
@@ -64,12 +75,13 @@ def encode(token_ids: list[list[int]], batch_tokens: int = 4096, dtype: str = "b
             step = max(1, batch_tokens // (length + 2))
             for at in range(0, len(items), step):
                 part = items[at : at + step]
-                hidden = model(input_ids=torch.tensor([ids for _, ids in part])).last_hidden_state
+                inputs = torch.tensor([ids for _, ids in part], device=where)
+                hidden = model(input_ids=inputs).last_hidden_state
                 vectors = torch.nn.functional.normalize(hidden.float().mean(1), dim=-1)
-                sums.index_add_(0, torch.tensor([row for row, _ in part]), vectors)
+                sums.index_add_(0, torch.tensor([row for row, _ in part], device=where), vectors)
                 done += len(part) * (length + 2)
     print(f"{done} tokens, {done / (time.time() - start):.0f}/s", file=sys.stderr, flush=True)
-    out: Array = torch.nn.functional.normalize(sums, dim=-1).numpy()
+    out: Array = torch.nn.functional.normalize(sums, dim=-1).cpu().numpy()
     return out
 
 
