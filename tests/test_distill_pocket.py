@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import random
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,7 @@ def test_every_source_is_pinned_and_free() -> None:
         assert 0 < source.share <= 1
         assert source.licence.split(" ")[0] in (
             *("public", "PostgreSQL", "PSF-2.0", "BSD-3-Clause", "MIT", "Apache-2.0", "WordNet"),
-            *("CC0-1.0", "CC-BY-4.0"),
+            *("CC0-1.0", "CC-BY-4.0", "Biopython"),
         )
 
 
@@ -110,6 +111,15 @@ def test_readers(tmp_path: Path, read: object, text: str, sections: list[Section
     file.write_bytes(gzip.compress(text.encode()))
     assert callable(read)
     assert list(read(file)) == sections
+
+
+def test_novels_of_an_r_package(tmp_path: Path) -> None:
+    lines = ["EMMA", "", "", "", "CHAPTER I", "", "", "Emma _Woodhouse_,", "handsome", "", "She was."]
+    strings = b"".join(b"\0\4\0\t" + len(line).to_bytes(4, "big") + line.encode() for line in lines)
+    block = zlib.compress(b"X\n\0\0" + strings)
+    (tmp_path / "data.rdb").write_bytes(2 * (len(block).to_bytes(4, "big") + block))
+    chapter = Section("Emma, chapter i", ["Emma Woodhouse, handsome", "She was."])
+    assert list(readers.of_rdata(tmp_path / "data.rdb")) == 2 * [Section("Emma", []), chapter]
 
 
 def test_passages_lose_nothing() -> None:

@@ -6,6 +6,7 @@ import gzip
 import html
 import json
 import re
+import zlib
 from collections import defaultdict
 from collections.abc import Iterator
 from html.parser import HTMLParser
@@ -115,6 +116,30 @@ def of_wordnet(path: Path) -> Iterator[Section]:
             definition, *examples = re.split(r';\s*(?=")', gloss.strip())
             paragraphs = [definition.strip(" ;"), *(e.strip(' ";') for e in examples)]
             yield Section(", ".join(words).replace("_", " "), paragraphs)
+
+
+def of_rdata(path: Path) -> Iterator[Section]:
+    """The data of an R package of novels: each a vector of lines in a zlib block. A section is a chapter."""
+    data = path.read_bytes()
+    while len(data) > 4:
+        block = zlib.decompressobj()
+        content, data = block.decompress(data[4:]), block.unused_data
+        # A string has a tag of four bytes, its length and its bytes.
+        tag, lines = b"\x00\x04\x00\x09", []
+        at = content.find(tag)
+        while content[at : at + 4] == tag:
+            end = at + 8 + int.from_bytes(content[at + 4 : at + 8], "big")
+            lines.append(content[at + 8 : end].decode("utf-8", "replace"))
+            at = end
+        title, *paragraphs = (squeeze(p) for p in "\n".join(lines).replace("_", "").split("\n\n"))
+        section = Section(title.title(), [])
+        for paragraph in filter(None, paragraphs):
+            if len(paragraph) < 40 and re.match(r"(chapter|volume) \w+", paragraph, re.I):
+                yield section
+                section = Section(f"{title.title()}, {paragraph.lower()}", [])
+            else:
+                section.paragraphs.append(paragraph)
+        yield section
 
 
 def of_speech(path: Path) -> Iterator[Section]:

@@ -113,6 +113,12 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return fn.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
 
 
+def normed(x: Tensor, layer: nn.Module) -> Tensor:
+    """Layer normalisation in float32."""
+    out: Tensor = layer(x.float()).to(x.dtype)
+    return out
+
+
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
     """(B*H, L, d): plain products, many times faster here than the fused CPU kernel's backward pass."""
     q, k, v = (t.flatten(0, 1) for t in (q, k, v))
@@ -146,10 +152,9 @@ class Layer(nn.Module):
         mixed = attend(q, k, v, bias).view(shape[0], HEADS, shape[1], -1)
         mixed = mixed.transpose(1, 2).reshape(shape[0] * shape[1], HIDDEN)
         mixed = unpad(mixed, places)
-        x = out["LayerNorm"](linear(mixed, out["dense"].weight, out["dense"].bias) + x)
+        x = normed(linear(mixed, out["dense"].weight, out["dense"].bias) + x, out["LayerNorm"])
         gated: Tensor = gated_gelu(linear(x, mlp["gated_layers"].weight))
-        done: Tensor = mlp["layernorm"](linear(gated, mlp["wo"].weight, mlp["wo"].bias) + x)
-        return done
+        return normed(linear(gated, mlp["wo"].weight, mlp["wo"].bias) + x, mlp["layernorm"])
 
 
 class Student(nn.Module):

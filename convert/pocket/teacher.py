@@ -21,7 +21,7 @@ import numpy.typing as npt
 WINDOW = 254  # the teacher's 256 tokens less [CLS] and [SEP]
 WIDTH = 384
 OTHER_SCRIPT = re.compile(r"[^\W\u0000-\u024f]")
-CHUNK = 20_000  # families
+CHUNK = 2_000  # families
 Array = npt.NDArray[Any]
 
 
@@ -101,18 +101,26 @@ def teach(families: Sequence[Sequence[str]], out: Path, worker: int, workers: in
 
     Chunks come in random order, so that those of a run that was stopped resemble the whole.
     """
+    from convert.pocket.student import device
+
     tok = tokenizer()
     out.mkdir(exist_ok=True)
     starts = list(range(0, len(families), CHUNK))
     random.Random(seed).shuffle(starts)
-    for start in starts[worker::workers]:
-        path = out / f"{start:08d}.npy"
-        if not path.exists():
-            texts = [text for family in families[start : start + CHUNK] for text in family]
-            ids = [encoded.ids for encoded in tok.encode_batch_fast(texts, add_special_tokens=False)]
+    paths = [(start, out / f"{start:08d}.npy") for start in starts[worker::workers]]
+    missing = [(start, path) for start, path in paths if not path.exists()]
+    # A GPU takes all at once: of one chunk it would have only a few texts of each length.
+    together = 1 if device().type == "cpu" else max(1, len(missing))
+    for at in range(0, len(missing), together):
+        group = missing[at : at + together]
+        chunks = [[text for family in families[start : start + CHUNK] for text in family] for start, _ in group]
+        texts = [text for chunk in chunks for text in chunk]
+        ids = [encoded.ids for encoded in tok.encode_batch_fast(texts, add_special_tokens=False)]
+        ends = np.cumsum([len(chunk) for chunk in chunks])
+        for (_, path), vectors in zip(group, np.split(encode(ids).astype(np.float16), ends[:-1]), strict=True):
             part = path.with_suffix(".part")
             with open(part, "wb") as file:
-                np.save(file, encode(ids).astype(np.float16))
+                np.save(file, vectors)
             part.replace(path)
 
 
