@@ -29,19 +29,37 @@ def one_thread() -> Iterator[None]:
 
 def test_batches_hold_every_row_once_by_length() -> None:
     lengths = np.append(RNG.integers(3, 900, 500), training.LONGEST + 1)
-    made = training.batches(lengths, np.random.default_rng(1))
-    assert sorted(row for batch in made for row in batch) == [*range(500)]
-    for batch in made:
-        assert sum(lengths[row] for row in batch) <= training.BATCH_TOKENS
-    padded = sum(len(batch) * max(lengths[row] for row in batch) for batch in made)
-    assert padded < 1.6 * lengths[:500].sum()
+    for size in (1, 4):
+        made = training.batches(lengths, np.random.default_rng(1), size)
+        assert sorted(row for batch in made for row in batch) == [*range(500)]
+        for batch in made:
+            assert training.padded_length(lengths[batch]).max() * len(batch) <= size * training.BATCH_TOKENS
+        padded = sum(len(batch) * lengths[batch].max() for batch in made)
+        assert padded < 1.15 * lengths[:500].sum()
+
+
+def test_few_lengths_are_left_when_texts_are_padded() -> None:
+    lengths = np.arange(1, training.LONGEST + 1)
+    padded = training.padded_length(lengths)
+    assert (padded >= lengths).all()
+    assert (padded <= np.maximum(lengths + 3, 1.125 * lengths)).all()
+    assert len(np.unique(padded)) < 60
+
+
+@pytest.mark.parametrize(("dtype", "near"), [("float32", 1e-6), ("bfloat16", 0.05)])
+def test_padding_changes_nothing(dtype: str, near: float) -> None:
+    texts = [RNG.integers(0, 30, n).astype(np.uint16) for n in (3, 17, 8)]
+    model, lengths = student.Student(30), torch.tensor([3, 17, 8])
+    flat = model(torch.from_numpy(np.concatenate(texts).astype(np.int64)), lengths, getattr(torch, dtype))
+    padded = model(torch.from_numpy(training.table(texts, 20)), lengths, getattr(torch, dtype))
+    torch.testing.assert_close(padded, flat, rtol=0, atol=near)
 
 
 def test_a_bank_has_the_neighbours() -> None:
     ranked = training.bank(np.array([0, 50_000]), 60_000, np.random.default_rng(1))
     assert {*range(training.NEAR + 1), *range(50_000 - training.NEAR, 50_000 + training.NEAR + 1)} <= {*ranked}
-    assert len(ranked) > training.BANK / 2
-    assert (np.diff(ranked) > 0).all()
+    assert len(ranked) == training.BANK + 2 * (2 * training.NEAR + 1)
+    assert 0 <= ranked.min() < ranked.max() < 60_000
 
 
 @pytest.fixture(scope="module")

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as fn
@@ -15,31 +12,9 @@ from torch.nn import functional as fn
 HIDDEN, HEADS, INNER, LAYERS, EPS = 256, 4, 768, 5, 1e-12
 
 
-class Batch(NamedTuple):
-    """Texts without padding."""
-
-    ids: Tensor
-    """Their tokens, one text after the other."""
-    lengths: Tensor
-    longest: int
-
-
 def device() -> torch.device:
     """A CUDA GPU, where there is one."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def sent(array: npt.NDArray[Any], where: torch.device) -> Tensor:
-    """A tensor on a device. From pinned memory, so that the copy does not wait for what the GPU is doing."""
-    tensor = torch.from_numpy(array)
-    return tensor if where.type == "cpu" else tensor.pin_memory().to(where, non_blocking=True)
-
-
-def batched(texts: Sequence[npt.NDArray[Any]], where: torch.device) -> Batch:
-    lengths = np.array([len(ids) for ids in texts])
-    return Batch(
-        sent(np.concatenate(texts).astype(np.int64), where), sent(lengths, where), int(lengths.max(initial=0))
-    )
 
 
 def group(**parts: nn.Module) -> nn.ModuleDict:
@@ -127,7 +102,10 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
 
 
 class Layer(nn.Module):
-    """Post-norm block; linear maps see the flat row of tokens, only attention sees padded texts."""
+    """Post-norm block; linear maps see the flat row of tokens, only attention sees padded texts.
+
+    `places` are those of the tokens in the padded table; None where the row is the table.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -141,17 +119,20 @@ class Layer(nn.Module):
             layernorm=nn.LayerNorm(HIDDEN, EPS),
         )
 
-    def forward(self, x: Tensor, places: Tensor, shape: tuple[int, int], bias: Tensor) -> Tensor:
+    def forward(self, x: Tensor, places: Tensor | None, shape: tuple[int, int], bias: Tensor) -> Tensor:
         own: Any = self.attention["self"]
         out: Any = self.attention["output"]
         mlp: Any = self.mlp
         weight = torch.cat([own[n].weight for n in ("query", "key", "value")])
         offset = torch.cat([own[n].bias for n in ("query", "key", "value")])
-        qkv: Tensor = pad(linear(x, weight, offset), places, shape[0] * shape[1])
+        qkv = linear(x, weight, offset)
+        if places is not None:
+            qkv = pad(qkv, places, shape[0] * shape[1])
         q, k, v = qkv.view(*shape, 3, HEADS, -1).permute(2, 0, 3, 1, 4).unbind(0)
         mixed = attend(q, k, v, bias).view(shape[0], HEADS, shape[1], -1)
         mixed = mixed.transpose(1, 2).reshape(shape[0] * shape[1], HIDDEN)
-        mixed = unpad(mixed, places)
+        if places is not None:
+            mixed = unpad(mixed, places)
         x = normed(linear(mixed, out["dense"].weight, out["dense"].bias) + x, out["LayerNorm"])
         gated: Tensor = gated_gelu(linear(x, mlp["gated_layers"].weight))
         return normed(linear(gated, mlp["wo"].weight, mlp["wo"].bias) + x, mlp["layernorm"])
@@ -179,19 +160,22 @@ class Student(nn.Module):
             for linear in (layer.attention["output"]["dense"], layer.mlp["wo"]):
                 nn.init.normal_(linear.weight, std=0.1 / math.sqrt(linear.in_features))
 
-    def forward(self, batch: Batch, dtype: torch.dtype = torch.float32) -> Tensor:
-        """(B, 256) mean of each text's token states, in float32, not normalised."""
-        ids, lengths, longest = batch
-        shape = (len(lengths), longest)
-        inside = torch.arange(longest, device=ids.device) < lengths[:, None]
-        # As inside.nonzero() has it, without waiting for a GPU.
-        rows = torch.repeat_interleave(lengths, output_size=len(ids))
-        places = torch.arange(len(ids), device=ids.device) + (rows * longest - (lengths.cumsum(0) - lengths)[rows])
+    def forward(self, ids: Tensor, lengths: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        """(B, 256) mean of each text's token states, in float32, not normalised.
+
+        `ids` are the tokens of all texts, one after the other (T) or in a padded table (B, L). A table costs more
+        arithmetic, and its shape says all that a GPU has to know.
+        """
+        shape = (len(lengths), ids.shape[1] if ids.ndim == 2 else int(lengths.max()))
+        inside = torch.arange(shape[1], device=ids.device) < lengths[:, None]
+        places = inside.flatten().nonzero().squeeze(1) if ids.ndim == 1 else None
         emb: Any = self.embeddings
-        x = emb["LayerNorm"](emb["word_embeddings"](ids) + emb["token_type_embeddings"].weight[0]).to(dtype)
-        bias = alibi(longest, HEADS, dtype, ids.device).masked_fill(~inside[:, None, None, :], -torch.inf)
+        words = emb["word_embeddings"].weight.index_select(0, ids.flatten())
+        x = emb["LayerNorm"](words + emb["token_type_embeddings"].weight[0]).to(dtype)
+        bias = alibi(shape[1], HEADS, dtype, ids.device).masked_fill(~inside[:, None, None, :], -torch.inf)
         layers: Any = self.encoder["layer"]
         for layer in layers:
             x = layer(x, places, shape, bias)
-        table: Tensor = pad(x.float(), places, shape[0] * shape[1])
-        return table.view(*shape, HIDDEN).sum(1) / lengths[:, None]
+        table = x.float() if places is None else pad(x.float(), places, shape[0] * shape[1])
+        total: Tensor = (table.view(*shape, HIDDEN) * inside[:, :, None]).sum(1)
+        return total / lengths[:, None]

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as fn
 
-from convert.pocket.student import HIDDEN, Student, batched, device, sent
+from convert.pocket.graphs import Graphs
+from convert.pocket.student import HIDDEN, Student, device
 
 DIMS = (64, 128, 256)
 BATCH_TOKENS, BATCH_TEXTS, LONGEST = 4096, 256, 2048
@@ -63,20 +64,34 @@ def load(corpus: Sequence[Sequence[str]], folder: Path, chunk: int, tokenizer: A
     return Lessons(ids, np.concatenate(vectors))
 
 
+def padded_length(lengths: Array) -> Array:
+    """At most an eighth more, or three tokens."""
+    steps = 2 ** np.maximum(2, np.log2(lengths).astype(np.int64) - 3)
+    padded: Array = -(-lengths // steps) * steps
+    return padded
+
+
 def batches(lengths: Array, rng: np.random.Generator, size: int = 1) -> list[Array]:
-    """One pass: batches of rows of near-equal length, in random order, each `size` times as large as on a CPU."""
-    order = np.argsort(lengths * rng.uniform(0.85, 1.15, len(lengths)))
-    order = order[lengths[order] <= LONGEST]
-    ends = np.cumsum(lengths[order])
+    """One pass: batches of rows in random order, each `size` times as large as on a CPU.
+
+    Texts of a batch have one padded length, so that shapes come again.
+    """
+    rows = rng.permutation(np.flatnonzero(lengths <= LONGEST))
+    padded = padded_length(lengths)
     made: list[Array] = []
-    start = 0
-    while start < len(order):
-        taken = ends[start - 1] if start else 0
-        full = int(np.searchsorted(ends, taken + size * BATCH_TOKENS, side="right"))
-        end = max(start + 1, min(full, start + size * BATCH_TEXTS))
-        made.append(order[start:end])
-        start = end
+    for longest in np.unique(padded[rows]):
+        alike = rows[padded[rows] == longest]
+        count = max(1, size * min(BATCH_TEXTS, BATCH_TOKENS // int(longest)))
+        made += [alike[start : start + count] for start in range(0, len(alike), count)]
     return [made[i] for i in rng.permutation(len(made))]
+
+
+def table(texts: Sequence[Array], longest: int) -> Array:
+    """Tokens (B, L) of texts, padded with zeros."""
+    out = np.zeros((len(texts), longest), np.int64)
+    for row, ids in zip(out, texts, strict=True):
+        row[: len(ids)] = ids
+    return out
 
 
 def bank(rows: Array, count: int, rng: np.random.Generator) -> Array:
@@ -85,7 +100,7 @@ def bank(rows: Array, count: int, rng: np.random.Generator) -> Array:
     A passage's queries, its sentences and the rest of its document stand next to it, and are hard to tell apart.
     """
     near = (rows[:, None] + np.arange(-NEAR, NEAR + 1)).ravel()
-    return np.unique(np.concatenate([near, rng.integers(0, count, BANK)]).clip(0, count - 1))
+    return np.concatenate([near.clip(0, count - 1), rng.integers(0, count, BANK)])
 
 
 def similarity_error(student: Tensor, teacher: Tensor) -> Tensor:
@@ -146,20 +161,24 @@ class Trainer:
         self.model, self.lessons, self.seed = model.to(self.device), lessons, seed
         self.basis = torch.from_numpy(basis).to(self.device)
         self.vectors = torch.from_numpy(lessons.vectors).to(self.device)
-        lengths = np.array([len(ids) for ids in lessons.ids])
-        size = 1 if self.device.type == "cpu" else GPU_BATCH
-        made = (batches(lengths, np.random.default_rng([seed, i]), size) for i in range(math.ceil(passes)))
+        self.weights = torch.tensor([1.0, SIMILARITY_WEIGHT, RANKING_WEIGHT], device=self.device)
+        on_gpu = self.device.type != "cpu"
+        self.learn = Graphs(self._learn) if on_gpu else self._learn
+        self.lengths = np.array([len(ids) for ids in lessons.ids])
+        size = GPU_BATCH if on_gpu else 1
+        made = (batches(self.lengths, np.random.default_rng([seed, i]), size) for i in range(math.ceil(passes)))
         plan = [batch for one in made for batch in one if len(batch) > 1]
         self.plan = plan[: round(passes / math.ceil(passes) * len(plan))]
         matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embeddings" not in n]
         others = [p for n, p in model.named_parameters() if p.ndim < 2 or "embeddings" in n]
         self.optimiser = torch.optim.AdamW(
             [
-                {"params": matrices, "weight_decay": DECAY, "base": RATE},
-                {"params": others, "weight_decay": 0.0, "base": RATE / 2},
+                {"params": params, "weight_decay": decay, "base": base, "lr": torch.zeros((), device=self.device)}
+                for params, decay, base in ((matrices, DECAY, RATE), (others, 0.0, RATE / 2))
             ],
             betas=BETAS,
             fused=True,
+            capturable=on_gpu,
         )
         self.step = 0
 
@@ -185,12 +204,10 @@ class Trainer:
         self.optimiser.load_state_dict(state["optimiser"])
         self.step = state["step"]
 
-    def losses(self, rows: Array, rng: np.random.Generator) -> Tensor:
-        """(cosine, similarity, ranking) errors of a batch."""
-        student = self.model(batched([self.lessons.ids[row] for row in rows], self.device), torch.bfloat16)
-        own = sent(rows, self.device)
-        ranked = sent(bank(rows, len(self.vectors), rng), self.device)
-        teacher, others = (fn.normalize(self.vectors[chosen].float(), dim=-1) for chosen in (own, ranked))
+    def losses(self, ids: Tensor, lengths: Tensor, own: Tensor, ranked: Tensor) -> Tensor:
+        """(cosine, similarity, ranking) errors of texts, whose rows are `own`, with others to rank."""
+        student = self.model(ids, lengths, torch.bfloat16)
+        teacher, others = (fn.normalize(self.vectors[rows].float(), dim=-1) for rows in (own, ranked))
         same = own[:, None] == ranked
         cosine = (1 - fn.cosine_similarity(student, teacher @ self.basis)).mean()
         return torch.stack(
@@ -201,24 +218,38 @@ class Trainer:
             ]
         )
 
+    def _learn(self, ids: Tensor, lengths: Tensor, own: Tensor, ranked: Tensor) -> Tensor:
+        """One step. Returns the errors."""
+        errors = self.losses(ids, lengths, own, ranked)
+        total: Any = errors @ self.weights
+        total.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), CLIP)
+        self.optimiser.step()
+        self.optimiser.zero_grad()
+        return errors.detach()
+
+    def _inputs(self, rows: Array) -> list[Tensor]:
+        """Of the step of a batch. On a GPU as a table, whose shape is that of other steps, on a CPU unpadded."""
+        texts, lengths = [self.lessons.ids[row] for row in rows], self.lengths[rows]
+        ids = (
+            np.concatenate(texts).astype(np.int64)
+            if self.device.type == "cpu"
+            else table(texts, int(padded_length(lengths).max()))
+        )
+        ranked = bank(rows, len(self.vectors), np.random.default_rng([self.seed, self.step]))
+        return [torch.from_numpy(each) for each in (ids, lengths, rows, ranked)]
+
     def run(self, save: Callable[[Trainer], None], every: float = 600.0) -> None:
         """Go to the end of the plan. `save` is called every so many seconds, and at the end."""
-        weights = torch.tensor([1.0, SIMILARITY_WEIGHT, RANKING_WEIGHT], device=self.device)
         began = saved = time.monotonic()
-        sums, tokens = torch.zeros_like(weights), 0
+        sums, tokens = torch.zeros_like(self.weights), 0
         while self.step < len(self.plan):
             rows = self.plan[self.step]
             for group in self.optimiser.param_groups:
-                group["lr"] = group["base"] * rate(self.step, len(self.plan))
-            errors = self.losses(rows, np.random.default_rng([self.seed, self.step]))
-            total: Any = errors @ weights
-            total.backward()
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), CLIP)
-            self.optimiser.step()
-            self.optimiser.zero_grad()
+                group["lr"].fill_(group["base"] * rate(self.step, len(self.plan)))
+            sums += self.learn(*self._inputs(rows))
             self.step += 1
-            sums += errors.detach()
-            tokens += sum(len(self.lessons.ids[row]) for row in rows)
+            tokens += int(self.lengths[rows].sum())
             if self.step % 100 == 0:
                 means = " ".join(f"{value:.4f}" for value in (sums / 100).tolist())
                 pace = tokens / (time.monotonic() - began)
@@ -238,5 +269,7 @@ def encode(model: Student, tokenizer: Any, texts: Sequence[str]) -> Array:
     with torch.no_grad():
         for at in range(0, len(order), 64):
             rows = order[at : at + 64]
-            out[rows] = model(batched([ids[row] for row in rows], torch.device("cpu"))).numpy()
+            lengths = torch.tensor([len(ids[row]) for row in rows])
+            flat = np.concatenate([ids[row] for row in rows]).astype(np.int64)
+            out[rows] = model(torch.from_numpy(flat), lengths).numpy()
     return out
