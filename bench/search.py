@@ -32,6 +32,7 @@ import mlx_jina
 from mlx_jina.search import chunks
 from mlx_jina.search.expansion import Expander
 from mlx_jina.search.hits import MODES, Hit
+from mlx_jina.search.model import Model
 from mlx_jina.search.ranking import Scorer
 
 DEPTH = 10
@@ -148,9 +149,7 @@ def evaluate(
     "--join", is_flag=True, help="Documents of one title are one note, and passages of it are asked for."
 )
 @click.option("--tokens", multiple=True, type=int, default=(chunks.TOKENS,), show_default=True, help="Of a chunk.")
-@click.option(
-    "--weight", multiple=True, type=float, default=(0.5,), show_default=True, help="Of the meaning half."
-)
+@click.option("--weight", multiple=True, type=float, help="Of the meaning half. [default: the model's]")
 @click.option(
     "--without",
     type=click.Choice(("title", "headings")),
@@ -175,7 +174,7 @@ def main(
         for size in tokens:
             chunks.TOKENS = size
             with indexed(collection, loaded, join) as (index, places):
-                for value in weight:
+                for value in weight or (Model(loaded).weight,):
                     index.set_weight(value)
                     scores = evaluate(index, collection, places, join)
                     gain = scores["hybrid"] - max(scores["words"], scores["meaning"])

@@ -26,6 +26,10 @@ collection_option = click.option(
     "--collection", "collections", type=path, multiple=True, help="A folder in BEIR's layout."
 )
 
+passes_option = click.option(
+    "--passes", type=click.FloatRange(min=0, min_open=True), default=1.0, show_default=True, help="Over all texts."
+)
+
 
 @click.group(help=__doc__)
 def main() -> None:
@@ -81,9 +85,7 @@ def teach(work: Path, workers: int, worker: int | None) -> None:
 
 @main.command()
 @work_option
-@click.option(
-    "--passes", type=click.FloatRange(min=0, min_open=True), default=1.6, show_default=True, help="Over all texts."
-)
+@passes_option
 @click.option("--threads", default=2, show_default=True)
 def train(work: Path, passes: float, threads: int) -> None:
     """Train the student and write student/; state.pt there is where a run that was stopped goes on."""
@@ -180,13 +182,16 @@ def evaluate(work: Path, sts: Path, collections: tuple[Path, ...], out: Path) ->
 @work_option
 @sts_option
 @collection_option
+@passes_option
 @click.argument("out", type=path)
 @click.pass_context
-def everything(context: click.Context, work: Path, sts: Path, collections: tuple[Path, ...], out: Path) -> None:
-    """Every stage with its defaults."""
+def everything(
+    context: click.Context, work: Path, sts: Path, collections: tuple[Path, ...], passes: float, out: Path
+) -> None:
+    """Every stage."""
     context.invoke(collect, work=work, sts=sts, collections=collections)
     context.invoke(teach, work=work)
-    context.invoke(train, work=work)
+    context.invoke(train, work=work, passes=passes)
     context.invoke(export, work=work, out=out)
     context.invoke(evaluate, work=work, sts=sts, collections=collections, out=out)
 

@@ -44,6 +44,8 @@ class Entry:
     tasks_by_prompt: bool = False
     # Of weights that are replaced under the same name: vectors of two versions do not compare.
     version: int | None = None
+    # How much its cosines count in a search that mixes them with words, unless an index says otherwise.
+    meaning_weight: float = 0.5
 
     @property
     def title(self) -> str:
@@ -244,7 +246,8 @@ ENTRIES = (
         parameters=11_439_104,
         architecture="jina_bert",
         truncate_dims=(64, 128, 256),
-        version=2,
+        version=3,
+        meaning_weight=0.4,
     ),
     _v2("small-en", 512, "English", 33_000_000),
     _v2("base-en", 768, "English", 137_000_000),

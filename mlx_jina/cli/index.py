@@ -25,7 +25,9 @@ from mlx_jina.errors import InputError
 @click.option("--rebuild", is_flag=True, help="Make all vectors anew, by --model; the old ones serve until then.")
 @click.option("--allow-mass-delete", is_flag=True, help="Believe it when most of the notes are gone.")
 @click.option("--no-wait", is_flag=True, help="Leave if another process is writing to the index.")
-@click.option("--weight", type=click.FloatRange(0, 1), metavar="X", help="How much meaning counts. [default: 0.5]")
+@click.option(
+    "--weight", type=click.FloatRange(0, 1), metavar="X", help="How much meaning counts. [default: the model's]"
+)
 @click.option("--verbose", "-v", is_flag=True, help="Name every file.")
 @click.option("--status", is_flag=True, help="Say what is in the index.")
 @click.option("--check", is_flag=True, help="Look for damage.")

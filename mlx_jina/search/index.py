@@ -27,7 +27,6 @@ from mlx_jina.search.lock import Busy, Wait, writer
 from mlx_jina.search.model import DEFAULT, Model, Progress, Space
 from mlx_jina.search.model import check as check_model
 from mlx_jina.search.query import Where, parse
-from mlx_jina.search.ranking import WEIGHT
 from mlx_jina.search.snippets import Highlighter
 from mlx_jina.search.status import Status, status, without_vectors
 
@@ -271,9 +270,9 @@ class Index(Contents):
         query = parse(text, where, prefix)
         with self._database.reading(cancelled) as connection:
             weight = one(connection, "select value from meta where key = 'weight'")
-            options = Options(
-                limit, mode, WEIGHT if weight is None else weight, chunks, recent, min_score, min_cosine
-            )
+            if weight is None:
+                weight = self._model.weight
+            options = Options(limit, mode, weight, chunks, recent, min_score, min_cosine)
             space = spaces.current(connection)
             by_meaning = None
             if mode != "words" and (typed := query.text.strip()):

@@ -136,6 +136,12 @@ class Model:
         return entry is not None and entry.sees
 
     @property
+    def weight(self) -> float:
+        """How much its cosines count beside words, where an index says nothing else."""
+        entry = catalog.find(self.name) if self._encoder is None else self._encoder.entry
+        return catalog.Entry.meaning_weight if entry is None else entry.meaning_weight
+
+    @property
     def dimension(self) -> int:
         """Of its vectors."""
         return self.encoder.dimension

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     # A search by words does without NumPy.
     from mlx_jina.search.meaning import Meaning
 
-WEIGHT = 0.5
-"""Of the meaning half, where an index says nothing else."""
 HALF_LIFE = 180 * 86_400
 """Seconds after which a note counts half, where the recent ones are preferred."""
 

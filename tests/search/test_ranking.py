@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mlx_jina import Index, Where
+from mlx_jina import Index, Where, load
 from mlx_jina.encoder import Encoder
 from mlx_jina.search import meaning, words
 from mlx_jina.search.database import one
@@ -148,6 +148,14 @@ def test_the_weight_is_the_index_s(index: Index) -> None:
     index.set_weight(1)
     assert index.search(query)[0].path == by_meaning
     index.set_weight(0.5)
+
+
+def test_without_one_the_weight_is_the_model_s(tmp_path: Path, folder: Path, tiny: Encoder) -> None:
+    (folder / "a.md").write_text("# Bread\n\nFeed a starter.")
+    for name, model, weight in (("tiny", tiny, 0.5), ("name", "pocket", 0.4), ("loaded", load("pocket"), 0.4)):
+        with Index(tmp_path / f"{name}.db", model) as index:
+            index.sync(folder)
+            assert index.find("starter").explanation.weight == weight
 
 
 def test_limits_and_thresholds(index: Index) -> None:
