@@ -176,15 +176,18 @@ class ExactVectors(Vectors):
     def __init__(self, dimension: int, rows: Sequence[tuple[int, bytes]]) -> None:
         super().__init__(dimension, [note for note, _ in rows], [len(v) // (2 * dimension) for _, v in rows])
         data = np.frombuffer(b"".join(v for _, v in rows), dtype=np.float16)
-        self.vectors: Floats = data.reshape(-1, dimension).astype(np.float32)
-        self.means = note_vectors(self.vectors, self.first)
+        vectors: Floats = data.reshape(-1, dimension).astype(np.float32)
+        self.means = note_vectors(vectors, self.first)
         """A vector for each note."""
+        vectors += np.repeat(self.means, self.counts, axis=0)
+        vectors /= 2
+        self.mixed = vectors
+        """Of each chunk, its vector's mean with its note's."""
 
     def _rank(
         self, connection: sqlite3.Connection, query: Floats, allowed: Mask | None, asked: Ids, notes: int
     ) -> Meaning:
-        values = products(self.vectors, query) + np.repeat(products(self.means, query), self.counts)
-        values /= 2
+        values = products(self.mixed, query)
         lift, kinds = 0.0, self.kinds(allowed)
         if kinds is None:
             mean = float((values if allowed is None else values[allowed]).mean())
@@ -203,7 +206,7 @@ class ExactVectors(Vectors):
         found = []
         for place in np.argsort(-cosines, kind="stable")[: min(count, len(allowed))].tolist():
             first, stop = self.first[place : place + 2].tolist()
-            number = int(np.argmax(products(self.vectors[first:stop], query)))
+            number = int(np.argmax(products(self.mixed[first:stop], query)))
             found.append(((int(self.notes[place]) << NOTE_BITS) + number, float(cosines[place])))
         return found
 

@@ -15,6 +15,8 @@ from mlx_jina.errors import InputError
 from mlx_jina.weights import hub
 
 if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
+
     from mlx_jina.encoder import Encoder
     from mlx_jina.text.prompts import Side
     from mlx_jina.vectors import Floats
@@ -75,7 +77,7 @@ class Model:
         self._fingerprint: tuple[str, str] | None = None
         self._encoding = threading.Lock()
         self._starting = threading.Lock()
-        self._preloading: list[threading.Thread] = []
+        self._preloading: ThreadPoolExecutor | None = None
         self._latest: str | None = None
         self._queries: dict[str, Floats] = {}
 
@@ -103,16 +105,20 @@ class Model:
         """Begin to load the model and to encode a query. Whoever asks for that query waits, or gets the error."""
         if text in self._queries:
             return
+        from concurrent.futures import ThreadPoolExecutor
+
         self._latest = text
-        thread = threading.Thread(target=self._preload, args=(text,), name="mlx-jina-load")
-        thread.start()
         with self._starting:
-            self._preloading = [own for own in self._preloading if own.is_alive()] + [thread]
+            if self._preloading is None:
+                self._preloading = ThreadPoolExecutor(1, thread_name_prefix="mlx-jina-load")
+            self._preloading.submit(self._preload, text)
 
     def close(self) -> None:
         """Wait for what was begun: a process that ends while MLX is imported, or computes, would end badly."""
-        for thread in self._preloading:
-            thread.join()
+        with self._starting:
+            executor, self._preloading = self._preloading, None
+        if executor is not None:
+            executor.shutdown()
 
     def _preload(self, text: str) -> None:
         # Whoever asks for the query meets the error again.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sqlite3
 import threading
+from bisect import bisect_left
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -76,7 +77,11 @@ class Highlighter:
 def snippet(text: str, spans: Sequence[Span]) -> Snippet:
     """The sentence with most of the matches, different ones first; without any, the first one."""
     best, most = (0, len(text)), (-1, 0)
+    places = sorted(a for a, _ in spans)
     for match in _SENTENCE.finditer(text):
+        if most >= (0, 0) and bisect_left(places, match.start()) == bisect_left(places, match.end()):
+            # No match is in it, and no sentence without one can be better.
+            continue
         start, stop = _framed(text, *match.span())
         if start >= stop:
             continue
@@ -102,6 +107,9 @@ def _framed(text: str, start: int, stop: int) -> Span:
 
 def _one_line(text: str, start: int, stop: int, spans: Sequence[Span]) -> Snippet:
     """White space as single spaces, without markup and what cannot be printed."""
+    plain = text[start:stop]
+    if plain.isprintable() and not plain.startswith(" ") and "  " not in plain and not _MARKUP.search(plain):
+        return Snippet(plain.rstrip(), tuple((a - start, b - start) for a, b in spans if a < b))
     markup = {place for match in _MARKUP.finditer(text, start, stop) for place in range(*match.span())}
     kept: list[str] = []
     places: list[int] = []

@@ -69,7 +69,7 @@ class Terms:
                 kept.counts[term] = one(connection, sql, term, most)
         return {term: kept.counts[term] for term in terms}
 
-    def scores(self, connection: sqlite3.Connection, counts: Mapping[str, int]) -> Matches | None:
+    def scores(self, connection: sqlite3.Connection, counts: Mapping[str, int], total: int) -> Matches | None:
         """BM25 of all chunks with any of the terms in `counts`, summed in their order as FTS5 does it.
 
         None where FTS5 does better: it ranks all terms together in less time than one after another, and in no
@@ -78,7 +78,9 @@ class Terms:
         kept = self._of(connection)
         new = counts.keys() - kept.asked
         kept.asked |= new
-        if len(new) == len(counts) or sum(counts[term] for term in new) > _FEW or sum(counts.values()) > _MANY:
+        # Terms in more than half of all chunks were counted no further.
+        most = sum(count if count <= total // 2 else total for count in counts.values())
+        if len(new) == len(counts) or sum(counts[term] for term in new) > _FEW or most > _MANY:
             return None
         import numpy as np
 
@@ -132,8 +134,8 @@ def rank(
     kept = {term: count for term, count in counts.items() if term not in dropped}
     if not kept:
         return Words({}, counts, tuple(dropped))
-    # With a filter FTS5 computes only what passes it, and terms in more than half were not counted to the end.
-    scores = known.scores(connection, kept) if allowed is None and max(kept.values()) <= total // 2 else None
+    # With a filter FTS5 computes only what passes it.
+    scores = known.scores(connection, kept, total) if allowed is None else None
     best = _by_fts5(connection, kept, allowed) if scores is None else _by_score(*scores)
     limit = CHUNKS
     while True:

@@ -78,7 +78,7 @@ def test_common_terms_are_kept_when_they_come_again(index: Index, monkeypatch: p
         counts = known.counts(connection, terms, 1000)
         assert counts['"word50"'] <= 60 < counts['"word5"']
         for first, kept in ((True, set()), (False, set(terms)), (False, set(terms))):
-            assert (known.scores(connection, counts) is None) == first
+            assert (known.scores(connection, counts, 1000) is None) == first
             assert set(known._kept.matches) == kept
         connection.set_trace_callback(statements.append)
         words.rank(connection, terms, None, 10, known)
@@ -88,7 +88,7 @@ def test_common_terms_are_kept_when_they_come_again(index: Index, monkeypatch: p
         assert any("match" in statement for statement in statements)
         connection.set_trace_callback(None)
         monkeypatch.setattr(words, "_MANY", sum(counts.values()) - 1)
-        assert known.scores(connection, counts) is None
+        assert known.scores(connection, counts, 1000) is None
 
 
 @pytest.mark.parametrize("kept", [False, True])
@@ -132,15 +132,21 @@ def test_an_index_that_changed_is_asked_anew(tmp_path: Path, folder: Path, tiny:
         assert [hit.path for hit in index.search("salt", mode="words")] == ["b.md"]
 
 
-def test_words_of_most_chunks_are_left_to_fts5(tmp_path: Path, folder: Path, tiny: Encoder) -> None:
+def test_words_of_most_chunks_are_kept_too(
+    tmp_path: Path, folder: Path, tiny: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for number in range(20):
         (folder / f"{number}.md").write_text(f"the of number{number}")
     with Index(tmp_path / "index.db", tiny) as index:
         index.sync(folder, vectors=False)
-        known, terms = words.Terms(), ['"the"', '"of"']
+        terms = ['"the"', '"of"']
         with index._database.reading() as connection:
-            for _ in range(3):
-                found = words.rank(connection, terms, None, 10, known)
-                assert not known._kept.matches
-                _check(connection, found, terms, words.CHUNKS)
-                assert len(found.scores) == 20
+            # They were counted to 11, and may match all 20.
+            for many, kept in ((40, set(terms)), (39, set())):
+                monkeypatch.setattr(words, "_MANY", many)
+                known = words.Terms()
+                for _ in range(3):
+                    found = words.rank(connection, terms, None, 10, known)
+                    _check(connection, found, terms, words.CHUNKS)
+                    assert len(found.scores) == 20
+                assert set(known._kept.matches) == kept
