@@ -52,6 +52,7 @@ OTHERS_OPTIONS = {
     "--lengths",
     "--lora",
     "--only",
+    "--passes",
     "--quick",
     "--rerank",
     "--sts",

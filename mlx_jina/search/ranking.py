@@ -1,6 +1,6 @@
 """Words and meaning in one list: the sum of their scores, each scaled by what the same query found elsewhere.
 
-    score = weight * (cosine - mean) / (best - mean) + (1 - weight) * bm25 / best bm25
+    score = weight * max(0, (cosine - mean) / (best - mean)) + (1 - weight) * bm25 / best bm25
 
 Texts and pictures have means of their own: their cosines with a query differ by what has nothing to do with it.
 Ranks, as in reciprocal rank fusion, say less than scores: docs/search.md has the comparison.
@@ -25,6 +25,11 @@ HALF_LIFE = 180 * 86_400
 
 RERANKED = 30
 """Hits that a reranker reads, if there are as many."""
+# Cosines that differ by no more from their mean say nothing.
+_ALIKE = 1e-3
+# What is below the mean has nothing to do with the query, and how far below only orders equals. Of two notes that
+# pass a filter one is below, and may be what the words mean.
+_BELOW = 1e-4
 # How much of a hit's score stays what it was, by its place (https://github.com/tobi/qmd): a reranker may lift what
 # stands low, and does not easily throw out what words and meaning agree on.
 _KEPT = ((3, 0.75), (10, 0.6), (RERANKED, 0.4))
@@ -66,8 +71,8 @@ def fuse(words: Words, meaning: Meaning | None, weight: float, named: Collection
         weight = 0.0
     else:
         cosines, mean, spread = meaning.scores, meaning.mean, meaning.best - meaning.mean
-        if spread < 1e-6:
-            # All chunks are alike, and all are the best.
+        if spread < _ALIKE:
+            # All chunks are the best.
             mean, spread = mean - 1, 1.0
         weight = weight if bm25s else 1.0
     share = (1 - weight) / (max(bm25s.values(), default=0.0) or 1.0)
@@ -77,7 +82,8 @@ def fuse(words: Words, meaning: Meaning | None, weight: float, named: Collection
         bm25, cosine = bm25s.get(chunk), cosines.get(chunk)
         score = share * bm25 if bm25 is not None else 0.0
         if cosine is not None:
-            score += weight * (cosine + lifts.get(chunk, 0.0) - mean) / spread
+            above = (cosine + lifts.get(chunk, 0.0) - mean) / spread
+            score += weight * (above if above > 0 else _BELOW * above)
         ranked.append(Ranked(chunk, score, cosine, bm25, chunk >> NOTE_BITS in named))
     return ordered(ranked)
 

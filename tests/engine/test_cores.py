@@ -85,8 +85,9 @@ def test_vectors_do_not_depend_on_lanes(monkeypatch: pytest.MonkeyPatch) -> None
     for count in (1, 2, 7):
         monkeypatch.setattr(blas, "cores", lambda count=count: count)
         found.append(model.encode(texts, batch_tokens=1000))
-    np.testing.assert_allclose(found[1], found[0], atol=bound(1e-6))
-    np.testing.assert_allclose(found[2], found[0], atol=bound(1e-6))
+    # OpenBLAS adds up otherwise where batches have other sizes.
+    np.testing.assert_allclose(found[1], found[0], atol=bound(5e-6))
+    np.testing.assert_allclose(found[2], found[0], atol=bound(5e-6))
 
 
 def test_shares_run_side_by_side(three: None) -> None:

@@ -65,6 +65,20 @@ def test_scores_are_the_sum_of_both_halves() -> None:
     assert fuse(found, near, 0.5, {2})[0].chunk == note(2)
 
 
+def test_what_is_less_alike_than_the_mean_is_unrelated() -> None:
+    # Of two notes that a filter lets through one is below the mean of both.
+    near = Meaning({note(1): 0.58, note(2): 0.53}, mean=0.555, best=0.58)
+    first, second = fuse(Words({note(2): 1.5}), near, 0.4)
+    assert (first.chunk, second.chunk) == (note(2), note(1))
+    assert [first.score, second.score] == pytest.approx([0.6, 0.4], abs=1e-3)
+    # It still orders what is equal.
+    near = Meaning({note(3): 0.9, note(1): 0.2, note(2): 0.1}, mean=0.4, best=0.9)
+    assert [each.chunk for each in fuse(Words({}), near, 0.5)] == [note(3), note(1), note(2)]
+    # The mean of two notes that hardly differ says nothing of them.
+    near = Meaning({note(1): 0.5, note(2): 0.49999}, mean=0.499995, best=0.5)
+    assert [each.score for each in fuse(Words({}), near, 0.5)] == pytest.approx([1, 1], abs=1e-4)
+
+
 def test_a_note_is_its_best_chunk() -> None:
     found = Words({note(1, 3): 8.0, note(1, 1): 8.0, note(2): 7.0, note(1, 0): 1.0})
     assert [each.chunk for each in best_of_notes(fuse(found, None, 0.5))] == [note(1, 1), note(2)]
