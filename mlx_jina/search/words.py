@@ -1,13 +1,15 @@
 """The words half: BM25 of chunks by SQLite's FTS5, over any of a query's words.
 
-Queries share their common words, and those cost the most. What such a word matches is kept from its second query
-on: BM25 is a sum over words, which is then added up here. A first search does without, and without NumPy.
+Queries share their common words, and those cost the most. BM25 is a sum over words, so what a word matches is kept
+from its second query on, and added up by NumPy. Searches before that are FTS5's, which need not look at every
+chunk with a common word (`_plans`); a first one imports no NumPy.
 """
 
 from __future__ import annotations
 
+import math
 import sqlite3
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -23,11 +25,15 @@ if TYPE_CHECKING:
 
 CHUNKS = 400
 """That are ranked, of all that match."""
-# What is kept: counts of so many terms, and matches of so many and one term more, which take 16 bytes each.
+# What is kept: counts of so many terms, and matches of so many and one query more, which take 16 bytes each.
 _COUNTS = 10_000
-_MATCHES = 2_000_000
-# New terms that match no more are asked for one by one, and terms that match more are left to FTS5.
-_FEW, _MANY = 5_000, 200_000
+_MATCHES = 4_000_000
+# Matches that one search reads at most; more are left to FTS5.
+_MANY = 50_000
+# In SQLite's bm25 a term brings less than so many times its weight: k1 + 1.
+_MOST = 2.2
+# A pruned search is tried where its bound is up to so many times what the estimate says that it will find.
+_HOPE = 1.3
 _BM25 = f"-bm25(fts, {', '.join(map(str, WEIGHTS))})"
 
 
@@ -72,15 +78,18 @@ class Terms:
     def scores(self, connection: sqlite3.Connection, counts: Mapping[str, int], total: int) -> Matches | None:
         """BM25 of all chunks with any of the terms in `counts`, summed in their order as FTS5 does it.
 
-        None where FTS5 does better: it ranks all terms together in less time than one after another, and in no
-        memory. That is while all terms are new, or common ones are, and where too many chunks match.
+        None where FTS5 does better: while most matches are of terms that are new, or too many to be kept.
         """
+        # Terms in more than half of all chunks, `total`, were counted no further.
+        sizes = {term: count if count <= total // 2 else total for term, count in counts.items()}
         kept = self._of(connection)
-        new = counts.keys() - kept.asked
-        kept.asked |= new
-        # Terms in more than half of all chunks were counted no further.
-        most = sum(count if count <= total // 2 else total for count in counts.values())
-        if len(new) == len(counts) or sum(counts[term] for term in new) > _FEW or most > _MANY:
+        known = kept.asked if kept.size < _MATCHES else kept.matches
+        new = [term for term in counts if term not in known]
+        kept.asked.update(new)
+        unread = sum(size for term, size in sizes.items() if term not in kept.matches)
+        # To read a match takes twice as long as FTS5 takes to rank it.
+        costly = 2 * sum(sizes[term] for term in new) > sum(sizes.values())
+        if costly or unread > _MANY or len(new) == len(counts):
             return None
         import numpy as np
 
@@ -112,8 +121,6 @@ class Terms:
         kept = self._kept
         if kept.generation != generation or len(kept.counts) > _COUNTS:
             kept = self._kept = _Kept(generation)
-        elif kept.size >= _MATCHES:
-            kept = self._kept = _Kept(generation, kept.counts, kept.asked)
         return kept
 
 
@@ -136,7 +143,7 @@ def rank(
         return Words({}, counts, tuple(dropped))
     # With a filter FTS5 computes only what passes it.
     scores = known.scores(connection, kept, total) if allowed is None else None
-    best = _by_fts5(connection, kept, allowed) if scores is None else _by_score(*scores)
+    best = _by_fts5(connection, kept, total, allowed) if scores is None else _by_score(*scores)
     limit = CHUNKS
     while True:
         found = best(limit)
@@ -157,7 +164,7 @@ def _dropped(counts: Mapping[str, int], half: int) -> list[str]:
 
 
 def _by_fts5(
-    connection: sqlite3.Connection, terms: Iterable[str], allowed: Collection[int] | None
+    connection: sqlite3.Connection, counts: Mapping[str, int], total: int, allowed: Collection[int] | None
 ) -> Callable[[int], dict[int, float]]:
     """The first chunks of an order that FTS5 makes."""
     condition = ""
@@ -168,8 +175,38 @@ def _by_fts5(
     sql = (
         f"select rowid, {_BM25} as score from fts where fts match ? {condition} order by score desc, rowid limit ?"
     )
-    expression = " OR ".join(terms)
-    return lambda limit: dict(connection.execute(sql, (expression, limit)).fetchall())
+
+    def best(limit: int) -> dict[int, float]:
+        found: list[tuple[int, float]] = []
+        for expression, least in _plans(counts, total, limit if allowed is None else total):
+            found = connection.execute(sql, (expression, limit)).fetchall()
+            if len(found) == limit and found[-1][1] >= least:
+                break
+        return dict(found)
+
+    return best
+
+
+def _plans(counts: Mapping[str, int], total: int, limit: int) -> Iterator[tuple[str, float]]:
+    """Expressions, each for what those before did not find, and the score that the last of its chunks must have.
+
+    A chunk with common words alone has a score below a bound. If enough chunks with others are above it, none such
+    has to be looked at (MaxScore, Turtle and Flood 1995, https://doi.org/10.1016/0306-4573(95)00020-H), and
+    `all NOT (common NOT others)` has the same first chunks, with the same scores, as all words have.
+    """
+    every = " OR ".join(counts)
+    weights = {term: max(1e-6, math.log((total - n + 0.5) / (n + 0.5))) for term, n in counts.items()}
+    ordered = sorted(counts, key=counts.__getitem__)
+    matches = 0
+    for place, term in enumerate(ordered[:-1], 1):
+        matches += counts[term]
+        others, common = ordered[:place], ordered[place:]
+        bound = _MOST * sum(weights[each] for each in common)
+        if matches >= limit and bound <= _HOPE * weights[term]:
+            if 2 * sum(counts[each] for each in common) > matches:
+                yield f"({every}) NOT (({' OR '.join(common)}) NOT ({' OR '.join(others)}))", bound
+            break
+    yield every, 0.0
 
 
 def _by_score(chunks: npt.NDArray[np.int64], scores: npt.NDArray[np.float64]) -> Callable[[int], dict[int, float]]:

@@ -53,7 +53,6 @@ def _check(
 
 def test_terms_add_up_to_what_fts5_says_of_all_of_them(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(words, "CHUNKS", 20)
-    monkeypatch.setattr(words, "_FEW", 5)
     rng, known = random.Random(1), words.Terms()
     shapes = ['"{0}"', '"{0}"', '"{0}"', '"{0} {1}"', '"word{2}" *']
     with index._database.reading() as connection:
@@ -70,8 +69,7 @@ def test_terms_add_up_to_what_fts5_says_of_all_of_them(index: Index, monkeypatch
         assert known._kept.matches
 
 
-def test_common_terms_are_kept_when_they_come_again(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(words, "_FEW", 60)
+def test_terms_are_kept_when_they_come_again(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
     known, terms = words.Terms(), ['"word5"', '"word50"']
     statements: list[str] = []
     with index._database.reading() as connection:
@@ -87,8 +85,36 @@ def test_common_terms_are_kept_when_they_come_again(index: Index, monkeypatch: p
         words.rank(connection, terms, {1, 2}, 10, known)
         assert any("match" in statement for statement in statements)
         connection.set_trace_callback(None)
-        monkeypatch.setattr(words, "_MANY", sum(counts.values()) - 1)
+        # A rare new term is read at once, a common one is FTS5's first.
+        for new, read in (('"word55"', True), ('"word1"', False)):
+            counts = known.counts(connection, [*terms, new], 1000)
+            assert (known.scores(connection, counts, 1000) is not None) == read
+            assert (new in known._kept.matches) == read
+        monkeypatch.setattr(words, "_MANY", counts['"word1"'] - 1)
         assert known.scores(connection, counts, 1000) is None
+
+
+def test_common_words_need_not_be_looked_at(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `_plans` leaves out changes neither the first chunks nor their scores, to the last bit."""
+    rng, pruned = random.Random(3), 0
+    sql = f"select rowid, {words._BM25} as score from fts where fts match ? order by score desc, rowid limit ?"
+    with index._database.reading() as connection:
+        (total,) = connection.execute("select count(*) from fts_docsize").fetchone()
+        for _ in range(200):
+            terms = [f'"{word}"' for word in rng.sample(VOCABULARY, rng.randrange(2, 7))]
+            counts = words.Terms().counts(connection, terms, total // 2 + 1)
+            limit = rng.choice([1, 5, 20, 60])
+            expected = connection.execute(sql, (" OR ".join(terms), limit)).fetchall()
+            *plans, (every, least) = words._plans(counts, total, limit)
+            assert (every, least) == (" OR ".join(terms), 0)
+            for expression, bound in plans:
+                found = connection.execute(sql, (expression, limit)).fetchall()
+                if len(found) == limit and found[-1][1] >= bound:
+                    assert found == expected
+                    pruned += 1
+            best = words._by_fts5(connection, counts, total, None)(limit)
+            assert list(best.items()) == expected
+    assert pruned > 20
 
 
 @pytest.mark.parametrize("kept", [False, True])
@@ -112,11 +138,11 @@ def test_what_is_kept_is_bounded(index: Index, monkeypatch: pytest.MonkeyPatch) 
     with index._database.reading() as connection:
         for start in range(0, 60, 3):
             terms = [f'"{word}"' for word in VOCABULARY[start : start + 3]]
-            for _ in range(2):
+            for _ in range(3):
                 _check(connection, words.rank(connection, terms, None, 10, known), terms, words.CHUNKS)
-            # One term may go beyond it.
-            assert known._kept.size <= 100 + words._FEW
             assert known._kept.size == sum(len(chunks) for chunks, _ in known._kept.matches.values())
+        # One query may go beyond it.
+        assert 0 < len(known._kept.matches) <= 3
         assert len(known._kept.counts) == 60
 
 
