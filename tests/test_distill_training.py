@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch")
 
 from torch import Tensor  # noqa: E402
 
-from convert.pocket import student, training  # noqa: E402
+from convert.pocket import student, teacher, training  # noqa: E402
 
 RNG = np.random.default_rng(1)
 TEACHER = torch.nn.functional.normalize(torch.from_numpy(RNG.normal(size=(12, 384)).astype(np.float32)), dim=-1)
@@ -136,3 +136,23 @@ def test_a_run_that_was_stopped_goes_on(trainer: Callable[[float], training.Trai
         torch.testing.assert_close(second.model.state_dict()[name], value, msg=name)
     with pytest.raises(ValueError, match="too far"):
         longer.restore(whole.state())
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+def test_graphs_learn_the_same(trainer: Callable[[float], training.Trainer]) -> None:
+    played, started = trainer(6), trainer(6)
+    started.learn = lambda *inputs: started._learn(*(each.to("cuda") for each in inputs))
+    for one in (played, started):
+        one.run(lambda _: None)
+    for name, value in played.model.state_dict().items():
+        torch.testing.assert_close(started.model.state_dict()[name], value, rtol=1e-3, atol=1e-3, msg=name)
+
+
+def test_windows_are_of_equal_size() -> None:
+    for length in (0, 1, 254, 255, 508, 509, 2000):
+        windows = teacher.windows([*range(length)])
+        assert [token for window in windows for token in window] == [*range(length)]
+        sizes = {len(window) for window in windows}
+        assert max(sizes) <= teacher.WINDOW
+        assert max(sizes) - min(sizes) <= 1
+        assert len(windows) == max(1, -(-length // teacher.WINDOW))
