@@ -129,6 +129,8 @@ def test_a_run_that_was_stopped_goes_on(trainer: Callable[[float], training.Trai
     state = first.state()
     with pytest.raises(ValueError, match="there are 24: delete state"):
         second.restore({**state, "texts": 7})
+    with pytest.raises(ValueError, match="batches of 4 times"):
+        second.restore({**state, "size": 4})
     second.restore(state)
     second.run(lambda _: None)
     assert second.step == whole.step == len(whole.plan)

@@ -165,8 +165,10 @@ class Trainer:
         on_gpu = self.device.type != "cpu"
         self.learn = Graphs(self._learn) if on_gpu else self._learn
         self.lengths = np.array([len(ids) for ids in lessons.ids])
-        size = GPU_BATCH if on_gpu else 1
-        made = (batches(self.lengths, np.random.default_rng([seed, i]), size) for i in range(math.ceil(passes)))
+        self.size = GPU_BATCH if on_gpu else 1
+        made = (
+            batches(self.lengths, np.random.default_rng([seed, i]), self.size) for i in range(math.ceil(passes))
+        )
         plan = [batch for one in made for batch in one if len(batch) > 1]
         self.plan = plan[: round(passes / math.ceil(passes) * len(plan))]
         matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embeddings" not in n]
@@ -184,20 +186,25 @@ class Trainer:
 
     def state(self) -> dict[str, Any]:
         model, optimiser = self.model.state_dict(), self.optimiser.state_dict()
-        counts = {"step": self.step, "steps": len(self.plan), "texts": len(self.lessons.ids)}
+        counts = {"step": self.step, "steps": len(self.plan), "texts": len(self.lessons.ids), "size": self.size}
         return {"model": model, "optimiser": optimiser, **counts}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Raises ValueError for the state of a run with other lessons or with another rate so far."""
+        """Raises ValueError for the state of a run with other lessons, other batches or another rate so far."""
         if state["texts"] != len(self.lessons.ids):
             raise ValueError(
                 f"training began with {state['texts']} texts, and now there are {len(self.lessons.ids)}: "
                 "delete state.pt to begin anew"
             )
-        steps = {state.get("steps", 0), len(self.plan)}
+        if state["size"] != self.size:
+            raise ValueError(
+                f"training began with batches of {state['size']} times what a CPU takes, and here they are of "
+                f"{self.size}: delete state.pt to begin anew"
+            )
+        steps = {state["steps"], len(self.plan)}
         if len(steps) > 1 and state["step"] > (1 - COOLDOWN) * min(steps):
             raise ValueError(
-                f"training is at step {state['step']} of {state.get('steps')}, too far to become one of "
+                f"training is at step {state['step']} of {state['steps']}, too far to become one of "
                 f"{len(self.plan)}: delete state.pt to begin anew"
             )
         self.model.load_state_dict(state["model"])

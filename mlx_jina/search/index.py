@@ -401,7 +401,7 @@ class Index(Contents):
         return self.file.stat().st_size
 
     def set_weight(self, weight: float) -> None:
-        """How much the meaning half counts in this index's scores, 0 to 1; 0.5 where nobody said so."""
+        """How much the meaning half counts in this index's scores, 0 to 1; the model's where nobody said so."""
         check_options(weight=weight)
         if not 0 <= weight <= 1:
             raise InputError(f"weight={weight} must lie between 0 and 1")

@@ -105,10 +105,11 @@ class Model:
         """Begin to load the model and to encode a query. Whoever asks for that query waits, or gets the error."""
         if text in self._queries:
             return
-        from concurrent.futures import ThreadPoolExecutor
-
         self._latest = text
-        with self._starting:
+        # A process that is about to end begins nothing any more, and still searches.
+        with suppress(RuntimeError), self._starting:
+            from concurrent.futures import ThreadPoolExecutor
+
             if self._preloading is None:
                 self._preloading = ThreadPoolExecutor(1, thread_name_prefix="mlx-jina-load")
             self._preloading.submit(self._preload, text)

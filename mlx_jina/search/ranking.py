@@ -82,8 +82,8 @@ def fuse(words: Words, meaning: Meaning | None, weight: float, named: Collection
         bm25, cosine = bm25s.get(chunk), cosines.get(chunk)
         score = share * bm25 if bm25 is not None else 0.0
         if cosine is not None:
-            above = (cosine + lifts.get(chunk, 0.0) - mean) / spread
-            score += weight * (above if above > 0 else _BELOW * above)
+            above = cosine + lifts.get(chunk, 0.0) - mean
+            score += weight * (above / spread if above > 0 else _BELOW * above)
         ranked.append(Ranked(chunk, score, cosine, bm25, chunk >> NOTE_BITS in named))
     return ordered(ranked)
 

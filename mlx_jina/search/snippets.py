@@ -108,7 +108,12 @@ def _framed(text: str, start: int, stop: int) -> Span:
 def _one_line(text: str, start: int, stop: int, spans: Sequence[Span]) -> Snippet:
     """White space as single spaces, without markup and what cannot be printed."""
     plain = text[start:stop]
-    if plain.isprintable() and not plain.startswith(" ") and "  " not in plain and not _MARKUP.search(plain):
+    if (
+        plain.isprintable()
+        and not plain.startswith(" ")
+        and "  " not in plain
+        and not _MARKUP.search(text, start, stop)
+    ):
         return Snippet(plain.rstrip(), tuple((a - start, b - start) for a, b in spans if a < b))
     markup = {place for match in _MARKUP.finditer(text, start, stop) for place in range(*match.span())}
     kept: list[str] = []

@@ -178,7 +178,7 @@ def _by_fts5(
 
     def best(limit: int) -> dict[int, float]:
         found: list[tuple[int, float]] = []
-        for expression, least in _plans(counts, total, limit if allowed is None else total):
+        for expression, least in _plans(counts, total, limit) if allowed is None else [(" OR ".join(counts), 0.0)]:
             found = connection.execute(sql, (expression, limit)).fetchall()
             if len(found) == limit and found[-1][1] >= least:
                 break

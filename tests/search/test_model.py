@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,10 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+import mlx_jina
 from mlx_jina import Index
 from mlx_jina.encoder import Encoder
 from mlx_jina.search import model as search_model
 from mlx_jina.search.model import Model
+from tests.support import checkpoints
 
 
 class Asked:
@@ -114,3 +118,30 @@ def test_many_searches_at_once(tiny: Encoder, asked: Asked) -> None:
     model.close()
     assert sorted(done) == sorted(texts * 5)
     assert len(asked.texts) == 2 * len(texts)
+
+
+LATE = """
+import atexit, sys, threading
+import mlx_jina
+
+index = mlx_jina.Index(sys.argv[1], mlx_jina.load(sys.argv[2]))
+index.search("fox")
+
+def search(text):
+    threading.main_thread().join()
+    print(len(index.search(text)), flush=True)
+
+threading.Thread(target=search, args=("snow",)).start()
+atexit.register(lambda: print(len(index.search("in the snow")), flush=True))
+"""
+
+
+def test_a_process_that_ends_still_searches(tmp_path: Path, folder: Path) -> None:
+    """In a thread that outlives the main one, and at exit, where Python starts no pools of threads any more."""
+    model = checkpoints.tiny_jina_bert(tmp_path / "model")
+    (folder / "a.md").write_text("a fox in the snow")
+    with Index(tmp_path / "index.db", mlx_jina.load(model)) as index:
+        index.sync(folder)
+    command = [sys.executable, "-c", LATE, str(tmp_path / "index.db"), str(model)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.stdout.split(), done.stderr) == (["1", "1"], "")

@@ -59,6 +59,13 @@ def test_long_sentences_are_cut_around_the_match() -> None:
     assert len(found) <= LENGTH + 2
 
 
+def test_a_cut_behind_markup_shows_none_of_it() -> None:
+    text = "_" + 20 * "ab" + "_ " + 57 * "c" + " needle " + 80 * "tail "
+    found = snippet(text, [(text.index("needle"), text.index("needle") + 6)])
+    assert found.text.startswith("ccc")
+    assert [found.text[a:b] for a, b in found.highlights] == ["needle"]
+
+
 @given(text=texts, words=st.lists(st.sampled_from(["a", "item", "two", "code", "今 天", "sentence"]), max_size=3))
 @settings(max_examples=200, deadline=None)
 def test_spans_lie_in_the_snippet(text: str, words: list[str]) -> None:
