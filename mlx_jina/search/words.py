@@ -29,7 +29,7 @@ CHUNKS = 400
 _COUNTS = 10_000
 _MATCHES = 4_000_000
 # Matches that one search reads at most; more are left to FTS5.
-_MANY = 50_000
+_MANY = 100_000
 # In SQLite's bm25 a term brings less than so many times its weight: k1 + 1.
 _MOST = 2.2
 # A pruned search is tried where its bound is up to so many times what the estimate says that it will find.
