@@ -81,7 +81,7 @@ def batches(lengths: Array, rng: np.random.Generator, size: int = 1) -> list[Arr
     made: list[Array] = []
     for longest in np.unique(padded[rows]):
         alike = rows[padded[rows] == longest]
-        count = max(1, size * min(BATCH_TEXTS, BATCH_TOKENS // int(longest)))
+        count = size * min(BATCH_TEXTS, BATCH_TOKENS // int(longest))
         made += [alike[start : start + count] for start in range(0, len(alike), count)]
     return [made[i] for i in rng.permutation(len(made))]
 

@@ -9,7 +9,7 @@ Ranks, as in reciprocal rank fusion, say less than scores: docs/search.md has th
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from operator import itemgetter
+from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from mlx_jina.search.schema import NOTE_BITS
@@ -101,9 +101,9 @@ def blend(ranked: Sequence[Ranked], scores: Iterable[float]) -> list[Ranked]:
 def ordered(ranked: Iterable[Ranked]) -> list[Ranked]:
     """Best first, equal ones as they follow on each other in the index."""
     # One key after another, the last one first: numbers compare much faster than tuples of them.
-    found = sorted(ranked, key=itemgetter(0))
-    found.sort(key=itemgetter(1), reverse=True)
-    found.sort(key=itemgetter(4), reverse=True)
+    found = sorted(ranked, key=attrgetter("chunk"))
+    found.sort(key=attrgetter("score"), reverse=True)
+    found.sort(key=attrgetter("named"), reverse=True)
     return found
 
 
