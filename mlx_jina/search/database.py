@@ -139,6 +139,8 @@ class Database:
         try:
             connection.create_function("apart", 1, schema.apart, deterministic=True)
             connection.execute("pragma temp_store = memory")
+            # Where each word is, from FTS5's index.
+            connection.execute("create virtual table temp.instance using fts5vocab(main, fts, instance)")
             if not self.read_only:
                 connection.execute("pragma synchronous = normal")
                 connection.execute("pragma foreign_keys = on")

@@ -17,6 +17,7 @@ from mlx_jina.search import expansion, filters, ranking, schema, words
 from mlx_jina.search.database import one
 from mlx_jina.search.expansion import Expander, Expansion
 from mlx_jina.search.hits import Explanation, Found, Hit, Mode
+from mlx_jina.search.postings import Terms
 from mlx_jina.search.query import Query, expressions
 from mlx_jina.search.ranking import Ranked, Scorer
 from mlx_jina.search.schema import NOTE_BITS
@@ -62,7 +63,7 @@ class Options:
 def find(
     connection: sqlite3.Connection,
     highlighter: Highlighter,
-    known: words.Terms,
+    known: Terms,
     query: Query,
     options: Options,
     by_meaning: ByMeaning | None,
@@ -175,7 +176,7 @@ def _expanded(
 
 def _searched(
     connection: sqlite3.Connection,
-    known: words.Terms,
+    known: Terms,
     options: Options,
     weight: float,
     allowed: Collection[int] | None,

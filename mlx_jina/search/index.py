@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from mlx_jina.errors import IndexFileError, InputError
 from mlx_jina.options import check as check_options
-from mlx_jina.search import location, pictures, roots, spaces, words
+from mlx_jina.search import location, pictures, roots, spaces
 from mlx_jina.search.changes import Options as SyncOptions
 from mlx_jina.search.changes import Report
 from mlx_jina.search.contents import Contents
@@ -26,6 +26,7 @@ from mlx_jina.search.hits import MODES, Found, Hit, Mode
 from mlx_jina.search.lock import Busy, Wait, writer
 from mlx_jina.search.model import DEFAULT, Model, Progress, Space
 from mlx_jina.search.model import check as check_model
+from mlx_jina.search.postings import Terms
 from mlx_jina.search.query import Where, parse
 from mlx_jina.search.snippets import Highlighter
 from mlx_jina.search.status import Status, status, without_vectors
@@ -84,7 +85,7 @@ class Index(Contents):
         self._model = Model(name, local_files_only=local_files_only)
         self._given = str(model) if isinstance(model, Path) else model
         self._highlighter = Highlighter()
-        self._terms = words.Terms()
+        self._terms = Terms()
         self._vectors: tuple[int, Vectors] | None = None
         self._reading_vectors = threading.Lock()
 
@@ -105,6 +106,7 @@ class Index(Contents):
         self._model.close()
         self._database.close()
         self._highlighter.close()
+        self._terms.close()
 
     # ---- keeping it up to date
 
@@ -275,11 +277,8 @@ class Index(Contents):
             options = Options(limit, mode, weight, chunks, recent, min_score, min_cosine)
             space = spaces.current(connection)
             by_meaning = None
-            if mode != "words" and (typed := query.text.strip()):
+            if mode != "words" and query.text.strip():
                 by_meaning = self._by_meaning(connection, space, limit)
-                if space is not None and self._model.loaded:
-                    # Meanwhile words are searched for.
-                    self._model.preload(typed)
             found = find(connection, self._highlighter, self._terms, query, options, by_meaning, rerank, expand)
             waiting = without_vectors(connection)
         return replace(

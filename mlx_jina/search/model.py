@@ -96,11 +96,6 @@ class Model:
                 )
             return self._encoder
 
-    @property
-    def loaded(self) -> bool:
-        """Whether the weights are in memory."""
-        return self._encoder is not None
-
     def preload(self, text: str) -> None:
         """Begin to load the model and to encode a query. Whoever asks for that query waits, or gets the error."""
         if text in self._queries:

@@ -14,7 +14,7 @@ import pytest
 
 from mlx_jina import Index, Where, load
 from mlx_jina.encoder import Encoder
-from mlx_jina.search import meaning, words
+from mlx_jina.search import meaning, postings, words
 from mlx_jina.search.database import one
 from mlx_jina.search.meaning import ExactVectors, Meaning, SignVectors, Vectors
 from mlx_jina.search.ranking import best_of_notes, fuse
@@ -372,7 +372,7 @@ def test_words_are_counted_once_while_nothing_changes(tmp_path: Path, monkeypatc
         asked.append(values)
         return one(connection, sql, *values)
 
-    monkeypatch.setattr(words, "one", spy)
+    monkeypatch.setattr(postings, "one", spy)
     with Index(tmp_path / "index.db") as index:
         index.sync(folder, vectors=False)
         for _ in range(3):

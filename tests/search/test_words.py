@@ -11,10 +11,14 @@ import pytest
 
 from mlx_jina import Index
 from mlx_jina.encoder import Encoder
-from mlx_jina.search import words
-from mlx_jina.search.schema import NOTE_BITS, WEIGHTS
+from mlx_jina.errors import IndexFileError
+from mlx_jina.search import postings, words
+from mlx_jina.search.postings import BM25, Terms
+from mlx_jina.search.schema import NOTE_BITS
 
-VOCABULARY = [f"word{n}" for n in range(60)]
+# Of many words with one stem, and one that is in most chunks.
+VOCABULARY = [f"word{n}" for n in range(40)] + [f"{stem}{end}" for stem in "abcde" for end in ("t", "ted", "ting")]
+VOCABULARY += ["common", "Caf\u00e9", "\u6771", "\u4eac", "x.1"]
 
 
 def _text(rng: random.Random) -> str:
@@ -44,85 +48,69 @@ def _check(
 ) -> None:
     """Compare with what FTS5 says of all terms at once, but for the last bits, which depend on the compiler."""
     kept = [term for term in terms if term not in found.dropped]
-    sql = f"select rowid, -bm25(fts, {', '.join(map(str, WEIGHTS))}) as score from fts where fts match ?"
+    sql = f"select rowid, {BM25} as score from fts where fts match ?"
     rows = connection.execute(f"{sql} order by score desc, rowid", (" OR ".join(kept),))
     expected = {chunk: score for chunk, score in rows if allowed is None or chunk >> NOTE_BITS in allowed}
     assert list(found.scores.values()) == pytest.approx(list(expected.values())[:limit], rel=1e-12)
     assert found.scores == pytest.approx({chunk: expected[chunk] for chunk in found.scores}, rel=1e-12)
 
 
+def _asked(rng: random.Random) -> list[str]:
+    """Terms of every kind: words, phrases, beginnings, and words that nothing matches."""
+    shapes = ['"{0}"', '"{0}"', '"{0}"', '"{0} {1}"', '"word{2}" *', '"{3}" *', '"missing{2}"']
+    drawn = (
+        rng.choice(shapes).format(*rng.choices(VOCABULARY, k=2), rng.randrange(1, 6), rng.choice("abcxw"))
+        for _ in range(rng.randrange(1, 8))
+    )
+    return list(dict.fromkeys(drawn))
+
+
 def test_terms_add_up_to_what_fts5_says_of_all_of_them(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(words, "CHUNKS", 20)
-    rng, known = random.Random(1), words.Terms()
-    shapes = ['"{0}"', '"{0}"', '"{0}"', '"{0} {1}"', '"word{2}" *']
+    rng, known = random.Random(1), Terms()
     with index._database.reading() as connection:
-        for _ in range(100):
-            terms = list(
-                dict.fromkeys(
-                    rng.choice(shapes).format(*rng.choices(VOCABULARY, k=2), rng.randrange(1, 6))
-                    for _ in range(rng.randrange(1, 8))
-                )
-            )
+        for number in range(200):
+            terms = _asked(rng)
             allowed = None if rng.random() < 0.7 else set(rng.sample(range(202), 40))
-            for _ in range(2):
-                _check(connection, words.rank(connection, terms, allowed, 1, known), terms, 20, allowed)
-        assert known._kept.matches
+            # The first one is FTS5's.
+            assert bool(known._kept.matches) == (number > 0)
+            for asked in (known, Terms()):
+                _check(connection, words.rank(connection, terms, allowed, 1, asked), terms, 20, allowed)
+            if number == 0:
+                words.rank(connection, ['"word1"'], None, 1, known)
 
 
-def test_terms_are_kept_when_they_come_again(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
-    known, terms = words.Terms(), ['"word5"', '"word50"']
+def test_terms_are_kept(index: Index) -> None:
+    known, terms = Terms(), ['"word5"', '"word39"', '"word1 word2"']
     statements: list[str] = []
     with index._database.reading() as connection:
-        counts = known.counts(connection, terms, 1000)
-        assert counts['"word50"'] <= 60 < counts['"word5"']
-        for first, kept in ((True, set()), (False, set(terms)), (False, set(terms))):
-            assert (known.scores(connection, counts, 1000) is None) == first
-            assert set(known._kept.matches) == kept
+        first, second = (words.rank(connection, terms, None, 10, known) for _ in range(2))
+        assert first.scores == pytest.approx(second.scores, rel=1e-12)
+        assert list(known._kept.matches) == terms
         connection.set_trace_callback(statements.append)
-        words.rank(connection, terms, None, 10, known)
-        assert not any("match" in statement for statement in statements)
-        # A filter leaves FTS5 less to do than all that is known.
+        assert words.rank(connection, terms[::-1], None, 10, known).scores == pytest.approx(
+            second.scores, rel=1e-12
+        )
         words.rank(connection, terms, {1, 2}, 10, known)
-        assert any("match" in statement for statement in statements)
         connection.set_trace_callback(None)
-        # A rare new term is read at once, a common one is FTS5's first.
-        for new, read in (('"word55"', True), ('"word1"', False)):
-            counts = known.counts(connection, [*terms, new], 1000)
-            assert (known.scores(connection, counts, 1000) is not None) == read
-            assert (new in known._kept.matches) == read
-        monkeypatch.setattr(words, "_MANY", counts['"word1"'] - 1)
-        assert known.scores(connection, counts, 1000) is None
+    assert statements
+    assert not any("match" in statement or "instance" in statement for statement in statements)
 
 
-def test_common_words_need_not_be_looked_at(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What `_plans` leaves out changes neither the first chunks nor their scores, to the last bit."""
-    rng, pruned = random.Random(3), 0
-    sql = f"select rowid, {words._BM25} as score from fts where fts match ? order by score desc, rowid limit ?"
+def test_many_matches_are_read_at_a_first_search_too(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(postings, "_FEW", 10)
+    known = Terms()
     with index._database.reading() as connection:
-        (total,) = connection.execute("select count(*) from fts_docsize").fetchone()
-        for _ in range(200):
-            terms = [f'"{word}"' for word in rng.sample(VOCABULARY, rng.randrange(2, 7))]
-            counts = words.Terms().counts(connection, terms, total // 2 + 1)
-            limit = rng.choice([1, 5, 20, 60])
-            expected = connection.execute(sql, (" OR ".join(terms), limit)).fetchall()
-            *plans, (every, least) = words._plans(counts, total, limit)
-            assert (every, least) == (" OR ".join(terms), 0)
-            for expression, bound in plans:
-                found = connection.execute(sql, (expression, limit)).fetchall()
-                if len(found) == limit and found[-1][1] >= bound:
-                    assert found == expected
-                    pruned += 1
-            best = words._by_fts5(connection, counts, total, None)(limit)
-            assert list(best.items()) == expected
-    assert pruned > 20
+        _check(connection, words.rank(connection, ['"word1"'], None, 10, known), ['"word1"'], words.CHUNKS)
+    assert list(known._kept.matches) == ['"word1"']
 
 
 @pytest.mark.parametrize("kept", [False, True])
 def test_a_long_note_does_not_take_all_places(index: Index, monkeypatch: pytest.MonkeyPatch, kept: bool) -> None:
     monkeypatch.setattr(words, "CHUNKS", 5)
     if not kept:
-        monkeypatch.setattr(words, "_MANY", 0)
-    terms, known = ['"alone"', '"word9"'], words.Terms()
+        monkeypatch.setattr(postings, "_MATCHES", 0)
+    terms, known = ['"alone"', '"word9"'], Terms()
     with index._database.reading() as connection:
         for _ in range(2):
             found = words.rank(connection, terms, None, 10, known)
@@ -133,17 +121,20 @@ def test_a_long_note_does_not_take_all_places(index: Index, monkeypatch: pytest.
 
 
 def test_what_is_kept_is_bounded(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(words, "_MATCHES", 100)
-    known = words.Terms()
+    monkeypatch.setattr(postings, "_MATCHES", 1000)
+    known = Terms()
     with index._database.reading() as connection:
         for start in range(0, 60, 3):
             terms = [f'"{word}"' for word in VOCABULARY[start : start + 3]]
-            for _ in range(3):
+            for _ in range(2):
                 _check(connection, words.rank(connection, terms, None, 10, known), terms, words.CHUNKS)
-            assert known._kept.size == sum(len(chunks) for chunks, _ in known._kept.matches.values())
-        # One query may go beyond it.
-        assert 0 < len(known._kept.matches) <= 3
-        assert len(known._kept.counts) == 60
+            assert known._kept.size == sum(len(places) for places, _ in known._kept.matches.values()) <= 1000
+        # What was asked for last stays.
+        assert list(known._kept.matches)[-3:] == terms
+        assert '"word1"' not in known._kept.matches
+        # More than fit are FTS5's.
+        monkeypatch.setattr(postings, "_MATCHES", 10)
+        assert known.scores(connection, {'"word1"': 11}, 1000) is None
 
 
 def test_an_index_that_changed_is_asked_anew(tmp_path: Path, folder: Path, tiny: Encoder) -> None:
@@ -151,11 +142,13 @@ def test_an_index_that_changed_is_asked_anew(tmp_path: Path, folder: Path, tiny:
     (folder / "b.md").write_text("# B\n\nflour")
     with Index(tmp_path / "index.db", tiny) as index:
         index.sync(folder, vectors=False)
-        assert [hit.path for hit in index.search("salt", mode="words")] == ["a.md"]
+        for _ in range(3):
+            assert [hit.path for hit in index.search("salt", mode="words")] == ["a.md"]
         (folder / "a.md").write_text("# A\n\npepper")
         (folder / "b.md").write_text("# B\n\nflour and salt")
         index.sync(folder, vectors=False)
-        assert [hit.path for hit in index.search("salt", mode="words")] == ["b.md"]
+        for _ in range(3):
+            assert [hit.path for hit in index.search("salt", mode="words")] == ["b.md"]
 
 
 def test_words_of_most_chunks_are_kept_too(
@@ -168,11 +161,32 @@ def test_words_of_most_chunks_are_kept_too(
         terms = ['"the"', '"of"']
         with index._database.reading() as connection:
             # They were counted to 11, and may match all 20.
-            for many, kept in ((40, set(terms)), (39, set())):
-                monkeypatch.setattr(words, "_MANY", many)
-                known = words.Terms()
+            for most, kept in ((40, terms), (39, [])):
+                monkeypatch.setattr(postings, "_MATCHES", most)
+                known = Terms()
                 for _ in range(3):
                     found = words.rank(connection, terms, None, 10, known)
                     _check(connection, found, terms, words.CHUNKS)
                     assert len(found.scores) == 20
-                assert set(known._kept.matches) == kept
+                assert list(known._kept.matches) == kept
+
+
+def test_an_empty_index_has_no_words(tmp_path: Path, tiny: Encoder) -> None:
+    with Index(tmp_path / "index.db", tiny) as index:
+        for _ in range(2):
+            assert index.search("anything", mode="words") == []
+
+
+def test_a_word_of_a_chunk_that_is_not_there_is_damage(tmp_path: Path, folder: Path, tiny: Encoder) -> None:
+    for number in range(3):
+        (folder / f"{number}.md").write_text("salt")
+    with Index(tmp_path / "index.db", tiny) as index:
+        index.sync(folder, vectors=False)
+        index.search("pepper", mode="words")
+        for gone in ("max(id)", "min(id)"):
+            with index._database.alone() as connection:
+                connection.execute(f"delete from fts_docsize where id = (select {gone} from fts_docsize)")
+            index._terms = Terms()
+            index.search("pepper", mode="words")
+            with pytest.raises(IndexFileError, match="the file is damaged"):
+                index.search("salt", mode="words")
