@@ -326,7 +326,7 @@ def test_bits_are_counted_without_numpy_2_too(monkeypatch: pytest.MonkeyPatch) -
     rng = np.random.default_rng(2)
     bits = meaning._words(rng.integers(0, 256, (50, 20), dtype=np.uint8))
     query = meaning._words(rng.integers(0, 256, (1, 20), dtype=np.uint8))
-    expected = np.array([sum(int(x).bit_count() for x in row ^ query[0]) for row in bits])
+    expected = np.array([sum(int(x).bit_count() for x in column) for column in (bits ^ query).T])
     np.testing.assert_array_equal(meaning._distances(bits, query), expected)
     monkeypatch.delattr(np, "bitwise_count", raising=False)
     np.testing.assert_array_equal(meaning._distances(bits, query), expected)
