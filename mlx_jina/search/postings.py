@@ -1,6 +1,6 @@
 """What the words of queries match, read from FTS5's index once and kept in memory.
 
-To rank a chunk takes FTS5 ten times as long as to say where a word is in it, and questions share their common
+To rank a chunk takes FTS5 five times as long as to say where a word is in it, and questions share their common
 words. BM25 is a sum over words: NumPy computes what each brings to every chunk, to the last bit as FTS5 would.
 """
 
