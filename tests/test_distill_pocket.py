@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import random
+import struct
 import zlib
 from pathlib import Path
 
@@ -73,7 +74,7 @@ def test_other_languages_are_left_out(tmp_path: Path) -> None:
         (
             readers.of_obo,
             'x\n[Term]\nname: growth\ndef: "A \\"process\\" of cells." [X]\n\n[Term]\nname: old\ndef: "x"\n'
-            "is_obsolete: true\n",
+            'is_obsolete: true\n\n[Term]\nname: cell\ndef: "A unit." [Wikipedia:Cell]\n',
             [Section("growth", ['A "process" of cells.'])],
         ),
         (
@@ -104,6 +105,55 @@ def test_other_languages_are_left_out(tmp_path: Path) -> None:
             [Section("who is it", ["a fox, red"])],
         ),
         (readers.of_dict, "fox\n n. [ME]\n\n    A red {animal}.\n", [Section("fox", ["A red animal."])]),
+        (
+            readers.of_book,
+            "By A. Smith\n\nCHAPTER 1. Foxes.\n\nA _red_\nfox.\n\nThe End.\n\nOF LIGHT\n\nRays.\n",
+            [
+                Section("", ["By A. Smith"]),
+                Section("CHAPTER 1. Foxes.", ["A red fox.", "The End."]),
+                Section("Of light", ["Rays."]),
+            ],
+        ),
+        (
+            readers.of_devil,
+            "  A\n\nFOX, n.  An animal,\n  red.\n\n  It runs.\n\nTO ABATE, v.t. To end.\n",
+            [
+                Section("", ["A"]),
+                Section("Fox", ["An animal, red.", "It runs."]),
+                Section("To abate", ["To end."]),
+            ],
+        ),
+        (
+            readers.of_docstrings,
+            f'''
+class RedFox:
+    """{TEXT} See :class:`~foxes.Fox`.
+
+    Parameters
+    ----------
+    name : str
+        How {TEXT}
+
+    Notes
+    -----
+    It sleeps by day in a ``den`` [1]_, and hunts from dusk to dawn.
+
+    The speed is :math:`v`, and more of it is said elsewhere.
+    """
+
+    def _hunt(self):
+        """{TEXT} {TEXT}"""
+
+    def run(self):
+        """Run a little, but not far from here."""
+''',
+            [
+                Section(
+                    "Red Fox",
+                    [f"{TEXT} See foxes.Fox.", "It sleeps by day in a den, and hunts from dusk to dawn."],
+                )
+            ],
+        ),
     ],
 )
 def test_readers(tmp_path: Path, read: object, text: str, sections: list[Section]) -> None:
@@ -111,6 +161,52 @@ def test_readers(tmp_path: Path, read: object, text: str, sections: list[Section
     file.write_bytes(gzip.compress(text.encode()))
     assert callable(read)
     assert list(read(file)) == sections
+
+
+ARTICLE = """<?xml version="1.0" encoding="UTF-8"?>
+<article xmlns:x="http://www.w3.org/1999/xlink"><front>
+<title-group><article-title>On <italic>foxes</italic></article-title></title-group>
+<permissions><license><license-p>LICENCE</license-p></license></permissions>
+<abstract><sec><title>Background</title><p>They run.</p></sec></abstract></front>
+<body><sec><title>Methods and Findings</title>
+<p>We looked [<xref ref-type="bibr">1</xref>,<xref ref-type="bibr">2</xref>] at
+<xref ref-type="fig">Figure 1</xref>.
+<fig><p>no</p></fig></p><sec><title>Dens</title><p>Deep.</p></sec></sec></body>
+</article>"""
+
+
+@pytest.mark.parametrize(
+    ("licence", "free"),
+    [
+        ("under the terms of the Creative Commons Attribution License", True),
+        ('under the <ext-link x:href="http://creativecommons.org/licenses/by/4.0/">licence</ext-link>', True),
+        ("made available under the Creative Commons CC0 public domain dedication", True),
+        ('under the <ext-link x:href="http://creativecommons.org/licenses/by-sa/4.0/">licence</ext-link>', False),
+        ("Creative Commons Attribution Non-Commercial License", False),
+        ("not for the promotion of commercial products", False),
+    ],
+)
+def test_only_free_articles(tmp_path: Path, licence: str, free: bool) -> None:
+    (tmp_path / "article.xml").write_text(ARTICLE.replace("LICENCE", licence))
+    sections = [section for section in readers.of_article(tmp_path / "article.xml") if section.paragraphs]
+    expected = [("On foxes", "They run."), ("On foxes", "We looked at Figure 1."), ("Dens", "Deep.")]
+    assert sections == ([Section(title, [text]) for title, text in expected] if free else [])
+
+
+def test_a_commentary(tmp_path: Path) -> None:
+    blocks = [
+        zlib.compress(f'<div sID="1" type="x-p"/> Verse {i} is <hi>old</hi>. <div/>'.encode()) for i in (1, 2)
+    ]
+    places = [(0, len(blocks[0]), 9), (len(blocks[0]), len(blocks[1]), 9)]
+    (tmp_path / "ot.bzz").write_bytes(b"".join(blocks))
+    (tmp_path / "ot.bzs").write_bytes(b"".join(struct.pack("<III", *place) for place in places))
+    expected = [Section("", [f"Verse {i} is old."]) for i in (1, 2)]
+    assert list(readers.of_commentary(tmp_path / "ot.bzz")) == expected
+
+
+def test_docstrings_of_tests_are_left_out(tmp_path: Path) -> None:
+    (tmp_path / "test_foxes.py").write_text(f'"""{TEXT} {TEXT}"""')
+    assert list(readers.of_docstrings(tmp_path / "test_foxes.py")) == []
 
 
 def test_novels_of_an_r_package(tmp_path: Path) -> None:

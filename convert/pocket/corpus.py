@@ -15,7 +15,7 @@ from convert.pocket.edits import Synonyms, edit
 
 PASSAGE_WORDS = (25, 50, 90, 160, 300)
 # How often each source is cut into passages, each time at other places and with other queries.
-CUTS = 3
+CUTS = 2
 NGRAM = 8
 QUESTIONS = ("what is {}?", "{}?", "how does {} work?", "explain {}", "information about {}")
 NO_TITLE = re.compile(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import gzip
 import html
 import json
 import re
+import struct
 import zlib
 from collections import defaultdict
 from collections.abc import Iterator
@@ -185,19 +187,13 @@ def of_factbook(path: Path) -> Iterator[Section]:
 
 
 def of_obo(path: Path) -> Iterator[Section]:
-    """An ontology: the name of a term, and its definition."""
+    """An ontology: the name of a term, and its definition, unless that was taken from Wikipedia (CC-BY-SA)."""
     for term in text_of(path).split("\n[Term]\n")[1:]:
         name = re.search(r"^name: (.*)$", term, re.M)
-        definition = re.search(r'^def: "((?:[^"\\]|\\.)*)"', term, re.M)
-        if name and definition and "is_obsolete: true" not in term:
+        definition = re.search(r'^def: "((?:[^"\\]|\\.)*)"(.*)$', term, re.M)
+        quoted = definition and re.search("wiki|WP:", definition[2], re.I)
+        if name and definition and not quoted and "is_obsolete: true" not in term:
             yield Section(name[1], [definition[1].replace('\\"', '"').replace("\\n", " ")])
-
-
-def of_registry(path: Path) -> Iterator[Section]:
-    """Databases by name, and what each is for."""
-    for entry in json.loads(text_of(path)).values():
-        if entry.get("name") and entry.get("description"):
-            yield Section(entry["name"], [squeeze(entry["description"])])
 
 
 def of_service(path: Path) -> Iterator[Section]:
@@ -217,10 +213,108 @@ def of_dialogue(path: Path) -> Iterator[Section]:
         yield Section(squeeze(question).strip("'\""), [squeeze(answer).strip("'\"")])
 
 
-def of_icd(path: Path) -> Iterator[Section]:
-    """Diseases in XML, each with its other names and those that it excludes."""
-    for entry in ElementTree.parse(path).iter("diag"):
-        notes = [
-            note.text or "" for name in ("inclusionTerm", "includes") for note in entry.findall(f"{name}/note")
-        ]
-        yield Section(entry.findtext("desc", ""), ["; ".join(notes)])
+def of_book(path: Path) -> Iterator[Section]:
+    """A book as plain text. A short paragraph in capitals, or one that begins with "chapter", is a heading."""
+    section = Section("", [])
+    for paragraph in map(squeeze, re.split(r"\n\s*\n", text_of(path).replace("_", ""))):
+        if len(paragraph) < 80 and (paragraph.isupper() or re.match(r"chapter \w+", paragraph, re.I)):
+            yield section
+            section = Section(paragraph.capitalize() if paragraph.isupper() else paragraph, [])
+        else:
+            section.paragraphs.append(paragraph)
+    yield section
+
+
+def of_devil(path: Path) -> Iterator[Section]:
+    """The Devil's Dictionary for dictd: an entry begins with a word in capitals and its part of speech."""
+    section = Section("", [])
+    for block in re.split(r"\n\s*\n", text_of(path)):
+        entry = re.match(r"([A-Z][A-Z' -]+),\s+(?:\w{1,5}\.\s*)+(.*)", block, re.S)
+        if entry:
+            yield section
+            section = Section(squeeze(entry[1]).capitalize(), [])
+        if text := squeeze(entry[2] if entry else block):
+            section.paragraphs.append(text)
+    yield section
+
+
+def of_commentary(path: Path) -> Iterator[Section]:
+    """A commentary of the SWORD project: compressed blocks of XML, and beside them a file that says where."""
+    data = path.read_bytes()
+    for start, size, _ in struct.iter_unpack("<III", path.with_name(path.name[:-1] + "s").read_bytes()):
+        yield from sections_of_html(zlib.decompress(data[start : start + size]).decode())
+
+
+# Of JATS, the format of scientific articles.
+HIDDEN = frozenset("fig table-wrap disp-formula inline-formula supplementary-material".split())
+COMMON_HEADING = re.compile(
+    r"(introduction|background|(\w+ and )?methods|results|discussion|conclusions?)\b", re.I
+)
+
+
+def _words_of(element: ElementTree.Element | None) -> str:
+    """The text of an element without figures, tables, formulas and citations."""
+    if element is None or element.tag in HIDDEN or element.get("ref-type") == "bibr":
+        return ""
+    return (element.text or "") + "".join(_words_of(child) + (child.tail or "") for child in element)
+
+
+def _is_free(article: ElementTree.Element) -> bool:
+    """Whether an article says that it is under CC-BY or CC0."""
+    parts = [part for found in article.iter("license") for part in found.iter()]
+    licence = squeeze(" ".join(f"{' '.join(part.itertext())} {' '.join(part.attrib.values())}" for part in parts))
+    named = re.search(r"Creative Commons|creativecommons\.org/(licenses/by/|publicdomain/)", licence)
+    return bool(named) and not re.search(r"non-?commercial|share-?alike|no-?deriv|licenses/by-", licence, re.I)
+
+
+def of_article(path: Path) -> Iterator[Section]:
+    """A scientific article in JATS, if it is under CC-BY or CC0. Its title stands for common headings."""
+    article = ElementTree.fromstring(text_of(path))
+    if not _is_free(article):
+        return
+    title = squeeze(_words_of(article.find(".//title-group/article-title")))
+    for top in (*article.iter("abstract"), *article.findall("body")):
+        for part in (top, *top.iter("sec")):
+            heading = squeeze(_words_of(part.find("title")))
+            paragraphs = [squeeze(_words_of(paragraph)) for paragraph in part.findall("p")]
+            paragraphs = [re.sub(r"\s*[\[(][\s,;\u2013-]*[\])]", "", paragraph) for paragraph in paragraphs]
+            yield Section(title if not heading or COMMON_HEADING.match(heading) else heading, paragraphs)
+
+
+PROSE = frozenset(("", "Notes", "Summary", "Description", "Theory", "Extended Summary", "Warnings", "Background"))
+"""Of numpydoc's sections, those in prose."""
+LISTS = r"\s*(Args|Arguments|Parameters|Returns?|Raises|Yields|Attributes|Examples?|Usage|References)\s*:"
+MARKUP = re.compile(
+    r">>>|^\s*(\.\. |:\w+.*:|\\|\$|\||\[\d+\]|```)|\\(frac|left|begin)|:math:|\$.*\$|https?:", re.M
+)
+
+
+def prose_of_docstring(text: str) -> Iterator[str]:
+    """Its paragraphs. Parameters, examples, references, formulas and paragraphs with an address are left out."""
+    section = ""
+    for block in re.split(r"\n\s*\n", text):
+        lines = block.strip("\n").splitlines()
+        if len(lines) > 1 and re.fullmatch(r"\s*([-=~^])\1{2,}\s*", lines[1]):
+            section, lines = lines[0].strip(), lines[2:]
+        elif re.match(LISTS, block):
+            section = "Parameters"
+        paragraph = "\n".join(lines)
+        if section not in PROSE or MARKUP.search(paragraph):
+            continue
+        paragraph = re.sub(r":[\w:+-]+:`~?([^`<]*?)\s*(<[^`]*>)?`", r"\1", paragraph)
+        paragraph = squeeze(re.sub(r"\s*\[\w+\]_|(?<!\w)_{1,2}(?=\w)|\*\*|`+_*", "", paragraph))
+        if len(paragraph) > 40 and paragraph[0].isupper() and paragraph[-1] in ".:!?)":
+            yield paragraph
+
+
+def of_docstrings(path: Path) -> Iterator[Section]:
+    """A module in Python: what it, its public classes and functions say of themselves in more than a line."""
+    if path.parent.name == "tests" or path.name.startswith(("test_", "conftest")):
+        return
+    for node in ast.walk(ast.parse(text_of(path))):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            name = path.stem if isinstance(node, ast.Module) else node.name
+            paragraphs = list(prose_of_docstring(ast.get_docstring(node) or ""))
+            if sum(map(len, paragraphs)) > 120 and not name.startswith("_"):
+                spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).replace("_", " ")
+                yield Section(spaced.strip(), paragraphs)
