@@ -145,7 +145,7 @@ def export(folders: Sequence[str], index: str | None, uri: str) -> None:
         about = {"model": status.model, "fingerprint": status.fingerprint}
         with _bar("passages") as progress:
             count = lance.write(_counted(opened, status.chunks, progress), uri, status.dimension, about=about)
-    left = f"; {status.waiting:,} notes have no vectors yet, and were left out" if status.waiting else ""
+    left = f"; without vectors, and left out: {_counting(status.waiting, 'note')}" if status.waiting else ""
     _tell(f"{count:,} passages are in table {lance.TABLE!r} of {uri}{left}")
 
 
@@ -196,8 +196,8 @@ def report(done: Report, wanted: Wanted, seconds: float) -> None:
     _tell_some("note", done.remarks, wanted.verbose)
     for warning in done.warnings:
         _tell(f"warning: {warning}")
-    if done.without_vectors and not wanted.dry_run:
-        _tell(f"{done.without_vectors:,} notes have no vectors yet; they are found by words")
+    if done.without_vectors and not (wanted.dry_run or wanted.rebuild):
+        _tell(f"found by words alone until they have vectors: {_counting(done.without_vectors, 'note')}")
 
 
 def _tell_some(name: str, pairs: Sequence[tuple[str, str]], verbose: bool) -> None:

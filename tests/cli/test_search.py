@@ -307,8 +307,10 @@ def test_another_model(indexed: Path, tmp_path: Path) -> None:
     done = run("index", "-m", other)
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1 or "added" in done.stderr
+    (indexed / "notes/new.md").write_text("a note that has no vector when its index is rebuilt")
     done = run("index", "notes", "-m", other, "--rebuild")
     assert done.returncode == 0
+    assert "by words alone" not in done.stderr
     assert f"all vectors are of '{other}' now" in done.stderr
     assert run("search", "oil").stderr == ""
 
