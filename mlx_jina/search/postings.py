@@ -172,8 +172,8 @@ def _of_tokens(
         "where term between ? and ?"
     )
     found = np.fromstring(one(connection, sql, first, last) or "", np.int64, sep=",")
-    if first != last:
-        found.sort()
+    # Several tokens come one after another, and SQL promises no order of one's places.
+    found.sort()
     ids, columns = np.divmod(found, len(COLUMNS))
     starts = np.flatnonzero(np.diff(ids, prepend=-1))
     ids = ids[starts]
