@@ -238,6 +238,11 @@ def is_damage(error: BaseException | None) -> bool:
     )
 
 
+def damaged() -> sqlite3.DatabaseError:
+    """What SQLite says where tables contradict each other."""
+    return sqlite3.DatabaseError("database disk image is malformed")
+
+
 _DAMAGED = (
     "the file is damaged; `mlx-jina index FOLDER --rebuild` keeps it aside as NAME.corrupt-DATE and makes the "
     "index anew from the notes"
@@ -249,6 +254,7 @@ _MEANINGS: dict[str, str] = {
     "not a database": _DAMAGED,
     "locked": "another program has been writing to it for a long time; try again later",
     "no such module: fts5": "this Python's SQLite has no FTS5; use a Python that has, such as python.org's",
+    "closed database": "it has been closed",
     "readonly": "the file or its folder is read-only",
     "unable to open database file": "the file cannot be opened, or its folder not be written to",
 }

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 from mlx_jina.errors import MlxJinaError
 from mlx_jina.search import expansion, filters, ranking, schema, words
-from mlx_jina.search.database import one
+from mlx_jina.search.database import damaged, one
 from mlx_jina.search.expansion import Expander, Expansion
 from mlx_jina.search.hits import Explanation, Found, Hit, Mode
-from mlx_jina.search.postings import Terms
+from mlx_jina.search.postings import Postings
 from mlx_jina.search.query import Query, expressions
 from mlx_jina.search.ranking import Ranked, Scorer
 from mlx_jina.search.schema import NOTE_BITS
@@ -63,7 +63,7 @@ class Options:
 def find(
     connection: sqlite3.Connection,
     highlighter: Highlighter,
-    known: Terms,
+    postings: Postings,
     query: Query,
     options: Options,
     by_meaning: ByMeaning | None,
@@ -83,7 +83,7 @@ def find(
     named = _named(connection, query, allowed)
     text = query.text.strip()
     terms = () if options.mode == "meaning" else query.terms
-    matched = words.rank(connection, terms, allowed, options.limit, known)
+    matched = words.rank(connection, terms, allowed, options.limit, postings)
     asked = {*matched.scores, *(note << NOTE_BITS for note in named)}
     meaning, warning = _meaning(by_meaning, text, options, allowed, asked)
     warnings = [] if warning is None else [warning]
@@ -92,7 +92,9 @@ def find(
     explanation = replace(_explained(explanation, matched, meaning), weight=weight)
     fused = ranking.fuse(matched, meaning, weight, named)
     if expand is not None and text:
-        search = partial(_searched, connection, known, options, weight, allowed, by_meaning if meaning else None)
+        search = partial(
+            _searched, connection, postings, options, weight, allowed, by_meaning if meaning else None
+        )
         strong = expansion.is_strong(matched, named)
         explanation, fused = _expanded(explanation, strong, fused, text, expand, search, warnings)
     ranked = _ranked(connection, options, fused, named)
@@ -176,7 +178,7 @@ def _expanded(
 
 def _searched(
     connection: sqlite3.Connection,
-    known: Terms,
+    postings: Postings,
     options: Options,
     weight: float,
     allowed: Collection[int] | None,
@@ -186,7 +188,7 @@ def _searched(
     """What each expansion finds: rewordings as the question itself, the answer by meaning."""
     for text in more.rewordings:
         terms = () if options.mode == "meaning" else expressions(text)
-        matched = words.rank(connection, terms, allowed, options.limit, known)
+        matched = words.rank(connection, terms, allowed, options.limit, postings)
         meaning = None if by_meaning is None else by_meaning(text, "query", allowed, matched.scores)
         yield ranking.fuse(matched, meaning, weight)
     if more.answer and by_meaning is not None:
@@ -349,4 +351,7 @@ def _rows(
     """Rows by their ids, looked up one by one: joins would make SQLite choose the order."""
     sql = f"select {columns} from {table} where id = ?"
     for own in ids:
-        yield from connection.execute(sql, (own,))
+        row = connection.execute(sql, (own,)).fetchone()
+        if row is None:
+            raise damaged()
+        yield row

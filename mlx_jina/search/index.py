@@ -26,7 +26,7 @@ from mlx_jina.search.hits import MODES, Found, Hit, Mode
 from mlx_jina.search.lock import Busy, Wait, writer
 from mlx_jina.search.model import DEFAULT, Model, Progress, Space
 from mlx_jina.search.model import check as check_model
-from mlx_jina.search.postings import Terms
+from mlx_jina.search.postings import Postings
 from mlx_jina.search.query import Where, parse
 from mlx_jina.search.snippets import Highlighter
 from mlx_jina.search.status import Status, status, without_vectors
@@ -85,7 +85,7 @@ class Index(Contents):
         self._model = Model(name, local_files_only=local_files_only)
         self._given = str(model) if isinstance(model, Path) else model
         self._highlighter = Highlighter()
-        self._terms = Terms()
+        self._postings = Postings()
         self._vectors: tuple[int, Vectors] | None = None
         self._reading_vectors = threading.Lock()
 
@@ -106,7 +106,7 @@ class Index(Contents):
         self._model.close()
         self._database.close()
         self._highlighter.close()
-        self._terms.close()
+        self._postings.close()
 
     # ---- keeping it up to date
 
@@ -279,7 +279,7 @@ class Index(Contents):
             by_meaning = None
             if mode != "words" and query.text.strip():
                 by_meaning = self._by_meaning(connection, space, limit)
-            found = find(connection, self._highlighter, self._terms, query, options, by_meaning, rerank, expand)
+            found = find(connection, self._highlighter, self._postings, query, options, by_meaning, rerank, expand)
             waiting = without_vectors(connection)
         return replace(
             found,

@@ -1,15 +1,18 @@
-"""The words half: BM25 of chunks by SQLite's FTS5, over any of a query's words."""
+"""The words half: BM25 of chunks, over any of a query's words.
+
+SQLite's FTS5 ranks for the first searches, which need no NumPy then, and postings in memory for those after them.
+"""
 
 from __future__ import annotations
 
+import math
 import sqlite3
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import TYPE_CHECKING
 
 from mlx_jina.search.database import one
-from mlx_jina.search.postings import BM25, Terms
+from mlx_jina.search.postings import BM25, Postings
 from mlx_jina.search.schema import NOTE_BITS
 
 if TYPE_CHECKING:
@@ -17,6 +20,10 @@ if TYPE_CHECKING:
 
 CHUNKS = 400
 """That are ranked, of all that match."""
+# In SQLite's bm25 a term brings less than so many times its weight: k1 + 1.
+_MOST = 2.2
+# A pruned search is tried where its bound is up to so many times what the estimate says that it will find.
+_HOPE = 1.3
 
 
 @dataclass(frozen=True)
@@ -36,20 +43,20 @@ def rank(
     terms: Sequence[str],
     allowed: Collection[int] | None,
     notes: int,
-    known: Terms,
+    postings: Postings,
 ) -> Words:
     """The chunks that match any of the terms, best first: of `notes` notes at least, if there are so many.
 
     `allowed` are the notes that count, all of them if None.
     """
     total = one(connection, "select count(*) from fts_docsize")
-    counts = known.counts(connection, terms, total // 2 + 1)
+    counts = postings.counts(connection, terms, total // 2 + 1)
     dropped = _dropped(counts, total // 2)
     kept = {term: count for term, count in counts.items() if term not in dropped}
     if not kept:
         return Words({}, counts, tuple(dropped))
-    scores = known.scores(connection, kept, total)
-    best = _by_fts5(connection, kept, allowed) if scores is None else _by_score(*scores, allowed)
+    scores = postings.scores(connection, kept, total)
+    best = _by_fts5(connection, kept, total, allowed) if scores is None else _by_score(*scores, allowed)
     limit = CHUNKS
     while True:
         found = best(limit)
@@ -70,16 +77,50 @@ def _dropped(counts: Mapping[str, int], half: int) -> list[str]:
 
 
 def _by_fts5(
-    connection: sqlite3.Connection, terms: Collection[str], allowed: Collection[int] | None
+    connection: sqlite3.Connection, counts: Mapping[str, int], total: int, allowed: Collection[int] | None
 ) -> Callable[[int], dict[int, float]]:
     """The first chunks of an order that FTS5 makes."""
-    sql = f"select rowid, {BM25} as score from fts where fts match ? order by score desc, rowid"
+    condition = ""
+    if allowed is not None:
+        _allow(connection, allowed)
+        # As an expression, so that SQLite does not look up every note in FTS's own index instead.
+        condition = f"and (rowid >> {NOTE_BITS}) in (select note from temp.allowed)"
+    sql = (
+        f"select rowid, {BM25} as score from fts where fts match ? {condition} order by score desc, rowid limit ?"
+    )
 
     def best(limit: int) -> dict[int, float]:
-        rows = connection.execute(sql, (" OR ".join(terms),))
-        return dict(islice((row for row in rows if allowed is None or row[0] >> NOTE_BITS in allowed), limit))
+        found: list[tuple[int, float]] = []
+        for expression, least in _plans(counts, total, limit) if allowed is None else [(" OR ".join(counts), 0.0)]:
+            found = connection.execute(sql, (expression, limit)).fetchall()
+            if len(found) == limit and found[-1][1] >= least:
+                break
+        return dict(found)
 
     return best
+
+
+def _plans(counts: Mapping[str, int], total: int, limit: int) -> Iterator[tuple[str, float]]:
+    """Expressions, each for what those before did not find, and the score that the last of its chunks must have.
+
+    A chunk with common words alone has a score below a bound. If enough chunks with others are above it, none such
+    has to be looked at (MaxScore, Turtle and Flood 1995, https://doi.org/10.1016/0306-4573(95)00020-H), and
+    `all NOT (common NOT others)` has the same first chunks, with the same scores, as all words have.
+    """
+    every = " OR ".join(counts)
+    # A damaged index may have fewer chunks than matches; FTS5 says so.
+    weights = {term: max(1e-6, math.log((max(total, n) - n + 0.5) / (n + 0.5))) for term, n in counts.items()}
+    ordered = sorted(counts, key=counts.__getitem__)
+    matches = 0
+    for place, term in enumerate(ordered[:-1], 1):
+        matches += counts[term]
+        others, common = ordered[:place], ordered[place:]
+        bound = _MOST * sum(weights[each] for each in common)
+        if matches >= limit and bound <= _HOPE * weights[term]:
+            if 2 * sum(counts[each] for each in common) > matches:
+                yield f"({every}) NOT (({' OR '.join(common)}) NOT ({' OR '.join(others)}))", bound
+            break
+    yield every, 0.0
 
 
 def _by_score(
@@ -101,3 +142,9 @@ def _by_score(
         return dict(zip(chunks[found[order]].tolist(), scores[order].tolist(), strict=True))
 
     return best
+
+
+def _allow(connection: sqlite3.Connection, notes: Collection[int]) -> None:
+    connection.execute("create temp table if not exists allowed(note integer primary key)")
+    connection.execute("delete from temp.allowed")
+    connection.executemany("insert into temp.allowed values (?)", [(note,) for note in notes])

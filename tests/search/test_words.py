@@ -13,7 +13,7 @@ from mlx_jina import Index
 from mlx_jina.encoder import Encoder
 from mlx_jina.errors import IndexFileError
 from mlx_jina.search import postings, words
-from mlx_jina.search.postings import BM25, Terms
+from mlx_jina.search.postings import BM25, Postings
 from mlx_jina.search.schema import NOTE_BITS
 
 # Of many words with one stem, and one that is in most chunks.
@@ -65,28 +65,69 @@ def _asked(rng: random.Random) -> list[str]:
     return list(dict.fromkeys(drawn))
 
 
+def _warm(postings: Postings, connection: sqlite3.Connection) -> Postings:
+    """As after many searches."""
+    postings._of(connection).ranked = 10**9
+    return postings
+
+
 def test_terms_add_up_to_what_fts5_says_of_all_of_them(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(words, "CHUNKS", 20)
-    rng, known = random.Random(1), Terms()
+    rng = random.Random(1)
     with index._database.reading() as connection:
-        for number in range(200):
+        warm = _warm(Postings(), connection)
+        for _ in range(200):
             terms = _asked(rng)
             allowed = None if rng.random() < 0.7 else set(rng.sample(range(202), 40))
-            # The first one is FTS5's.
-            assert bool(known._kept.matches) == (number > 0)
-            for asked in (known, Terms()):
+            for asked in (Postings(), warm):
                 _check(connection, words.rank(connection, terms, allowed, 1, asked), terms, 20, allowed)
-            if number == 0:
-                words.rank(connection, ['"word1"'], None, 1, known)
+        assert len(warm._state.postings) > 100
+
+
+def test_fts5_ranks_until_it_has_ranked_as_many_matches_as_there_are_chunks(index: Index) -> None:
+    known = Postings()
+    with index._database.reading() as connection:
+        (total,) = connection.execute("select count(*) from fts_docsize").fetchone()
+        (matches,) = known.counts(connection, ['"word5"'], total).values()
+        for number in range(1, total):
+            words.rank(connection, ['"word5"'], None, 10, known)
+            if (number - 1) * matches > total:
+                break
+            assert not known._state.postings
+        assert list(known._state.postings) == ['"word5"']
+
+
+def test_common_words_need_not_be_looked_at(index: Index) -> None:
+    """What `_plans` leaves out changes neither the first chunks nor their scores, to the last bit."""
+    rng, pruned = random.Random(3), 0
+    sql = f"select rowid, {BM25} as score from fts where fts match ? order by score desc, rowid limit ?"
+    with index._database.reading() as connection:
+        (total,) = connection.execute("select count(*) from fts_docsize").fetchone()
+        for _ in range(200):
+            terms = [f'"{word}"' for word in rng.sample(VOCABULARY, rng.randrange(2, 7))]
+            counts = Postings().counts(connection, terms, total // 2 + 1)
+            limit = rng.choice([1, 5, 20, 60])
+            expected = connection.execute(sql, (" OR ".join(terms), limit)).fetchall()
+            *plans, (every, least) = words._plans(counts, total, limit)
+            assert (every, least) == (" OR ".join(terms), 0)
+            for expression, bound in plans:
+                found = connection.execute(sql, (expression, limit)).fetchall()
+                if len(found) == limit and found[-1][1] >= bound:
+                    assert found == expected
+                    pruned += 1
+            best = words._by_fts5(connection, counts, total, None)(limit)
+            assert list(best.items()) == expected
+    assert pruned > 20
 
 
 def test_terms_are_kept(index: Index) -> None:
-    known, terms = Terms(), ['"word5"', '"word39"', '"word1 word2"']
+    terms = ['"word5"', '"word39"', '"word1 word2"']
     statements: list[str] = []
     with index._database.reading() as connection:
+        known = _warm(Postings(), connection)
         first, second = (words.rank(connection, terms, None, 10, known) for _ in range(2))
-        assert first.scores == pytest.approx(second.scores, rel=1e-12)
-        assert list(known._kept.matches) == terms
+        assert first == second
+        assert list(known._state.postings) == terms
         connection.set_trace_callback(statements.append)
         assert words.rank(connection, terms[::-1], None, 10, known).scores == pytest.approx(
             second.scores, rel=1e-12
@@ -97,43 +138,36 @@ def test_terms_are_kept(index: Index) -> None:
     assert not any("match" in statement or "instance" in statement for statement in statements)
 
 
-def test_many_matches_are_read_at_a_first_search_too(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(postings, "_FEW", 10)
-    known = Terms()
-    with index._database.reading() as connection:
-        _check(connection, words.rank(connection, ['"word1"'], None, 10, known), ['"word1"'], words.CHUNKS)
-    assert list(known._kept.matches) == ['"word1"']
-
-
 @pytest.mark.parametrize("kept", [False, True])
 def test_a_long_note_does_not_take_all_places(index: Index, monkeypatch: pytest.MonkeyPatch, kept: bool) -> None:
     monkeypatch.setattr(words, "CHUNKS", 5)
     if not kept:
-        monkeypatch.setattr(postings, "_MATCHES", 0)
-    terms, known = ['"alone"', '"word9"'], Terms()
+        monkeypatch.setattr(postings, "_MOST_MATCHES", 0)
+    terms = ['"alone"', '"word9"']
     with index._database.reading() as connection:
-        for _ in range(2):
-            found = words.rank(connection, terms, None, 10, known)
-        assert bool(known._kept.matches) == kept
+        known = _warm(Postings(), connection)
+        found = words.rank(connection, terms, None, 10, known)
+        assert bool(known._state.postings) == kept
         assert len({chunk >> NOTE_BITS for chunk in list(found.scores)[:5]}) == 1
         assert len({chunk >> NOTE_BITS for chunk in found.scores}) >= 10
         _check(connection, found, terms, 50)
 
 
 def test_what_is_kept_is_bounded(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(postings, "_MATCHES", 1000)
-    known = Terms()
+    monkeypatch.setattr(postings, "_MOST_MATCHES", 1000)
     with index._database.reading() as connection:
+        known = _warm(Postings(), connection)
         for start in range(0, 60, 3):
             terms = [f'"{word}"' for word in VOCABULARY[start : start + 3]]
             for _ in range(2):
                 _check(connection, words.rank(connection, terms, None, 10, known), terms, words.CHUNKS)
-            assert known._kept.size == sum(len(places) for places, _ in known._kept.matches.values()) <= 1000
+            state = known._state
+            assert state.matches == sum(len(places) for places, _ in state.postings.values()) <= 1000
         # What was asked for last stays.
-        assert list(known._kept.matches)[-3:] == terms
-        assert '"word1"' not in known._kept.matches
+        assert list(state.postings)[-3:] == terms
+        assert '"word1"' not in state.postings
         # More than fit are FTS5's.
-        monkeypatch.setattr(postings, "_MATCHES", 10)
+        monkeypatch.setattr(postings, "_MOST_MATCHES", 10)
         assert known.scores(connection, {'"word1"': 11}, 1000) is None
 
 
@@ -142,13 +176,25 @@ def test_an_index_that_changed_is_asked_anew(tmp_path: Path, folder: Path, tiny:
     (folder / "b.md").write_text("# B\n\nflour")
     with Index(tmp_path / "index.db", tiny) as index:
         index.sync(folder, vectors=False)
-        for _ in range(3):
+        for _ in range(4):
             assert [hit.path for hit in index.search("salt", mode="words")] == ["a.md"]
+        assert '"salt"' in index._postings._state.postings
         (folder / "a.md").write_text("# A\n\npepper")
         (folder / "b.md").write_text("# B\n\nflour and salt")
         index.sync(folder, vectors=False)
-        for _ in range(3):
+        for _ in range(4):
             assert [hit.path for hit in index.search("salt", mode="words")] == ["b.md"]
+        # Vectors change no words.
+        assert '"salt"' in (state := index._postings._state).postings
+        index.sync(folder)
+        assert index._vectors is None
+        index.search("salt")
+        assert index._postings._state is state
+        # A change that leaves all lengths as they are.
+        (folder / "a.md").write_text("# A\n\nsalt")
+        (folder / "b.md").write_text("# B\n\nflour and mint")
+        index.sync(folder)
+        assert [hit.path for hit in index.search("salt", mode="words")] == ["a.md"]
 
 
 def test_words_of_most_chunks_are_kept_too(
@@ -162,13 +208,13 @@ def test_words_of_most_chunks_are_kept_too(
         with index._database.reading() as connection:
             # They were counted to 11, and may match all 20.
             for most, kept in ((40, terms), (39, [])):
-                monkeypatch.setattr(postings, "_MATCHES", most)
-                known = Terms()
-                for _ in range(3):
+                monkeypatch.setattr(postings, "_MOST_MATCHES", most)
+                known = _warm(Postings(), connection)
+                for _ in range(2):
                     found = words.rank(connection, terms, None, 10, known)
                     _check(connection, found, terms, words.CHUNKS)
                     assert len(found.scores) == 20
-                assert list(known._kept.matches) == kept
+                assert list(known._state.postings) == kept
 
 
 def test_an_empty_index_has_no_words(tmp_path: Path, tiny: Encoder) -> None:
@@ -177,16 +223,61 @@ def test_an_empty_index_has_no_words(tmp_path: Path, tiny: Encoder) -> None:
             assert index.search("anything", mode="words") == []
 
 
-def test_a_word_of_a_chunk_that_is_not_there_is_damage(tmp_path: Path, folder: Path, tiny: Encoder) -> None:
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "delete from fts_docsize where id = (select max(id) from fts_docsize)",
+        "delete from fts_docsize where id = (select min(id) from fts_docsize)",
+        "update fts_docsize set sz = x'01'",
+        "update fts_docsize set sz = x'01' where id = (select min(id) from fts_docsize)",
+        "update fts_docsize set sz = x'0101010101'",
+        "update fts_docsize set sz = x'0101010101010101'",
+        "update fts_docsize set sz = x'01010181'",
+        "update fts_docsize set sz = x'0101018181818181818101'",
+        "update fts_docsize set sz = null where id = (select max(id) from fts_docsize)",
+        "update fts_docsize set sz = x''",
+        "update fts_docsize set sz = '\u00e4'",
+        # One too long, and one too short by as much.
+        "update fts_docsize set sz = case id when (select min(id) from fts_docsize) then x'0101010101' "
+        "when (select max(id) from fts_docsize) then x'010101' else sz end",
+    ],
+)
+def test_lengths_that_are_none_are_damage(tmp_path: Path, folder: Path, tiny: Encoder, damage: str) -> None:
     for number in range(3):
         (folder / f"{number}.md").write_text("salt")
     with Index(tmp_path / "index.db", tiny) as index:
         index.sync(folder, vectors=False)
-        index.search("pepper", mode="words")
-        for gone in ("max(id)", "min(id)"):
-            with index._database.alone() as connection:
-                connection.execute(f"delete from fts_docsize where id = (select {gone} from fts_docsize)")
-            index._terms = Terms()
-            index.search("pepper", mode="words")
-            with pytest.raises(IndexFileError, match="the file is damaged"):
-                index.search("salt", mode="words")
+        with index._database.alone() as connection:
+            connection.execute(damage)
+        with index._database.reading() as connection:
+            _warm(index._postings, connection)
+        with pytest.raises(IndexFileError, match="the file is damaged"):
+            index.search("salt", mode="words")
+
+
+@pytest.mark.parametrize("table", ["fts_docsize", "chunk"])
+def test_words_without_their_chunks_are_damage(tmp_path: Path, folder: Path, tiny: Encoder, table: str) -> None:
+    for number in range(3):
+        (folder / f"{number}.md").write_text("salt and pepper")
+    with Index(tmp_path / "index.db", tiny) as index:
+        index.sync(folder, vectors=False)
+        with index._database.alone() as connection:
+            connection.execute(f"delete from {table}")
+        with pytest.raises(IndexFileError, match="the file is damaged"):
+            index.search("salt pepper", mode="words")
+
+
+def test_stems_that_end_within_a_letter(tmp_path: Path, folder: Path, tiny: Encoder) -> None:
+    """Porter's rules drop one of two equal letters, and take bytes for letters."""
+    (folder / "a.md").write_text("a\u0924ed \u092cting")
+    (folder / "b.md").write_text("a\u0924ing \u2c71ed")
+    with Index(tmp_path / "index.db", tiny) as index:
+        index.sync(folder, vectors=False)
+        for query in ("a\u0924ed", "a\u0924", "\u092cting", "\u2c71ed"):
+            index._postings = Postings()
+            found = [
+                index.search(query, mode="words", prefix=prefix) for prefix in (False, True) for _ in range(5)
+            ]
+            assert bool(index._postings._state.postings) == bool(found[0])
+            assert all(hits == found[0] for hits in found[:5])
+            assert all(hits == found[5] for hits in found[5:])
