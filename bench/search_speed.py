@@ -10,7 +10,7 @@ nothing depends on their values (cold, warm and sync), since computing a million
 - cold: `mlx-jina search` against `mlx-jina encode` of the same question, and `--mode words` against `--help`, as
   processes in alternation; the difference of the medians is what the search itself costs.
 - warm: p50 and p95 of searches in one process, in wall and in CPU time, and of the encoding in it: the first ones
-  after the index was opened, and as many other ones after them, when what common words match is kept.
+  after the index was opened, and as many other ones after them, when where common words are is kept.
 - sync: a folder in which nothing changed, and one in which one file did.
 - indexing: texts a second into the index, vectors included, against `Encoder.encode_document` of the same chunks;
   and the highest memory above that of the loaded model.
