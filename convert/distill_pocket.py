@@ -163,13 +163,14 @@ def evaluate(work: Path, sts: Path, collections: tuple[Path, ...], out: Path) ->
         model.load_state_dict({k: torch.from_numpy(v) for k, v in exporter.read_weights(weights).items()})
         encoders[name] = partial(training.encode, model, tokenizer), list(training.DIMS)
     encoders["teacher"] = teacher.encode_texts, [teacher.WIDTH]
-    scores = {
-        name: {
+    scores = {}
+    for name, (encode, dims) in encoders.items():
+        click.echo(f"evaluating {name} ...", err=True)
+        scores[name] = {
             "sts": evaluation.sts(sts, encode, dims),
             **{folder.name: evaluation.retrieval(folder, encode, dims) for folder in collections},
         }
-        for name, (encode, dims) in encoders.items()
-    }
+    click.echo("comparing with the teacher ...", err=True)
     near = partial(evaluation.by_length, tokenizer=tokenizer, encode=encoders["8-bit"][0])
     lengths = {
         folder.name: near(folder, teach=lambda texts: teacher.encode_whole(texts) @ basis)
