@@ -30,11 +30,20 @@ BM25 = f"-bm25(fts, {', '.join(map(str, WEIGHTS))})"
 """In SQL, the more the better."""
 # Of SQLite's bm25 (https://sqlite.org/fts5.html#the_bm25_function).
 _K1, _B, _LEAST_IDF = 1.2, 0.75, 1e-6
+MOST_FREQUENCY = _K1 + 1
+"""A term brings less than so many times its idf, however often it occurs in a chunk."""
 # Terms whose counts are kept, and matches of postings that are, of 12 bytes each.
 _MOST_COUNTS = 10_000
 _MOST_MATCHES = 4_000_000
 # What sorts behind every continuation of a token in UTF-8.
 _LAST = b"\xff"
+
+
+def idf(chunks: int, matches: int) -> float:
+    """What SQLite's bm25 weighs a term by that is in some of all chunks."""
+    # A damaged index may have fewer chunks than matches; FTS5 says so where it ranks.
+    found = math.log((max(chunks, matches) - matches + 0.5) / (matches + 0.5))
+    return found if found > 0 else _LEAST_IDF
 
 
 @dataclass
@@ -193,9 +202,8 @@ def _of_tokens(
     starts = np.flatnonzero(np.diff(chunks, prepend=-1))
     places = _places(ids, chunks[starts])
     frequency = np.add.reduceat(np.array(WEIGHTS)[columns], starts) if len(starts) else np.zeros(0)
-    idf = math.log((len(ids) - len(places) + 0.5) / (len(places) + 0.5))
-    idf = idf if idf > 0 else _LEAST_IDF
-    return places, idf * (frequency * (_K1 + 1) / (frequency + lengths[places]))
+    scores = frequency * MOST_FREQUENCY / (frequency + lengths[places])
+    return places, idf(len(ids), len(places)) * scores
 
 
 def _of_phrase(connection: sqlite3.Connection, ids: Integers, expression: str) -> Posting:

@@ -5,14 +5,13 @@ SQLite's FTS5 ranks for the first searches, which need no NumPy then, and postin
 
 from __future__ import annotations
 
-import math
 import sqlite3
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from mlx_jina.search.database import one
-from mlx_jina.search.postings import BM25, Postings
+from mlx_jina.search.postings import BM25, MOST_FREQUENCY, Postings, idf
 from mlx_jina.search.schema import NOTE_BITS
 
 if TYPE_CHECKING:
@@ -20,8 +19,6 @@ if TYPE_CHECKING:
 
 CHUNKS = 400
 """That are ranked, of all that match."""
-# In SQLite's bm25 a term brings less than so many times its weight: k1 + 1.
-_MOST = 2.2
 # A pruned search is tried where its bound is up to so many times what the estimate says that it will find.
 _HOPE = 1.3
 
@@ -108,14 +105,13 @@ def _plans(counts: Mapping[str, int], total: int, limit: int) -> Iterator[tuple[
     `all NOT (common NOT others)` has the same first chunks, with the same scores, as all words have.
     """
     every = " OR ".join(counts)
-    # A damaged index may have fewer chunks than matches; FTS5 says so.
-    weights = {term: max(1e-6, math.log((max(total, n) - n + 0.5) / (n + 0.5))) for term, n in counts.items()}
+    weights = {term: idf(total, count) for term, count in counts.items()}
     ordered = sorted(counts, key=counts.__getitem__)
     matches = 0
     for place, term in enumerate(ordered[:-1], 1):
         matches += counts[term]
         others, common = ordered[:place], ordered[place:]
-        bound = _MOST * sum(weights[each] for each in common)
+        bound = MOST_FREQUENCY * sum(weights[each] for each in common)
         if matches >= limit and bound <= _HOPE * weights[term]:
             if 2 * sum(counts[each] for each in common) > matches:
                 yield f"({every}) NOT (({' OR '.join(common)}) NOT ({' OR '.join(others)}))", bound

@@ -223,6 +223,17 @@ def test_an_empty_index_has_no_words(tmp_path: Path, tiny: Encoder) -> None:
             assert index.search("anything", mode="words") == []
 
 
+def _damaged(tmp_path: Path, folder: Path, tiny: Encoder, damage: str) -> Index:
+    """An index of three notes after a statement of SQL."""
+    for number in range(3):
+        (folder / f"{number}.md").write_text("salt and pepper")
+    index = Index(tmp_path / "index.db", tiny)
+    index.sync(folder, vectors=False)
+    with index._database.alone() as connection:
+        connection.execute(damage)
+    return index
+
+
 @pytest.mark.parametrize(
     "damage",
     [
@@ -243,12 +254,7 @@ def test_an_empty_index_has_no_words(tmp_path: Path, tiny: Encoder) -> None:
     ],
 )
 def test_lengths_that_are_none_are_damage(tmp_path: Path, folder: Path, tiny: Encoder, damage: str) -> None:
-    for number in range(3):
-        (folder / f"{number}.md").write_text("salt")
-    with Index(tmp_path / "index.db", tiny) as index:
-        index.sync(folder, vectors=False)
-        with index._database.alone() as connection:
-            connection.execute(damage)
+    with _damaged(tmp_path, folder, tiny, damage) as index:
         with index._database.reading() as connection:
             _warm(index._postings, connection)
         with pytest.raises(IndexFileError, match="the file is damaged"):
@@ -257,14 +263,11 @@ def test_lengths_that_are_none_are_damage(tmp_path: Path, folder: Path, tiny: En
 
 @pytest.mark.parametrize("table", ["fts_docsize", "chunk"])
 def test_words_without_their_chunks_are_damage(tmp_path: Path, folder: Path, tiny: Encoder, table: str) -> None:
-    for number in range(3):
-        (folder / f"{number}.md").write_text("salt and pepper")
-    with Index(tmp_path / "index.db", tiny) as index:
-        index.sync(folder, vectors=False)
-        with index._database.alone() as connection:
-            connection.execute(f"delete from {table}")
-        with pytest.raises(IndexFileError, match="the file is damaged"):
-            index.search("salt pepper", mode="words")
+    with (
+        _damaged(tmp_path, folder, tiny, f"delete from {table}") as index,
+        pytest.raises(IndexFileError, match="the file is damaged"),
+    ):
+        index.search("salt pepper", mode="words")
 
 
 def test_stems_that_end_within_a_letter(tmp_path: Path, folder: Path, tiny: Encoder) -> None:
