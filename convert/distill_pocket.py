@@ -2,8 +2,9 @@
 
     python -m convert.distill_pocket all --work FOLDER mlx_jina/pocket --sts stsb-dev.csv --collection cranfield
 
-Needs Debian 12's apt-get and dpkg, npm, and `pip install '.[distill]'`. Every stage leaves what is done in FOLDER,
-and goes on from there when it is started again: what a stage shall make anew is deleted by hand.
+Needs Debian 12's dpkg and apt-get (after `apt-get update`), npm, and `pip install '.[distill]'`. Every stage
+leaves what is done in FOLDER, and goes on from there when it is started again: what a stage shall make anew is
+deleted by hand.
 """
 
 from __future__ import annotations

@@ -91,6 +91,17 @@ def test_errors_grow_with_noise(alike: tuple[Tensor, Tensor, Tensor]) -> None:
     assert errors[0][1] > 1e-4
 
 
+def test_half_the_bits_rank_alike(alike: tuple[Tensor, Tensor, Tensor]) -> None:
+    """Similarities in bfloat16 change the error less than its own noise between batches."""
+    teacher, agreeing, same = alike
+    student = agreeing + torch.from_numpy(RNG.normal(size=agreeing.shape).astype(np.float32)) / 16
+    errors = [
+        training.ranking_error(student, teacher, teacher, BASIS, same, dtype).item()
+        for dtype in (torch.float32, torch.bfloat16)
+    ]
+    assert errors[1] == pytest.approx(errors[0], rel=0.03)
+
+
 def test_the_rate_rises_stays_and_falls() -> None:
     rates = [training.rate(step, 10_000) for step in range(10_000)]
     assert rates[0] < 0.01

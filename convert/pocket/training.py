@@ -23,6 +23,8 @@ BATCH_TOKENS, BATCH_TEXTS, LONGEST = 4096, 256, 2048
 # A GPU takes so many times as much at once.
 GPU_BATCH = 4
 RATE, BETAS, DECAY, CLIP = 1e-3, (0.9, 0.98), 0.01, 1.0
+# Of activations, and of the similarities that rank.
+DTYPE = torch.bfloat16
 # Steps in which the rate grows, and the share of all steps in which it falls.
 WARMUP, COOLDOWN = 1000, 0.25
 BANK, NEAR, TEMPERATURE = 8192, 8, 0.05
@@ -118,20 +120,31 @@ def similarity_error(student: Tensor, teacher: Tensor) -> Tensor:
     return error
 
 
-def ranking_error(student: Tensor, teacher: Tensor, others: Tensor, basis: Tensor, same: Tensor) -> Tensor:
+def ranking_error(
+    student: Tensor,
+    teacher: Tensor,
+    others: Tensor,
+    basis: Tensor,
+    same: Tensor,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
     """Divergence of how the student ranks other texts from how the teacher does, the mean over the widths.
 
     Each text (B) is a query against the teacher's vectors (M, 384) of many `others`, which stand in for the
     student's own: both are in one space, and no passage needs to be encoded to be ranked. `same` (B, M) is where
-    a text would meet itself.
+    a text would meet itself. Similarities are computed in `dtype`.
     """
-    wanted = (teacher @ others.T / TEMPERATURE).masked_fill(same, -torch.inf).softmax(-1)
+
+    def similarities(queries: Tensor, passages: Tensor) -> Tensor:
+        return ((queries / TEMPERATURE).to(dtype) @ passages.to(dtype).T).float()
+
+    wanted = similarities(teacher, others).masked_fill(same, -torch.inf).softmax(-1)
+    entropy = torch.special.entr(wanted).sum(-1).mean()
     reduced = others @ basis
     error = student.new_zeros(())
     for dim in DIMS:
-        found = fn.normalize(student[:, :dim], dim=-1) @ fn.normalize(reduced[:, :dim], dim=-1).T
-        logits = (found / TEMPERATURE).masked_fill(same, -1e4)
-        error = error + fn.kl_div(logits.log_softmax(-1), wanted, reduction="batchmean") / len(DIMS)
+        logits = similarities(fn.normalize(student[:, :dim], dim=-1), fn.normalize(reduced[:, :dim], dim=-1))
+        error = error + (fn.cross_entropy(logits.masked_fill(same, -1e4), wanted) - entropy) / len(DIMS)
     return error
 
 
@@ -213,7 +226,7 @@ class Trainer:
 
     def losses(self, ids: Tensor, lengths: Tensor, own: Tensor, ranked: Tensor) -> Tensor:
         """(cosine, similarity, ranking) errors of texts, whose rows are `own`, with others to rank."""
-        student = self.model(ids, lengths, torch.bfloat16)
+        student = self.model(ids, lengths, DTYPE)
         teacher, others = (fn.normalize(self.vectors[rows].float(), dim=-1) for rows in (own, ranked))
         same = own[:, None] == ranked
         cosine = (1 - fn.cosine_similarity(student, teacher @ self.basis)).mean()
@@ -221,7 +234,7 @@ class Trainer:
             [
                 cosine,
                 similarity_error(student, teacher),
-                ranking_error(student, teacher, others, self.basis, same),
+                ranking_error(student, teacher, others, self.basis, same, DTYPE),
             ]
         )
 
