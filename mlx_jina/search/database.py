@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sqlite3
 import threading
@@ -220,6 +221,9 @@ class Database:
                 # Somebody's note, say: nothing that could be made anew.
                 raise IndexFileError(f"{self.file} is no index of notes") from None
             raise IndexFileError(f"{self.file}: {explained(error)}") from error
+        except UnicodeDecodeError:
+            # SQLite's own words, such as the name of a table, where the file is damaged.
+            raise IndexFileError(f"{self.file}: {_DAMAGED}") from damaged()
 
 
 def explained(error: sqlite3.Error) -> str:
@@ -234,7 +238,7 @@ def explained(error: sqlite3.Error) -> str:
 def is_damage(error: BaseException | None) -> bool:
     """Whether an error says that the file is no whole database any more."""
     return isinstance(error, sqlite3.DatabaseError) and any(
-        part in str(error) for part in ("malformed", "not a database", "corrupt")
+        part in str(error) for part in ("malformed", "not a database", "corrupt", "Could not decode")
     )
 
 
@@ -252,12 +256,21 @@ _MEANINGS: dict[str, str] = {
     "disk I/O error": "the disk cannot be read or written (disk I/O error); nothing was changed",
     "malformed": _DAMAGED,
     "not a database": _DAMAGED,
+    "Could not decode": _DAMAGED,
     "locked": "another program has been writing to it for a long time; try again later",
     "no such module: fts5": "this Python's SQLite has no FTS5; use a Python that has, such as python.org's",
     "closed database": "it has been closed",
     "readonly": "the file or its folder is read-only",
     "unable to open database file": "the file cannot be opened, or its folder not be written to",
 }
+
+
+def from_json(value: str) -> Any:
+    """What a column keeps as JSON."""
+    try:
+        return json.loads(value)
+    except ValueError:
+        raise damaged() from None
 
 
 def one(connection: sqlite3.Connection, sql: str, *values: Any) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sqlite3
 import time
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 from mlx_jina.errors import MlxJinaError
 from mlx_jina.search import expansion, filters, ranking, schema, words
-from mlx_jina.search.database import damaged, one
+from mlx_jina.search.database import damaged, from_json, one
 from mlx_jina.search.expansion import Expander, Expansion
 from mlx_jina.search.hits import Explanation, Found, Hit, Mode
 from mlx_jina.search.postings import Postings
@@ -324,7 +323,7 @@ def _hit(
         span=(start, stop),
         title=title,
         heading=heading,
-        tags=tuple(json.loads(tags)),
+        tags=tuple(from_json(tags)),
         modified=modified,
         score=1.0 if ranked.named else max(0.0, min(1.0, ranked.score)),
         cosine=ranked.cosine,

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from mlx_jina.search.database import from_json
 from mlx_jina.search.schema import NOTE_BITS
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def places(connection: sqlite3.Connection, vectors: Vectors) -> list[Place]:
     spots = dict(zip(vectors.notes.tolist(), points.tolist(), strict=True))
     rows = connection.execute("select id, path, title, tags from note order by path")
     return [
-        Place(note << NOTE_BITS, path, title, tuple(json.loads(tags)), *spots[note])
+        Place(note << NOTE_BITS, path, title, tuple(from_json(tags)), *spots[note])
         for note, path, title, tags in rows
         if note in spots
     ]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import errno
-import json
 import os
 import sqlite3
 import stat
@@ -14,7 +13,7 @@ from pathlib import Path
 from mlx_jina.errors import InputError
 from mlx_jina.search import documents, filters, find, neighbours, roots
 from mlx_jina.search.changes import NOT_DOWNLOADED
-from mlx_jina.search.database import one
+from mlx_jina.search.database import from_json, one
 from mlx_jina.search.documents.base import Document, Lines, UnreadableError
 from mlx_jina.search.documents.kinds import is_picture
 from mlx_jina.search.schema import NOTE_BITS
@@ -86,7 +85,7 @@ def read(connection: sqlite3.Connection, note: str | Path | int) -> NoteText:
         path,
         os.path.join(root.path, spelling),
         title,
-        tuple(json.loads(tags)),
+        tuple(from_json(tags)),
         modified,
         document,
         is_picture(path),

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mlx_jina.errors import InputError
+from mlx_jina.search.database import from_json
 from mlx_jina.search.walk import Selection
 
 MAX_SIZE = 10_000_000
@@ -111,7 +112,7 @@ def _nested(a: str, b: str) -> bool:
 
 
 def _root(own: int, path: str, selection: str) -> Root:
-    values = json.loads(selection)
+    values = from_json(selection)
     return Root(own, path, Selection(tuple(values["include"]), tuple(values["exclude"])), values["max_size"])
 
 

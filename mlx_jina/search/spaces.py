@@ -8,7 +8,7 @@ import time
 
 from mlx_jina.errors import InputError
 from mlx_jina.search import schema
-from mlx_jina.search.database import Database, one
+from mlx_jina.search.database import Database, from_json, one
 from mlx_jina.search.model import Model, Progress, Space
 from mlx_jina.search.schema import NOTE_BITS
 
@@ -141,7 +141,7 @@ def _waiting(database: Database, condition: str) -> list[int]:
 
 def _loaded(connection: sqlite3.Connection, key: str, suffix: str) -> Space | None:
     value = one(connection, "select value from meta where key = ?", key)
-    return None if value is None else Space(**json.loads(value), suffix=suffix)
+    return None if value is None else Space(**from_json(value), suffix=suffix)
 
 
 def _store(connection: sqlite3.Connection, key: str, space: Space) -> None:

@@ -13,6 +13,7 @@ from mlx_jina import Index
 from mlx_jina.encoder import Encoder
 from mlx_jina.errors import IndexFileError
 from mlx_jina.search import postings, words
+from mlx_jina.search.database import is_damage
 from mlx_jina.search.postings import BM25, Postings
 from mlx_jina.search.schema import NOTE_BITS
 
@@ -268,6 +269,41 @@ def test_words_without_their_chunks_are_damage(tmp_path: Path, folder: Path, tin
         pytest.raises(IndexFileError, match="the file is damaged"),
     ):
         index.search("salt pepper", mode="words")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "update note set tags = '[1'",
+        "update root set selection = '{'",
+        # No UTF-8, which SQLite's module cannot read either.
+        "update note set title = cast(x'ff' as text)",
+        "replace into meta values ('space', '{')",
+    ],
+)
+def test_values_that_are_no_json_are_damage(tmp_path: Path, folder: Path, tiny: Encoder, damage: str) -> None:
+    def use(index: Index) -> None:
+        index.search("salt")
+        index.sync()
+
+    with (
+        _damaged(tmp_path, folder, tiny, damage) as index,
+        pytest.raises(IndexFileError, match="the file is damaged") as raised,
+    ):
+        use(index)
+    assert is_damage(raised.value.__cause__)
+
+
+def test_a_schema_that_cannot_be_read_is_damage(tmp_path: Path, folder: Path, tiny: Encoder) -> None:
+    """SQLite's own message is no UTF-8 then."""
+    damage = "update sqlite_master set name = cast(x'ff' as text), sql = cast(x'ff' as text) where name = 'note'"
+    with _damaged(tmp_path, folder, tiny, "pragma writable_schema = on") as index:
+        with index._database.alone() as connection:
+            connection.execute(damage)
+        index.close()
+        with pytest.raises(IndexFileError, match="the file is damaged") as raised:
+            Index(index.file, tiny)
+    assert is_damage(raised.value.__cause__)
 
 
 def test_stems_that_end_within_a_letter(tmp_path: Path, folder: Path, tiny: Encoder) -> None:
