@@ -237,9 +237,8 @@ def explained(error: sqlite3.Error) -> str:
 
 def is_damage(error: BaseException | None) -> bool:
     """Whether an error says that the file is no whole database any more."""
-    return isinstance(error, sqlite3.DatabaseError) and any(
-        part in str(error) for part in ("malformed", "not a database", "corrupt", "Could not decode")
-    )
+    parts = ["corrupt", *(part for part, meaning in _MEANINGS.items() if meaning is _DAMAGED)]
+    return isinstance(error, sqlite3.DatabaseError) and any(part in str(error) for part in parts)
 
 
 def damaged() -> sqlite3.DatabaseError:
@@ -257,6 +256,8 @@ _MEANINGS: dict[str, str] = {
     "malformed": _DAMAGED,
     "not a database": _DAMAGED,
     "Could not decode": _DAMAGED,
+    "no such table": _DAMAGED,
+    "no such column": _DAMAGED,
     "locked": "another program has been writing to it for a long time; try again later",
     "no such module: fts5": "this Python's SQLite has no FTS5; use a Python that has, such as python.org's",
     "closed database": "it has been closed",

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from mlx_jina.search.database import one
+from mlx_jina.search.database import damaged, one
 from mlx_jina.search.schema import NOTE_BITS
 
 if TYPE_CHECKING:
@@ -123,10 +123,7 @@ class Vectors(ABC):
 
     def of_note(self, connection: sqlite3.Connection, note: int) -> Floats | None:
         """The vectors of a note's chunks, (n, D)."""
-        data = one(connection, "select v from vec where note = ?", note)
-        if data is None:
-            return None
-        return np.frombuffer(data, dtype=np.float16).reshape(-1, self.dimension).astype(np.float32)
+        return of_note(connection, note, self.dimension)
 
     def ids(self, rows: Ids) -> Ids:
         """The ids of chunks by their place here."""
@@ -174,7 +171,7 @@ class ExactVectors(Vectors):
     """All of an index's vectors in float32."""
 
     def __init__(self, dimension: int, rows: Sequence[tuple[int, bytes]]) -> None:
-        super().__init__(dimension, [note for note, _ in rows], [len(v) // (2 * dimension) for _, v in rows])
+        super().__init__(dimension, [note for note, _ in rows], _counts(rows, 2 * dimension))
         data = np.frombuffer(b"".join(v for _, v in rows), dtype=np.float16)
         vectors: Floats = data.reshape(-1, dimension).astype(np.float32)
         self.means = note_vectors(vectors, self.first)
@@ -219,7 +216,7 @@ class SignVectors(Vectors):
 
     def __init__(self, dimension: int, rows: Sequence[tuple[int, bytes]]) -> None:
         width = dimension // 8
-        super().__init__(dimension, [note for note, _ in rows], [len(b) // width - 1 for _, b in rows])
+        super().__init__(dimension, [note for note, _ in rows], [n - 1 for n in _counts(rows, width, least=1)])
         bits = np.frombuffer(b"".join(b for _, b in rows), dtype=np.uint8).reshape(-1, width)
         # Each note's last row is its mean's.
         last = self.first[1:] + np.arange(len(rows))
@@ -295,6 +292,8 @@ class SignVectors(Vectors):
         # Inlined, as there may be more than SQLite allows to be bound.
         ids = ",".join(map(str, self.notes[places].tolist()))
         data = [v for (v,) in connection.execute(f"select v from vec where note in ({ids}) order by note")]
+        if [len(v) for v in data] != (2 * self.dimension * self.counts[places]).tolist():
+            raise damaged()
         vectors = np.frombuffer(b"".join(data), dtype=np.float16).reshape(-1, self.dimension).astype(np.float32)
         return vectors, np.concatenate([[0], np.cumsum(self.counts[places])]).astype(np.int64)
 
@@ -311,6 +310,22 @@ def read(connection: sqlite3.Connection, dimension: int) -> Vectors:
     if seen and len(found):
         found.pictures = found.rows(seen)
     return found
+
+
+def of_note(connection: sqlite3.Connection, note: int, dimension: int) -> Floats | None:
+    """The vectors of a note's chunks, (n, D); None if they have not been made."""
+    rows = connection.execute("select note, v from vec where note = ?", (note,)).fetchall()
+    if not rows:
+        return None
+    (count,), ((_, data),) = _counts(rows, 2 * dimension), rows
+    return np.frombuffer(data, dtype=np.float16).reshape(count, dimension).astype(np.float32)
+
+
+def _counts(rows: Sequence[tuple[int, bytes]], width: int, least: int = 0) -> list[int]:
+    """How many rows of so many bytes each note has. Raises what SQLite does for a damaged file."""
+    if any(len(data) % width or len(data) < least * width for _, data in rows):
+        raise damaged()
+    return [len(data) // width for _, data in rows]
 
 
 def products(rows: Floats, query: Floats) -> Floats:

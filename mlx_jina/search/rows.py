@@ -11,8 +11,8 @@ import numpy as np
 
 from mlx_jina.search import schema
 from mlx_jina.search.chunks import embedded
-from mlx_jina.search.database import one
-from mlx_jina.search.meaning import note_vectors
+from mlx_jina.search.database import damaged
+from mlx_jina.search.meaning import note_vectors, of_note
 from mlx_jina.search.model import Space
 
 if TYPE_CHECKING:
@@ -41,16 +41,17 @@ class Row:
 def rows(connection: sqlite3.Connection, space: Space | None) -> Iterator[Row]:
     """Chunks in the order of their notes' paths."""
     for note, path, title in connection.execute("select id, path, title from note order by root, path"):
-        data = one(connection, "select v from vec where note = ?", note)
-        vectors = mean = None
-        if data is not None and space is not None:
-            vectors = np.frombuffer(data, dtype=np.float16).reshape(-1, space.dimension).astype(np.float32)
+        vectors = None if space is None else of_note(connection, note, space.dimension)
+        mean = None
+        if vectors is not None:
             (mean,) = note_vectors(vectors, np.array([0, len(vectors)]))
         chunks = connection.execute(
             "select id, start, stop, line, heading, lead, body from chunk where id between ? and ? order by id",
             schema.span(note),
         )
         for n, (own, start, stop, line, heading, lead, body) in enumerate(chunks):
+            if vectors is not None and n >= len(vectors):
+                raise damaged()
             vector = None if vectors is None else vectors[n]
             text = embedded(title, heading, lead, body)
             yield Row(own, path, (start, stop), line, title, heading, body, text, vector, mean)

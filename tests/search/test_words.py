@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -260,6 +260,34 @@ def test_lengths_that_are_none_are_damage(tmp_path: Path, folder: Path, tiny: En
             _warm(index._postings, connection)
         with pytest.raises(IndexFileError, match="the file is damaged"):
             index.search("salt", mode="words")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "update vec set v = substr(v, 1, 10)",
+        "update vec set v = substr(v, 1, 10) where note = (select min(note) from vec)",
+        "drop table vec",
+        "alter table chunk drop column lead",
+    ],
+)
+def test_vectors_that_are_none_are_damage(tmp_path: Path, folder: Path, tiny: Encoder, damage: str) -> None:
+    def use(each: Callable[[Index], object]) -> None:
+        with pytest.raises(IndexFileError, match="the file is damaged") as raised, Index(file, tiny) as index:
+            each(index)
+        assert is_damage(raised.value.__cause__)
+
+    for number in range(3):
+        (folder / f"{number}.md").write_text("salt and pepper")
+    file = tmp_path / "index.db"
+    with Index(file, tiny) as index:
+        index.sync(folder)
+        with index._database.alone() as connection:
+            connection.execute(damage)
+    use(lambda index: list(index.rows()))
+    if "chunk" not in damage:
+        use(lambda index: index.search("salt"))
+        use(lambda index: index.related("0.md"))
 
 
 @pytest.mark.parametrize("table", ["fts_docsize", "chunk"])
