@@ -87,13 +87,11 @@ def find(
     meaning, warning = _meaning(by_meaning, text, options, allowed, asked)
     warnings = [] if warning is None else [warning]
     mode: Mode = "words" if warnings else options.mode
-    weight = 1.0 if options.mode == "meaning" else options.weight
+    weight = _weight(options, matched)
     explanation = replace(_explained(explanation, matched, meaning), weight=weight)
     fused = ranking.fuse(matched, meaning, weight, named)
     if expand is not None and text:
-        search = partial(
-            _searched, connection, postings, options, weight, allowed, by_meaning if meaning else None
-        )
+        search = partial(_searched, connection, postings, options, allowed, by_meaning if meaning else None)
         strong = expansion.is_strong(matched, named)
         explanation, fused = _expanded(explanation, strong, fused, text, expand, search, warnings)
     ranked = _ranked(connection, options, fused, named)
@@ -101,6 +99,11 @@ def find(
     kept = [term for term in terms if term not in matched.dropped]
     found = hits(connection, highlighter, best, kept, _more(ranked, best))
     return Found(found, mode, explanation, "; ".join(warnings) or None)
+
+
+def _weight(options: Options, matched: words.Words) -> float:
+    """Of the meaning half, for what words found."""
+    return 1.0 if options.mode == "meaning" else ranking.balanced(options.weight, matched)
 
 
 def _explained(explanation: Explanation, matched: words.Words, meaning: Meaning | None) -> Explanation:
@@ -179,7 +182,6 @@ def _searched(
     connection: sqlite3.Connection,
     postings: Postings,
     options: Options,
-    weight: float,
     allowed: Collection[int] | None,
     by_meaning: ByMeaning | None,
     more: Expansion,
@@ -189,7 +191,7 @@ def _searched(
         terms = () if options.mode == "meaning" else expressions(text)
         matched = words.rank(connection, terms, allowed, options.limit, postings)
         meaning = None if by_meaning is None else by_meaning(text, "query", allowed, matched.scores)
-        yield ranking.fuse(matched, meaning, weight)
+        yield ranking.fuse(matched, meaning, _weight(options, matched))
     if more.answer and by_meaning is not None:
         yield ranking.fuse(words.Words(), by_meaning(more.answer, "document", allowed, ()), 1.0)
 

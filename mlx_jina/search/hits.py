@@ -105,7 +105,7 @@ class Explanation:
     """The highest of them."""
     best_bm25: float | None = None
     weight: float | None = None
-    """How much of a score is its meaning half."""
+    """How much of a score is its meaning half, for this query."""
     counts: dict[str, int] = field(default_factory=dict)
     """In how many chunks each word of the query is, at most just over half of all."""
     dropped: tuple[str, ...] = ()

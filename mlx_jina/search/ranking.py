@@ -2,6 +2,7 @@
 
     score = weight * max(0, (cosine - mean) / (best - mean)) + (1 - weight) * bm25 / best bm25
 
+The best match of words may still be a poor one, so `weight` grows where few of the query's words were found.
 Texts and pictures have means of their own: their cosines with a query differ by what has nothing to do with it.
 Ranks, as in reciprocal rank fusion, say less than scores: docs/search.md has the comparison.
 """
@@ -23,6 +24,8 @@ HALF_LIFE = 180 * 86_400
 """Seconds after which a note counts half, where the recent ones are preferred."""
 
 
+ENOUGH = 0.35
+"""Of the BM25 that all words of a query could bring: words of which no chunk has as much count less."""
 RERANKED = 30
 """Hits that a reranker reads, if there are as many."""
 # Cosines that differ by no more from their mean say nothing.
@@ -58,6 +61,12 @@ class Ranked(NamedTuple):
     def note(self) -> int:
         """The id of its note."""
         return self.chunk >> NOTE_BITS
+
+
+def balanced(weight: float, words: Words) -> float:
+    """The weight of the meaning half, higher where words found little."""
+    trust = min(1.0, words.covered / ENOUGH)
+    return weight / (weight + (1 - weight) * trust) if weight else 0.0
 
 
 def fuse(words: Words, meaning: Meaning | None, weight: float, named: Collection[int] = ()) -> list[Ranked]:

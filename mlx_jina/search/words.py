@@ -33,6 +33,8 @@ class Words:
     """In how many chunks each term occurs; a term in more than half of all is counted no further."""
     dropped: tuple[str, ...] = ()
     """Terms that are in more than half of all chunks, and say nothing."""
+    covered: float = 0.0
+    """The best score over the highest that a chunk could have with all terms; one in no chunk counts most."""
 
 
 def rank(
@@ -58,7 +60,8 @@ def rank(
     while True:
         found = best(limit)
         if len(found) < limit or len({chunk >> NOTE_BITS for chunk in found}) >= notes:
-            return Words(found, counts, tuple(dropped))
+            most = MOST_FREQUENCY * sum(idf(total, count) for count in kept.values())
+            return Words(found, counts, tuple(dropped), next(iter(found.values()), 0.0) / most)
         # One long note may have taken all places.
         limit *= 10
 

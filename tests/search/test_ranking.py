@@ -17,7 +17,7 @@ from mlx_jina.encoder import Encoder
 from mlx_jina.search import meaning, postings, words
 from mlx_jina.search.database import one
 from mlx_jina.search.meaning import ExactVectors, Meaning, SignVectors, Vectors
-from mlx_jina.search.ranking import best_of_notes, fuse
+from mlx_jina.search.ranking import balanced, best_of_notes, fuse
 from mlx_jina.search.schema import NOTE_BITS
 from mlx_jina.search.words import Words
 from mlx_jina.vectors import Floats
@@ -127,12 +127,29 @@ def test_explanations_add_up(index: Index) -> None:
     assert why.mean is not None
     assert why.best is not None
     assert why.best_bm25 is not None
+    assert why.weight is not None
     for hit in found.hits:
         assert hit.cosine is not None
-        expected = 0.5 * (hit.cosine - why.mean) / (why.best - why.mean) + 0.5 * (hit.bm25 or 0) / why.best_bm25
+        by_meaning = (hit.cosine - why.mean) / (why.best - why.mean)
+        expected = why.weight * by_meaning + (1 - why.weight) * (hit.bm25 or 0) / why.best_bm25
         assert hit.score == pytest.approx(min(1, max(0, expected)), abs=1e-6)
     assert (why.chunks, why.allowed, found.mode) == (5, None, "hybrid")
     assert index.find("oven", where=Where(glob="oven.md")).explanation.allowed == 1
+
+
+@pytest.mark.parametrize(
+    ("weight", "covered", "expected"),
+    [(0.4, 1.0, 0.4), (0.4, 0.35, 0.4), (0.4, 0.175, 4 / 7), (0.4, 0.0, 1.0), (0.0, 0.1, 0.0), (1.0, 0.1, 1.0)],
+)
+def test_words_that_found_little_count_less(weight: float, covered: float, expected: float) -> None:
+    assert balanced(weight, Words({1: 2.0}, covered=covered)) == pytest.approx(expected)
+
+
+def test_words_that_no_note_has_lower_the_weight_of_the_others(index: Index) -> None:
+    weights = [
+        index.find(f"oven {rest}").explanation.weight or 0.0 for rest in ("", "zyzzyva", "zyzzyva quixotry")
+    ]
+    assert 0 < weights[0] < weights[1] < weights[2] < 1
 
 
 def test_filters_leave_out_notes_before_ranking(index: Index) -> None:
