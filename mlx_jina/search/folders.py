@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 
 from mlx_jina.errors import InputError
@@ -47,11 +48,21 @@ def _sync_known(database: Database, taken: bool, options: Options, report: Repor
         raise InputError(f"{database.file} has no folder yet; name the one with your notes: mlx-jina index FOLDER")
     for root in known:
         try:
+            root = _where_it_is(database, root, options.dry_run, report)
             sync_words(database, _with_pictures(root, taken), options, report, progress)
         except InputError as error:
             if len(known) == 1:
                 raise
             report.warnings.append(str(error))
+
+
+def _where_it_is(database: Database, root: Root, dry_run: bool, report: Report) -> Root:
+    """A known folder, also if it was renamed or we are in it."""
+    if os.path.isdir(root.path):
+        return root
+    with database.reading() as connection:
+        path = roots.moved_to(connection, root)
+    return root if path is None else _root(database, path, Settings(), dry_run, report)
 
 
 def _with_pictures(root: Root, taken: bool) -> Root:

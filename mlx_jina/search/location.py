@@ -146,6 +146,11 @@ def choose(index: str | None) -> Path:
     for file in files:
         if any(root in folders for root, _, _ in _roots(file)):
             return file
+    # As in `index_of`, a folder that has moved.
+    around = {(status.st_dev, status.st_ino) for status in map(os.stat, folders)}
+    for file in files:
+        if any((device, inode) in around for _, device, inode in _roots(file)):
+            return file
     if len(files) == 1:
         return files[0]
     if not files:

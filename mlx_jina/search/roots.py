@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +16,8 @@ from mlx_jina.search.walk import Selection
 
 MAX_SIZE = 10_000_000
 """Bytes of the largest file that is read, where nobody says otherwise."""
+# One of so many of the latest tells a folder that was moved.
+_NOTES_ASKED_FOR = 100
 
 
 class Root(NamedTuple):
@@ -105,6 +108,37 @@ def _moved(connection: sqlite3.Connection, status: os.stat_result, known: Sequen
     sql = "select id from root where device = ? and inode = ?"
     ids = {own for (own,) in connection.execute(sql, (status.st_dev, status.st_ino))}
     return next((root for root in known if root.id in ids and not os.path.exists(root.path)), None)
+
+
+def moved_to(connection: sqlite3.Connection, root: Root) -> str | None:
+    """Where a folder that is gone is now, if that is beside where it was, or around the current folder.
+
+    A new folder may have its inode by chance, so one of its notes has to be there.
+    """
+    key = connection.execute("select device, inode from root where id = ?", (root.id,)).fetchone()
+    sql = "select path from note where root = ? order by mtime_ns desc limit ?"
+    notes = [path for (path,) in connection.execute(sql, (root.id, _NOTES_ASKED_FOR))]
+    for path in (*_around(), *_beside(root.path, key[1])):
+        try:
+            status = os.stat(path)
+        except OSError:
+            continue
+        if (status.st_dev, status.st_ino) == key and any(os.path.exists(os.path.join(path, own)) for own in notes):
+            return path
+    return None
+
+
+def _around() -> Iterator[str]:
+    """The current folder, if it is there, and those above it."""
+    with suppress(OSError):
+        path = Path(os.path.realpath(os.getcwd()))
+        yield from map(str, (path, *path.parents))
+
+
+def _beside(path: str, inode: int) -> Iterator[str]:
+    """What has an inode in the folder that something was in."""
+    with suppress(OSError), os.scandir(os.path.dirname(path)) as entries:
+        yield from (entry.path for entry in entries if entry.inode() == inode)
 
 
 def _nested(a: str, b: str) -> bool:

@@ -164,6 +164,45 @@ def test_copies_and_undo_embed_nothing(
         assert index.sync().vectors == 1
 
 
+def test_a_folder_that_was_renamed_is_followed(index: Index, folder: Path) -> None:
+    (folder / "a.md").write_text("bread")
+    index.sync(folder)
+    renamed = folder.rename(folder.with_name("renamed"))
+    (renamed / "b.md").write_text("axolotl")
+    report = index.sync()
+    assert (report.added, report.unchanged) == (["b.md"], 1)
+    assert report.warnings == [f"{renamed} is the folder that was at {folder}; its notes are kept"]
+    assert index.search("axolotl")[0].absolute_path == str(renamed / "b.md")
+    assert index.sync().warnings == []
+
+
+def test_a_folder_that_was_moved_is_followed_from_within(
+    index: Index, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "sub").mkdir()
+    (folder / "a.md").write_text("bread")
+    index.sync(folder)
+    (tmp_path / "far").mkdir()
+    moved = folder.rename(tmp_path / "far/away")
+    with pytest.raises(InputError, match="once the folder is back"):
+        index.sync()
+    monkeypatch.chdir(moved / "sub")
+    assert index.sync(dry_run=True).warnings
+    assert index.status().folders == (str(folder),)
+    index.sync()
+    assert index.status().folders == (str(moved),)
+
+
+def test_a_new_folder_is_none_that_was_renamed(index: Index, folder: Path) -> None:
+    """Though a file system gives it the inode of one that is gone."""
+    (folder / "a.md").write_text("bread")
+    index.sync(folder)
+    renamed = folder.rename(folder.with_name("renamed"))
+    (renamed / "a.md").rename(renamed / "other.md")
+    with pytest.raises(InputError, match="once the folder is back"):
+        index.sync()
+
+
 def test_a_moved_copy_on_another_disk_is_still_a_move(index: Index, folder: Path) -> None:
     write(folder, a="# Apple\n\nSome words")
     index.sync(folder)
@@ -425,7 +464,8 @@ def evicting(*names: str) -> object:
 def test_a_folder_that_is_away_keeps_its_notes(index: Index, folder: Path, tmp_path: Path) -> None:
     write(folder, a="apple", b="brake")
     index.sync(folder)
-    folder.rename(tmp_path / "elsewhere")
+    (tmp_path / "else").mkdir()
+    folder.rename(tmp_path / "else/where")
     with pytest.raises(InputError, match="keeps its notes"):
         index.sync()
     assert paths(index) == {"a.md", "b.md"}
@@ -492,7 +532,8 @@ def test_folders_of_one_index_do_not_overlap(index: Index, folder: Path, tmp_pat
         with pytest.raises(InputError, match="in one another"):
             index.sync(nested)
     # One of them may be away.
-    other.rename(tmp_path / "away")
+    (tmp_path / "far").mkdir()
+    other.rename(tmp_path / "far/away")
     report = index.sync()
     assert "keeps its notes" in report.warnings[0]
 
