@@ -69,6 +69,8 @@ class Selection:
         """Raise InputError for what is no pattern."""
         _spec(self.include)
         _spec(self.exclude)
+        if self.include and not any(pattern.strip() for pattern in self.include):
+            raise InputError("the pattern of what to include is empty; '*' is everything")
 
 
 def scan(folder: str, selection: Selection) -> Scan:

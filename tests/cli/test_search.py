@@ -341,6 +341,7 @@ def test_a_model_in_the_cache(indexed: Path, monkeypatch: pytest.MonkeyPatch) ->
         (["index", "--json"], "--json is for --status and --list"),
         (["index", "--exclude", "x"], "belong to a folder: name it"),
         (["index", "notes", "--include", "!"], "not patterns as in .gitignore"),
+        (["index", "notes", "--include", ""], "'*' is everything"),
         (["index", "--weight", "2"], "2.0 is not in the range"),
         (["search", "x", "--index", "absent.db"], "absent.db does not exist"),
         (["search", "x", "--index", "~nobody-here/a.db"], "~nobody-here/a.db does not exist"),
