@@ -119,7 +119,7 @@ def inspect(
                 print(problem)
             if check and not problems:
                 _tell(f"{file}: nothing is wrong")
-            if problems and not repair:
+            if problems and not (repair and not opened.check(wait=wait)):
                 damaged.append(str(file))
             if compact:
                 before = opened.status().bytes
@@ -127,7 +127,8 @@ def inspect(
             if status:
                 _status(opened.status(), as_json)
     if damaged:
-        raise IndexFileError(f"{', '.join(damaged)}: damaged; --check --repair mends what it can")
+        advice = "--rebuild makes it anew" if repair else "--check --repair mends what it can"
+        raise IndexFileError(f"{', '.join(damaged)}: damaged; {advice}")
 
 
 def export(folders: Sequence[str], index: str | None, uri: str) -> None:

@@ -7,10 +7,12 @@ import json
 import os
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -290,6 +292,25 @@ def test_a_damaged_index_is_kept_aside_and_made_anew(indexed: Path) -> None:
     assert "the damaged index is kept as" in done.stderr
     assert run("search", "oil", "-n", "1").stdout.startswith("garage/motor.md")
     assert len(list(file.parent.glob("*.corrupt-*"))) == 1
+
+
+def test_only_what_can_be_repaired_is(indexed: Path) -> None:
+    file = index_of(indexed / "notes")
+    with closing(sqlite3.connect(file)) as connection, connection:
+        connection.execute("update vec set v = substr(v, 1, 10)")
+    done = run("index", "--check", "--repair")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "all of this is repaired" in done.stdout
+    with closing(sqlite3.connect(file)) as connection, connection:
+        connection.execute("pragma wal_checkpoint(truncate)")
+    data = bytearray(file.read_bytes())
+    # Pages of the middle.
+    start = len(data) // 16384 // 2 * 16384
+    data[start : start + 3 * 16384] = b"\xff" * 3 * 16384
+    file.write_bytes(data)
+    done = run("index", "--check", "--repair")
+    assert (done.returncode, "nothing else was checked" in done.stdout) == (1, True)
+    assert done.stderr.endswith("damaged; --rebuild makes it anew\n")
 
 
 def test_another_model(indexed: Path, tmp_path: Path) -> None:
