@@ -66,7 +66,7 @@ def write_modules(folder: Path, *kinds: str) -> None:
     (folder / "modules.json").write_text(json.dumps(listed), encoding="utf-8")
 
 
-def same(ours: Any, reference: Any, atol: float = 3e-6) -> None:
+def same(ours: Any, reference: Any, atol: float = 5e-6) -> None:
     """The same kinds of things in the same shapes, with the same numbers."""
     assert type(ours) is type(reference)
     if isinstance(reference, list):
