@@ -403,7 +403,8 @@ def test_mistakes_are_one_line(shared: Path, arguments: Sequence[str], message: 
 
 
 def test_a_folder_that_is_away_is_said_and_searched(indexed: Path) -> None:
-    (indexed / "notes").rename(indexed / "away")
+    (indexed / "far").mkdir()
+    (indexed / "notes").rename(indexed / "far/away")
     done = run("search", "oil", "-n", "1")
     assert done.stdout.startswith("garage/motor.md")
     assert "the index is searched as it is" in done.stderr

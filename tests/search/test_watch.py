@@ -115,7 +115,8 @@ def test_a_folder_is_followed(folder: Path, tmp_path: Path, tiny: Encoder) -> No
             seen += report.added + report.warnings
             if report.added:
                 # A disk that is away ends nothing.
-                folder.rename(tmp_path / "away")
+                (tmp_path / "far").mkdir()
+                folder.rename(tmp_path / "far/away")
             if report.warnings:
                 stop.set()
         for timer in timers:
