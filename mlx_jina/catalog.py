@@ -246,7 +246,7 @@ ENTRIES = (
         parameters=11_439_104,
         architecture="jina_bert",
         truncate_dims=(64, 128, 256),
-        version=3,
+        version=4,
         meaning_weight=0.4,
     ),
     _v2("small-en", 512, "English", 33_000_000),

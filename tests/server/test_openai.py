@@ -236,7 +236,7 @@ class TestRefusals:
 def test_models(server: Server, tiny: Encoder) -> None:
     server.embed("a", model="tiny")
     rows = {row["id"]: row for row in server.client.get("/v1/models").json()["data"]}
-    assert rows["pocket"]["name"] == "pocket v3"
+    assert rows["pocket"]["name"] == "pocket v4"
     assert rows["tiny"]["name"] == "tiny"
     assert rows["pocket"]["license"] == "apache-2.0"
     assert rows["pocket"]["dimensions"] == [64, 128, 256]
