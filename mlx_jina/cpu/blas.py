@@ -31,6 +31,9 @@ _THREADS = (
 # go back to the system when they are freed, as does free memory above the second at the heap's end.
 _MALLOC = ((-3, 32 << 20), (-1, 64 << 20))
 
+# What OpenBLAS's kernels for AVX-512 are made of, in the words of /proc/cpuinfo.
+_AVX512 = {"avx512f", "avx512cd", "avx512bw", "avx512dq", "avx512vl"}
+
 # How many callers want a BLAS of one thread now, and how many threads the BLAS had before.
 _counting = threading.Lock()
 _callers = 0
@@ -50,6 +53,25 @@ def _candidates() -> Iterator[str]:
     if system := ctypes.util.find_library("openblas"):
         yield system
     yield from map(str, sorted(environment.glob("libmkl_rt.so.*")))
+
+
+@contextmanager
+def _told_of_avx512(cpuinfo: Path = Path("/proc/cpuinfo")) -> Iterator[None]:
+    """Where OpenBLAS is opened: it takes an AMD processor that is newer than itself for one without AVX-512."""
+    try:
+        with cpuinfo.open(encoding="utf-8", errors="replace") as file:
+            # The first processor's share: the kernel takes its time for each of hundreds.
+            words = set(file.read(8192).split())
+    except OSError:
+        words = set()
+    if "OPENBLAS_CORETYPE" in os.environ or "AuthenticAMD" not in words or not words >= _AVX512:
+        yield
+        return
+    os.environ["OPENBLAS_CORETYPE"] = "SKYLAKEX"
+    try:
+        yield
+    finally:
+        del os.environ["OPENBLAS_CORETYPE"]
 
 
 def open_fast() -> str | None:
@@ -73,7 +95,8 @@ def open_fast() -> str | None:
         return None
     for path in candidates:
         try:
-            _opened = ctypes.CDLL(path, mode=ctypes.RTLD_GLOBAL)
+            with _told_of_avx512():
+                _opened = ctypes.CDLL(path, mode=ctypes.RTLD_GLOBAL)
         except OSError:
             continue
         _fast = Path(path).name

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import ctypes.util
+import os
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -69,6 +70,41 @@ def test_the_blas_of_fast_cpu_needs_nothing_of_the_system() -> None:
     name, words = report("import ctypes.util; ctypes.util.find_library = lambda name: None")
     assert name == words
     assert name.startswith("libopenblas")
+
+
+@linux
+@pytest.mark.parametrize(
+    ("vendor", "flags", "own", "told"),
+    [
+        ("AuthenticAMD", "fma avx2 avx512f avx512dq avx512cd avx512bw avx512vl", None, "SKYLAKEX"),
+        ("AuthenticAMD", "fma avx2 avx512f avx512dq avx512cd avx512bw avx512vl", "ZEN", "ZEN"),
+        ("AuthenticAMD", "fma avx2", None, None),
+        ("AuthenticAMD", "fma avx2 avx512f avx512cd", None, None),
+        ("GenuineIntel", "fma avx2 avx512f avx512dq avx512cd avx512bw avx512vl", None, None),
+    ],
+)
+def test_openblas_is_told_of_avx512(
+    vendor: str, flags: str, own: str | None, told: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """OpenBLAS knows Intel's processors by what they can do, and AMD's by their number."""
+    monkeypatch.delenv("OPENBLAS_CORETYPE", raising=False)
+    if own:
+        monkeypatch.setenv("OPENBLAS_CORETYPE", own)
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text(f"processor\t: 0\nvendor_id\t: {vendor}\nflags\t\t: {flags}\n", encoding="utf-8")
+    with blas._told_of_avx512(cpuinfo):
+        assert os.environ.get("OPENBLAS_CORETYPE") == told
+    assert os.environ.get("OPENBLAS_CORETYPE") == own
+    with blas._told_of_avx512(tmp_path / "missing"):
+        assert os.environ.get("OPENBLAS_CORETYPE") == own
+
+
+@linux
+def test_openblas_uses_the_avx512_of_this_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OPENBLAS_CORETYPE", raising=False)
+    if find_spec("scipy_openblas32") is None or "avx512vl" not in Path("/proc/cpuinfo").read_text("utf-8"):
+        pytest.skip("no AVX-512 here, or no OpenBLAS")
+    assert report("import atexit; atexit.register(lambda: print(blas.multiplies_small()))")[2] == "True"
 
 
 def test_what_is_installed_beside_the_package_goes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
