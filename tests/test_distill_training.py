@@ -148,7 +148,24 @@ def test_a_run_that_was_stopped_goes_on(trainer: Callable[[float], training.Trai
     for name, value in whole.model.state_dict().items():
         torch.testing.assert_close(second.model.state_dict()[name], value, msg=name)
     with pytest.raises(ValueError, match="too far"):
-        longer.restore(whole.state())
+        longer.restore({**state, "step": len(whole.plan) - 1, "steps": len(whole.plan)})
+
+
+def test_a_run_at_its_end_can_be_made_longer(
+    trainer: Callable[[float], training.Trainer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "WARMUP", 1)
+    short, longer, little_longer, shorter = trainer(2), trainer(3), trainer(2.2), trainer(1)
+    short.run(lambda _: None)
+    for other in (little_longer, shorter):
+        with pytest.raises(ValueError, match="too far"):
+            other.restore(short.state())
+    longer.restore(short.state())
+    assert training.rate(longer.step, len(longer.plan)) == 1
+    longer.run(lambda _: None)
+    assert longer.step == len(longer.plan) > len(short.plan)
+    for mine, same in zip(longer.plan, short.plan, strict=False):
+        np.testing.assert_array_equal(mine, same)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")

@@ -161,7 +161,8 @@ def rate(step: int, steps: int) -> float:
     """The share of the full rate: a warm-up, a plateau and a straight way down to zero.
 
     Until the way down nothing depends on the number of steps, so a run can still be made longer or shorter
-    (Hu et al., MiniCPM, https://arxiv.org/abs/2404.06395).
+    (Hu et al., MiniCPM, https://arxiv.org/abs/2404.06395). A run at its end can be made longer as well: it goes
+    back to the plateau (Wen et al., https://arxiv.org/abs/2410.05192).
     """
     return min(1.0, (step + 1) / WARMUP, (steps - step) / (COOLDOWN * steps))
 
@@ -215,7 +216,9 @@ class Trainer:
                 f"{self.size}: delete state.pt to begin anew"
             )
         steps = {state["steps"], len(self.plan)}
-        if len(steps) > 1 and state["step"] > (1 - COOLDOWN) * min(steps):
+        ended = state["step"] == state["steps"]
+        plateau = (1 - COOLDOWN) * (len(self.plan) if ended else min(steps))
+        if len(steps) > 1 and state["step"] > plateau:
             raise ValueError(
                 f"training is at step {state['step']} of {state['steps']}, too far to become one of "
                 f"{len(self.plan)}: delete state.pt to begin anew"
