@@ -15,6 +15,7 @@ import mlx_jina
 from mlx_jina.errors import CheckpointError, InputError, NumericalError, TooLongError, TruncationWarning
 from mlx_jina.text.pairs import BertPairs, PairOptions
 from tests.support import checkpoints, colbert_checkpoints, reranker_checkpoints
+from tests.support.tolerance import assert_same_scores
 
 QUERY = "how do i bake bread"
 DOCUMENTS = ["paris capital of france", "bake bread", "", "a man riding horse", "bake bread"]
@@ -40,7 +41,7 @@ def v2(folders: dict[str, Path]) -> mlx_jina.Reranker:
 def test_rank_is_by_falling_score_and_ties_by_place(model: mlx_jina.Reranker) -> None:
     scores = model.score(QUERY, DOCUMENTS)
     assert scores.shape == (5,)
-    assert scores[1] == pytest.approx(scores[4], abs=1e-6)
+    assert_same_scores(scores[1], scores[4])
     ranked = model.rank(QUERY, DOCUMENTS, return_documents=True)
     assert [item["corpus_id"] for item in ranked] == sorted(range(5), key=lambda i: (-scores[i], i))
     assert all(item["score"] == scores[item["corpus_id"]] for item in ranked)
@@ -54,17 +55,17 @@ def test_rank_is_by_falling_score_and_ties_by_place(model: mlx_jina.Reranker) ->
 def test_predict_takes_pairs_and_one_pair(model: mlx_jina.Reranker) -> None:
     pairs = [(QUERY, document) for document in DOCUMENTS]
     scores = model.predict(pairs)
-    assert np.allclose(scores, model.score(QUERY, DOCUMENTS), rtol=0, atol=1e-6)
-    assert np.allclose(model.predict([list(pair) for pair in pairs]), scores, rtol=0, atol=1e-6)  # type: ignore[misc]
+    assert_same_scores(scores, model.score(QUERY, DOCUMENTS))
+    assert_same_scores(model.predict([list(pair) for pair in pairs]), scores)  # type: ignore[misc]
     one = model.predict(pairs[1])
     assert isinstance(one, np.float32)
-    assert one == pytest.approx(scores[1], abs=1e-6)
+    assert_same_scores(one, scores[1])
     assert model.predict([]).shape == (0,)
     mixed = model.predict([("what is deep learning", DOCUMENTS[0]), pairs[1]])
-    assert mixed[1] == pytest.approx(scores[1], abs=1e-6)
+    assert_same_scores(mixed[1], scores[1])
     for other in (iter(pairs), np.array(pairs)):
-        assert np.allclose(model.predict(other), scores, rtol=0, atol=1e-6)  # type: ignore[call-overload]
-    assert model.predict(np.array(pairs[1])) == pytest.approx(scores[1], abs=1e-6)  # type: ignore[call-overload]
+        assert_same_scores(model.predict(other), scores)  # type: ignore[call-overload]
+    assert_same_scores(model.predict(np.array(pairs[1])), scores[1])  # type: ignore[call-overload]
 
 
 def test_documents_may_come_from_an_iterator(model: mlx_jina.Reranker) -> None:
@@ -160,7 +161,7 @@ def test_predict_cuts_a_long_document_and_says_so(v2: mlx_jina.Reranker) -> None
         cut = v2.predict([(QUERY, document), (QUERY, "bread")], activation="none")
     room = 128 - 4 - len(v2.pipeline.tokenizer.fast.encode(QUERY, add_special_tokens=False).ids)
     kept = v2.pipeline.tokenizer.fast.encode(document, add_special_tokens=False).offsets[room - 1][1]
-    assert cut[0] == pytest.approx(v2.score(QUERY, [document[:kept]], activation="none")[0], abs=1e-6)
+    assert_same_scores(cut[0], v2.score(QUERY, [document[:kept]], activation="none")[0])
     with pytest.raises(TooLongError, match=r"^text 1 is too long by \d+ tokens for max_length=128"):
         v2.predict([(QUERY, "bread"), (QUERY, document)], truncate=False)
 

@@ -1,6 +1,7 @@
 """Batches whose texts do not depend on each other to the last bit, for scores that are compared.
 
 For few rows matrix libraries have other kernels, which sum in another order. So few rows are computed as more.
+OpenBLAS without AVX-512 is beyond that: its kernels sum the rows of a block differently, by their place in it.
 """
 
 from __future__ import annotations
