@@ -143,6 +143,9 @@ def prepared(chunks: int, keep: Path | None) -> Iterator[tuple[Path, Path]]:
                 f"{(size - 2 * text) / status.chunks:.0f} bytes a chunk",
                 flush=True,
             )
+        with mlx_jina.Index(file) as index:
+            if index.status().fingerprint != mlx_jina.load("pocket").fingerprint():
+                raise click.ClickException(f"{place} is of an earlier pocket: delete it, and it is made anew")
         yield folder, file
 
 
