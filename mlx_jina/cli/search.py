@@ -76,9 +76,9 @@ def _formats(command: Callable[..., None]) -> Callable[..., None]:
 def search(query: tuple[str, ...], **options: Any) -> None:
     """Search your notes.
 
-    QUERY may have "a phrase", -word, tag:NAME, in:FOLDER, title:WORD, after:DATE and before:DATE in it; put it
-    between quotes, and -- before it if it starts with a dash. What changed in the notes since the last time is
-    taken into the index first, for a second or so.
+    QUERY may have "a phrase", -word, tag:NAME, in:FOLDER, title:WORD, -tag:NAME and so on, after:DATE and
+    before:DATE in it; put it between quotes, and -- before it if it starts with a dash. What changed in the notes
+    since the last time is taken into the index first, for a second or so.
     """
     from mlx_jina.cli import searching
 

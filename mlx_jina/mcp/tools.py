@@ -48,7 +48,8 @@ class SearchNotes(Arguments):
 
     query: Text = Field(
         description='What to look for: a question in plain words, or keywords. May contain "an exact phrase", '
-        "-word to leave notes out, and the filters tag:NAME, in:FOLDER, title:WORD, after:2026-01-31, before:2026."
+        "-word to leave notes out, and the filters tag:NAME, in:FOLDER, title:WORD, each also with a minus, "
+        "after:2026-01-31, before:2026."
     )
     mode: Literal["hybrid", "words", "meaning"] = Field(
         "hybrid",

@@ -25,18 +25,17 @@ def allowed(connection: sqlite3.Connection, query: Query) -> set[int] | None:
         f"select note.id, note.path, root.path from note join root on root.id = note.root where {conditions}",
         [bound for _, bound in limits],
     )
-    if query.globs:
-        matches = _matcher(query.globs)
-        found = {note for note, path, root in rows if matches(path, root)}
-    else:
-        found = {note for note, _, _ in rows}
+    wanted = [_matcher(globs) for globs in query.globs]
+    unwanted = [_matcher(query.excluded_globs)] if query.excluded_globs else []
+    found = {
+        note
+        for note, path, root in rows
+        if all(matches(path, root) for matches in wanted) and not any(matches(path, root) for matches in unwanted)
+    }
     for tag in query.tags:
-        # A tag also stands for those below it; "0" is the character after "/".
-        found &= _notes(
-            connection,
-            "select note from tag where key = ? or (key >= ? and key < ?)",
-            (tag, f"{tag}/", f"{tag}0"),
-        )
+        found &= _tagged(connection, tag)
+    for tag in query.excluded_tags:
+        found -= _tagged(connection, tag)
     for expression in query.phrases:
         found &= _matching(connection, expression)
     for expression in query.titles:
@@ -76,6 +75,13 @@ def _translated(glob: str) -> str:
     wild = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
     body = "".join(wild.get(part) or re.escape(part) for part in parts)
     return f"{'' if anchored else '(?:.*/)?'}{body}(?:/.*)?$"
+
+
+def _tagged(connection: sqlite3.Connection, tag: str) -> set[int]:
+    """Notes with a tag or one below it."""
+    # "0" is the character after "/".
+    sql = "select note from tag where key = ? or (key >= ? and key < ?)"
+    return _notes(connection, sql, (tag, f"{tag}/", f"{tag}0"))
 
 
 def _matching(connection: sqlite3.Connection, expression: str) -> set[int]:

@@ -213,7 +213,8 @@ class Index(Contents):
     ) -> list[Hit]:
         """The best notes for a question, best first. Nothing is synchronised.
 
-        - `text`: words, "a phrase" that has to be there, -word that must not, tag:, in:, title:, after:, before:.
+        - `text`: words, "a phrase" that has to be there, -word that must not, after:, before:, and tag:, in: and
+          title:, with or without a minus.
         - `mode`: "hybrid", or only "words" or "meaning".
         - `where`: filters, which leave out notes before anything is ranked.
         - `chunks`: also several hits of one note.

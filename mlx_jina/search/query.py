@@ -18,7 +18,7 @@ Date = str | datetime.date | datetime.datetime
 _MAX_WORDS = 100
 _MAX_CHARACTERS = 10_000
 _PART = re.compile(
-    r'(?P<key>tag|in|title|after|before):(?:"(?P<quoted>[^"]+)"|(?P<value>[^\s"]\S*))'
+    r'(?P<key>-?(?:tag|in|title)|after|before):(?:"(?P<quoted>[^"]+)"|(?P<value>[^\s"]\S*))'
     r'|(?P<minus>-)(?:"(?P<not_phrase>[^"]+)"|(?P<not_word>[^\W\d_][^\s"]*))'
     r'|"(?P<phrase>[^"]+)"'
     r"|(?P<text>\S+)"
@@ -42,7 +42,10 @@ _SOUTH_EAST_ASIAN = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff]")
 
 @dataclass(frozen=True)
 class Where:
-    """Which notes may be found at all. Several globs are alternatives, several tags have to be there together."""
+    """Which notes may be found at all. Several globs are alternatives, several tags have to be there together.
+
+    What is typed narrows it further.
+    """
 
     glob: str | Sequence[str] = ()
     """Paths with *, ** and ?, as "projects/**"; or a folder, or a note."""
@@ -69,8 +72,11 @@ class Query:
     """Expressions that a note must not match."""
     titles: tuple[str, ...] = ()
     """Expressions that a note's names have to match."""
-    globs: tuple[str, ...] = ()
+    globs: tuple[tuple[str, ...], ...] = ()
+    """Of each group one has to match: of those in `where`, of those that were typed."""
     tags: tuple[str, ...] = ()
+    excluded_globs: tuple[str, ...] = ()
+    excluded_tags: tuple[str, ...] = ()
     since: float | None = None
     until: float | None = None
     """Bounds of the time of the last change, in seconds since 1970; `until` is excluded."""
@@ -78,13 +84,13 @@ class Query:
     @property
     def filters(self) -> bool:
         """Whether it asks for some notes only."""
-        return bool(self.phrases or self.excluded or self.titles or self.globs or self.tags) or not (
-            self.since is None and self.until is None
-        )
+        wanted = self.phrases or self.titles or self.globs or self.tags
+        unwanted = self.excluded or self.excluded_globs or self.excluded_tags
+        return bool(wanted or unwanted) or not (self.since is None and self.until is None)
 
 
 def parse(typed: str, where: Where | None = None, prefix: bool = False) -> Query:
-    """Take a query apart: "a phrase", -word, tag:, in:, title:, after: and before:, and the rest.
+    """Take a query apart: "a phrase", -word, after:, before:, tag:, in:, title:, -tag: and so on, and the rest.
 
     With `prefix` the last word may be the beginning of one, if nothing stands behind it yet.
 
@@ -120,10 +126,13 @@ class _Parts:
             raise InputError(f"where={where!r} must be a mlx_jina.Where, not {type(where).__name__}")
         check_options(glob=where.glob, tags=where.tags, title=where.title)
         self.titles = expressions(where.title)
-        self.globs = list(_listed(where.glob))
-        if not all(glob.strip("/ ") or glob == "/" for glob in self.globs):
+        self.globs: list[str] = []
+        self.outer_globs = _listed(where.glob)
+        if not all(glob.strip("/ ") or glob == "/" for glob in self.outer_globs):
             raise InputError(f"glob={where.glob!r} has an empty name in it, which no folder or note has")
+        self.excluded_globs: list[str] = []
         self.tags = list(_listed(where.tags))
+        self.excluded_tags: list[str] = []
         if not all(tag.strip("# ") for tag in self.tags):
             raise InputError(f"tags={where.tags!r} has an empty tag in it, which no note has")
         self.since = _checked(where.since)[0]
@@ -131,12 +140,16 @@ class _Parts:
 
     def add(self, key: str, value: str, typed: str) -> None:
         """A filter, as it was `typed`."""
-        if key == "tag":
-            self.tags.append(value)
-        elif key == "in":
-            self.globs.append(value)
-        elif key == "title":
-            self.titles += expressions(value) or [_quoted(value)]
+        if key in ("tag", "-tag"):
+            (self.tags if key == "tag" else self.excluded_tags).append(value)
+        elif key in ("in", "-in"):
+            (self.globs if key == "in" else self.excluded_globs).append(value)
+        elif key in ("title", "-title"):
+            words = expressions(value) or [_quoted(value)]
+            if key == "title":
+                self.titles += words
+            else:
+                self.excluded.append(" AND ".join(f"title : {word}" for word in words))
         elif (period := _period(value)) is None:
             self.free.append(typed)
         elif key == "after":
@@ -154,8 +167,10 @@ class _Parts:
             phrases=tuple(quoted),
             excluded=tuple(self.excluded),
             titles=tuple(self.titles),
-            globs=tuple(self.globs),
-            tags=tuple(tag.lstrip("#").strip("/").casefold() for tag in self.tags),
+            globs=tuple(tuple(group) for group in (self.outer_globs, self.globs) if group),
+            tags=tuple(map(_tag, self.tags)),
+            excluded_globs=tuple(self.excluded_globs),
+            excluded_tags=tuple(map(_tag, self.excluded_tags)),
             since=self.since,
             until=self.until,
         )
@@ -197,6 +212,11 @@ def _phrase(text: str) -> str:
 def _quoted(words: str) -> str:
     """A string of FTS5's, in which nothing has a meaning."""
     return '"' + words.replace('"', '""') + '"'
+
+
+def _tag(typed: str) -> str:
+    """A tag as the index has it."""
+    return typed.lstrip("#").strip("/").casefold()
 
 
 def _listed(value: str | Sequence[str]) -> Sequence[str]:

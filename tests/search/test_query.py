@@ -102,6 +102,14 @@ def test_any_string_is_a_glob(glob: str, path: str) -> None:
         ("title:sourdough starter", ["bread.md"]),
         ("title:feed", []),
         ("nothing -naive", []),
+        ("naive -title:note", []),
+        ("loaf -title:sourdough", []),
+        ('loaf -title:"sourdough nothing"', ["bread.md"]),
+        ("tag:food -tag:food/bread", ["deep/folder/note.md"]),
+        ("tag:food -tag:#Food", []),
+        ("tag:food -in:deep", ["bread.md"]),
+        ('tag:food -in:"deep" -in:bread.md', []),
+        ("tag:food in:deep in:bread.md", ["deep/folder/note.md", "bread.md"]),
         ("tag:food", ["deep/folder/note.md", "bread.md"]),
         ("tag:FOOD/bread", ["bread.md"]),
         ("tag:foo", []),
@@ -142,7 +150,8 @@ def test_highlights_are_the_words_that_match(index: Index) -> None:
 def test_filters_of_the_api_and_of_the_query_are_both_meant(index: Index) -> None:
     where = Where(tags="food", glob=["deep", "bread.md"], since=datetime.date(2025, 1, 1))
     assert sorted(paths(index, "", where)) == ["bread.md", "deep/folder/note.md"]
-    assert paths(index, "in:deep", where) == ["deep/folder/note.md", "bread.md"] or paths(index, "in:deep", where)
+    assert paths(index, "in:deep", where) == ["deep/folder/note.md"]
+    assert paths(index, "in:code.md", where) == []
     assert paths(index, "-naive", where) == ["bread.md"]
     assert paths(index, "", Where(until="2024")) == ["code.md"]
     assert paths(index, "", Where(until=datetime.datetime(2024, 5, 5))) == []
@@ -185,6 +194,7 @@ def test_keys_count_only_with_something_right_behind_them() -> None:
     assert parse("after:soon").terms == ('"after"', '"soon"')
     assert parse('tag:"two words"').tags == ("two words",)
     assert parse("a -b --c -5 - d").excluded == ('"b"',)
+    assert parse("-tag: -after:2024").excluded == ('"tag:"', '"after:2024"')
 
 
 def test_days_months_and_years() -> None:
