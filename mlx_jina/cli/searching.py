@@ -87,7 +87,7 @@ def search(
     with Index(file, model, create=False, local_files_only=True) as opened:
         if mode != "words":
             opened.preload(query)
-        report, fault = (Report(), "") if no_sync else _synced(opened, mode != "words")
+        report, fault = (Report(), "") if no_sync else _synced(opened, index, mode != "words")
         found = opened.find(
             query,
             limit,
@@ -176,12 +176,17 @@ def duplicates(index: str | None, threshold: float, as_json: bool) -> None:
         _tell(f"no two notes are as alike as {threshold}")
 
 
-def _synced(index: Index, vectors: bool) -> tuple[Report, str]:
-    """What changed, as far as a second suffices, and what kept the index from it, which stops no search."""
+def _synced(index: Index, named: str | None, vectors: bool) -> tuple[Report, str]:
+    """What changed, as far as a second suffices, and what kept the index from it, which stops no search.
+
+    A folder that the index was `named` by may have moved to anywhere.
+    """
     from mlx_jina.search.changes import Report
 
+    folder = os.path.realpath(os.path.expanduser(named)) if named is not None else ""
     try:
-        report = index.sync(seconds=SYNC_SECONDS, wait=False, vectors=vectors)
+        moved = os.path.isdir(folder) and folder not in index.status().folders
+        report = index.sync(folder if moved else None, seconds=SYNC_SECONDS, wait=False, vectors=vectors)
     except MlxJinaError as error:
         return Report(), str(error)
     for warning in report.warnings:

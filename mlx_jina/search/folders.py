@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from pathlib import Path
 
 from mlx_jina.errors import InputError
@@ -58,10 +57,13 @@ def _sync_known(database: Database, taken: bool, options: Options, report: Repor
 
 def _where_it_is(database: Database, root: Root, dry_run: bool, report: Report) -> Root:
     """A known folder, also if it was renamed or we are in it."""
-    if os.path.isdir(root.path):
-        return root
     with database.reading() as connection:
+        if roots.is_there(connection, root):
+            return root
         path = roots.moved_to(connection, root)
+        if path is None and roots.has_notes_in(connection, root, root.path):
+            # Put back from a backup.
+            path = root.path
     return root if path is None else _root(database, path, Settings(), dry_run, report)
 
 
@@ -78,6 +80,6 @@ def _root(database: Database, folder: str | Path, settings: Settings, dry_run: b
     # What a reader writes is undone.
     with database.reading() if dry_run else database.writing() as connection:
         root, moved = roots.put(connection, path, settings)
-    if moved is not None:
-        report.warnings.append(f"{path} is the folder that was at {moved}; its notes are kept")
+    for before, now in moved:
+        report.warnings.append(f"{now} is the folder that was at {before}; its notes are kept")
     return root

@@ -8,9 +8,10 @@ import re
 import sqlite3
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import Iterator, Sequence
+from contextlib import closing, suppress
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import quote
 
 from mlx_jina.errors import IndexFileError, InputError
@@ -20,6 +21,8 @@ SUFFIX = ".db"
 # Where WAL's shared memory does not work, or another program copies files while they change.
 _NETWORK = frozenset("9p afpfs afs ceph cifs davfs fuse.sshfs ncpfs nfs nfs4 smb smb2 smb3 smbfs webdav".split())
 _MOUNTS = "/proc/self/mounts"
+# One of so many of the latest tells a folder that was moved.
+_NOTES_ASKED_FOR = 100
 _SYNCED = ("Library/Mobile Documents", "Library/CloudStorage", "Dropbox", "OneDrive", "Google Drive", "Nextcloud")
 
 
@@ -118,14 +121,7 @@ def index_of(folder: str | Path) -> Path:
     file = default_file(folder)
     if file.exists():
         return file
-    path = os.path.realpath(folder)
-    status = os.stat(path)
-    known = [(index, root) for index in default_files() for root in _roots(index)]
-    for index, (_, device, inode) in known:
-        if (device, inode) == (status.st_dev, status.st_ino):
-            return index
-    # Put back from a backup, a folder has another inode.
-    return next((index for index, (root, _, _) in known if root == path), file)
+    return _holder(os.path.realpath(folder), list(_known_folders())) or file
 
 
 def choose(index: str | None) -> Path:
@@ -142,30 +138,71 @@ def choose(index: str | None) -> Path:
     for folder in folders:
         if (file := default_file(folder)).exists():
             return file
+    known = list(_known_folders())
+    for folder in folders:
+        if (holder := _holder(folder, known)) is not None:
+            return holder
     files = list(default_files())
-    for file in files:
-        if any(root in folders for root, _, _ in _roots(file)):
-            return file
-    # As in `index_of`, a folder that has moved.
-    around = {(status.st_dev, status.st_ino) for status in map(os.stat, folders)}
-    for file in files:
-        if any((device, inode) in around for _, device, inode in _roots(file)):
-            return file
     if len(files) == 1:
         return files[0]
     if not files:
         raise InputError("there is no index yet; make one of the folder with your notes: mlx-jina index FOLDER")
-    names = ", ".join(root for file in files for root, _, _ in _roots(file))
+    names = ", ".join(folder.path for folder in known)
     raise InputError(f"there are several indexes; go to a folder that has one, or name it with --index: {names}")
 
 
-def _roots(file: Path) -> list[tuple[str, int, int]]:
-    """Paths, devices and inodes of the folders in an index; none of what cannot be read."""
-    try:
-        with closing(sqlite3.connect(f"file:{quote(os.fsencode(file))}?mode=ro", uri=True)) as connection:
-            return connection.execute("select path, device, inode from root").fetchall()
-    except sqlite3.Error:
-        return []
+class _Known(NamedTuple):
+    """A folder that an index has, and where it was."""
+
+    file: Path
+    path: str
+    device: int
+    inode: int
+    notes: list[str]
+    """Some of them, by their paths in it."""
+
+
+def _known_folders() -> Iterator[_Known]:
+    """Those of all indexes in the default place; none of what cannot be read."""
+    for file in default_files():
+        try:
+            with closing(sqlite3.connect(f"file:{quote(os.fsencode(file))}?mode=ro", uri=True)) as connection:
+                rows = connection.execute("select id, path, device, inode from root").fetchall()
+                for own, path, device, inode in rows:
+                    yield _Known(file, path, device, inode, some_notes(connection, own))
+        except sqlite3.Error:
+            continue
+
+
+def _holder(path: str, known: Sequence[_Known]) -> Path | None:
+    """The index of a folder that has another name or another inode than when it was indexed."""
+    status = os.stat(path)
+    for folder in known:
+        same = (folder.device, folder.inode) == (status.st_dev, status.st_ino)
+        if same and (folder.path == path or holds_any(path, folder.notes)):
+            return folder.file
+    for folder in known:
+        # Put back from a backup, it has another inode; or else what was here is beside it, under a new name.
+        if folder.path == path and not any(True for _ in beside(path, folder.inode)):
+            return folder.file
+    return None
+
+
+def some_notes(connection: sqlite3.Connection, root: int) -> list[str]:
+    """The latest notes of a folder, by which it can be told from another with its inode."""
+    sql = "select path from note where root = ? order by mtime_ns desc limit ?"
+    return [path for (path,) in connection.execute(sql, (root, _NOTES_ASKED_FOR))]
+
+
+def holds_any(folder: str, notes: Sequence[str]) -> bool:
+    """Whether any of these notes, if any, is in a folder: a new one may have the inode of one that was deleted."""
+    return not notes or any(os.path.exists(os.path.join(folder, note)) for note in notes)
+
+
+def beside(path: str, inode: int) -> Iterator[str]:
+    """What has an inode in the folder that something is or was in."""
+    with suppress(OSError), os.scandir(os.path.dirname(path)) as entries:
+        yield from (entry.path for entry in entries if entry.inode() == inode)
 
 
 def keep_aside(file: Path) -> Path:

@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mlx_jina.errors import InputError
-from mlx_jina.search.database import from_json
+from mlx_jina.search import location
+from mlx_jina.search.database import from_json, one
 from mlx_jina.search.walk import Selection
 
 MAX_SIZE = 10_000_000
 """Bytes of the largest file that is read, where nobody says otherwise."""
-# One of so many of the latest tells a folder that was moved.
-_NOTES_ASKED_FOR = 100
 
 
 class Root(NamedTuple):
@@ -27,6 +26,13 @@ class Root(NamedTuple):
     path: str
     selection: Selection
     max_size: int
+
+
+class Moved(NamedTuple):
+    """A folder that has been renamed, or moved."""
+
+    before: str
+    now: str
 
 
 class Settings(NamedTuple):
@@ -60,17 +66,26 @@ def real_path(folder: str | Path) -> str:
     return path
 
 
-def put(connection: sqlite3.Connection, path: str, settings: Settings) -> tuple[Root, str | None]:
-    """A folder with this real path, new or not, and where it was when it has moved since.
+def put(connection: sqlite3.Connection, path: str, settings: Settings) -> tuple[Root, list[Moved]]:
+    """A folder with this real path, new or not, and which folders are not where they were.
 
     Raises InputError for a folder inside another one of the index.
     """
+    moved = []
+    root = next((root for root in all_of(connection) if root.path == path), None)
+    if root is not None and not is_there(connection, root) and (now := moved_to(connection, root)) is not None:
+        # Another folder has its name.
+        connection.execute("update root set path = ? where id = ?", (now, root.id))
+        moved.append(Moved(path, now))
+        root = None
     status = os.stat(path)
     known = all_of(connection)
-    root = next((root for root in known if root.path == path), None)
-    moved = None
-    if root is None and (root := _moved(connection, status, known)) is not None:
-        moved = root.path
+    if root is None and (root := _with_identity(connection, path, status, known)) is not None:
+        if is_there(connection, root):
+            # A file system without letter case has several names for it.
+            path = root.path
+        else:
+            moved.append(Moved(root.path, path))
     for other in known:
         if other != root and _nested(path, other.path):
             raise InputError(f"{path} and {other.path} are in one another, and one index would have notes twice")
@@ -103,27 +118,44 @@ def is_current(connection: sqlite3.Connection, path: str, settings: Settings) ->
     return _root(*row)
 
 
-def _moved(connection: sqlite3.Connection, status: os.stat_result, known: Sequence[Root]) -> Root | None:
-    """A folder that is not where it was, and has the inode of this one."""
+def _with_identity(
+    connection: sqlite3.Connection, path: str, status: os.stat_result, known: Sequence[Root]
+) -> Root | None:
+    """The folder that has this inode, and a note here."""
     sql = "select id from root where device = ? and inode = ?"
     ids = {own for (own,) in connection.execute(sql, (status.st_dev, status.st_ino))}
-    return next((root for root in known if root.id in ids and not os.path.exists(root.path)), None)
+    return next((root for root in known if root.id in ids and has_notes_in(connection, root, path)), None)
+
+
+def is_there(connection: sqlite3.Connection, root: Root) -> bool:
+    """Whether a folder is where it was, and not another one with its name."""
+    try:
+        inode = os.stat(root.path).st_ino
+    except OSError:
+        return False
+    # An external disk's device has another number at each mount.
+    return bool(one(connection, "select inode = ? from root where id = ?", inode, root.id))
+
+
+def has_notes_in(connection: sqlite3.Connection, root: Root, path: str) -> bool:
+    """Whether any of a folder's notes is at a path."""
+    return location.holds_any(path, location.some_notes(connection, root.id))
 
 
 def moved_to(connection: sqlite3.Connection, root: Root) -> str | None:
-    """Where a folder that is gone is now, if that is beside where it was, or around the current folder.
-
-    A new folder may have its inode by chance, so one of its notes has to be there.
-    """
+    """Where a folder is now that is not there, if that is beside where it was, or around the current folder."""
     key = connection.execute("select device, inode from root where id = ?", (root.id,)).fetchone()
-    sql = "select path from note where root = ? order by mtime_ns desc limit ?"
-    notes = [path for (path,) in connection.execute(sql, (root.id, _NOTES_ASKED_FOR))]
-    for path in (*_around(), *_beside(root.path, key[1])):
+    others = [other.path for other in all_of(connection) if other.id != root.id]
+    for path in (*_around(), *location.beside(root.path, key[1])):
         try:
             status = os.stat(path)
         except OSError:
             continue
-        if (status.st_dev, status.st_ino) == key and any(os.path.exists(os.path.join(path, own)) for own in notes):
+        if (
+            (status.st_dev, status.st_ino) == key
+            and not any(_nested(path, other) for other in others)
+            and has_notes_in(connection, root, path)
+        ):
             return path
     return None
 
@@ -133,12 +165,6 @@ def _around() -> Iterator[str]:
     with suppress(OSError):
         path = Path(os.path.realpath(os.getcwd()))
         yield from map(str, (path, *path.parents))
-
-
-def _beside(path: str, inode: int) -> Iterator[str]:
-    """What has an inode in the folder that something was in."""
-    with suppress(OSError), os.scandir(os.path.dirname(path)) as entries:
-        yield from (entry.path for entry in entries if entry.inode() == inode)
 
 
 def _nested(a: str, b: str) -> bool:

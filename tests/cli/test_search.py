@@ -280,6 +280,16 @@ def test_several_folders_and_one_index_for_them(home: Path) -> None:
     assert run("search", "zebra", "--paths").stdout == f"{home}/office/a.md\n"
 
 
+def test_a_folder_that_moved_is_searched_by_its_new_name(indexed: Path) -> None:
+    moved = indexed / "far/away/notes"
+    moved.parent.mkdir(parents=True)
+    (indexed / "notes").rename(moved)
+    done = run("search", "oil", "--index", "far/away/notes", "-n", "1", "--paths")
+    assert done.stdout == f"{moved}/garage/motor.md\n"
+    assert f"{moved} is the folder that was at {indexed}/notes" in done.stderr
+    assert run("search", "oil", "-n", "1", "--paths").stdout == f"{moved}/garage/motor.md\n"
+
+
 def test_a_damaged_index_is_kept_aside_and_made_anew(indexed: Path) -> None:
     file = index_of(indexed / "notes")
     file.write_bytes(b"nothing of a database is left of it" * 1000)

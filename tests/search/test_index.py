@@ -611,6 +611,7 @@ def test_the_index_for_where_we_are(
     monkeypatch.chdir(tmp_path / "moved")
     assert location.choose(None) == file
     (tmp_path / "moved/sub").rmdir()
-    (tmp_path / "moved").rename(tmp_path / "backup")
+    (tmp_path / "away").mkdir()
+    (tmp_path / "moved").rename(tmp_path / "away/backup")
     (tmp_path / "moved").mkdir()
     assert location.index_of(tmp_path / "moved") == file
