@@ -56,7 +56,7 @@ def _formats(command: Callable[..., None]) -> Callable[..., None]:
     show_default=True,
     help="What to compare: words and meaning, or one of them.",
 )
-@click.option("--in", "globs", multiple=True, metavar="GLOB", help="Only in these folders or notes.")
+@click.option("--in", "glob", multiple=True, metavar="GLOB", help="Only in these folders or notes.")
 @click.option("--tag", "tags", multiple=True, metavar="TAG", help="Only notes with this tag, or one below it.")
 @click.option("--since", metavar="DATE", help="Only notes modified then or later.")
 @click.option("--until", metavar="DATE", help="Only notes modified then or earlier.")

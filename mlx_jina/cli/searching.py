@@ -39,7 +39,7 @@ def search(
     limit: int,
     model: str | None,
     mode: Any,
-    globs: Sequence[str],
+    glob: Sequence[str],
     tags: Sequence[str],
     since: str | None,
     until: str | None,
@@ -63,7 +63,7 @@ def search(
         "query": query,
         "limit": limit,
         "mode": mode,
-        "where": {"glob": globs, "tags": tags, "since": since, "until": until},
+        "where": {"glob": glob, "tags": tags, "since": since, "until": until},
         "chunks": chunks,
         "recent": recent,
         "min_score": min_score,
@@ -81,7 +81,7 @@ def search(
     from mlx_jina.search.index import Index
     from mlx_jina.search.query import Where
 
-    where = Where(glob=globs, tags=tags, since=since, until=until)
+    where = Where(glob=glob, tags=tags, since=since, until=until)
     reranker = _reranker(rerank) if rerank is not None else None
     expander = _expander(expand) if expand is not None else None
     with Index(file, model, create=False, local_files_only=True) as opened:

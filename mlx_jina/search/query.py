@@ -128,13 +128,15 @@ class _Parts:
         self.titles = expressions(where.title)
         self.globs: list[str] = []
         self.outer_globs = _listed(where.glob)
-        if not all(glob.strip("/ ") or glob == "/" for glob in self.outer_globs):
-            raise InputError(f"glob={where.glob!r} has an empty name in it, which no folder or note has")
+        for glob in self.outer_globs:
+            if not glob.strip("/ ") and glob != "/":
+                raise InputError(f"glob={glob!r} names no folder or note")
         self.excluded_globs: list[str] = []
         self.tags = list(_listed(where.tags))
         self.excluded_tags: list[str] = []
-        if not all(tag.strip("# ") for tag in self.tags):
-            raise InputError(f"tags={where.tags!r} has an empty tag in it, which no note has")
+        for tag in self.tags:
+            if not tag.strip("# "):
+                raise InputError(f"tags={tag!r} is no tag")
         self.since = _checked(where.since)[0]
         self.until = _checked(where.until)[1]
 
