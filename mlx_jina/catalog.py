@@ -370,9 +370,11 @@ def nearest(name: str) -> str | None:
     return short_name(_BY_NAME[found[0]]) if found else None
 
 
-def short_names() -> list[str]:
-    """The shortest name of every known model, for messages; not those of copies and of merged tasks."""
-    return [short_name(entry) for entry in main_entries()]
+def short_names(kind: Kind = "embedding") -> list[str]:
+    """The shortest name of every known model of a kind, for messages; not those of copies and of merged tasks."""
+    if kind == "embedding":
+        return [short_name(entry) for entry in main_entries()]
+    return [short_name(entry) for entry in ALL if kind in (entry.kind, *entry.also)]
 
 
 def short_name(entry: Entry) -> str:

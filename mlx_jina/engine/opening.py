@@ -38,7 +38,7 @@ def opened(
     )
     device.check_dtype(dtype)
     kinds.check_name(str(name), kind)
-    path = hub.resolve(str(name), revision, local_files_only, cache_dir, task)
+    path = hub.resolve(str(name), revision, local_files_only, cache_dir, task, kind)
     thread = ModelThread()
     loaded = thread.run(partial(loading.load, kind=kind), path, str(name), task, dtype, as_model)
     origin = Origin.of(

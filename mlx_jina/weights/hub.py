@@ -92,18 +92,20 @@ def resolve(
     local_files_only: bool = False,
     cache_dir: str | Path | None = None,
     task: str | None = None,
+    kind: catalog.Kind = "embedding",
 ) -> Path:
     """A folder that holds the model: the package's own, a local path, the Hugging Face cache, or a download.
 
-    A complete snapshot in the cache is used without any network call. Raises ModelNotFoundError.
+    A complete snapshot in the cache is used without any network call. Raises ModelNotFoundError, which names
+    models of the `kind` that is wanted.
     """
-    if (path := local(name)) is not None:
+    if (path := local(name, kind)) is not None:
         return path
     entry = catalog.find(name)
     return _from_hub(entry.repo if entry else name, entry, revision, local_files_only, cache_dir, task)
 
 
-def local(name: str) -> Path | None:
+def local(name: str, kind: catalog.Kind = "embedding") -> Path | None:
     """The file or folder that a name means; None for a repository, whether it is in the cache or not.
 
     Raises ModelNotFoundError for a name that is neither.
@@ -120,15 +122,15 @@ def local(name: str) -> Path | None:
             raise ModelNotFoundError(f"{path} is neither a folder nor a file")
         return path
     if entry is None and (name.count("/") != 1 or name.startswith((".", "~", "/"))):
-        raise _unknown(name)
+        raise _unknown(name, kind)
     return None
 
 
-def _unknown(name: str) -> ModelNotFoundError:
+def _unknown(name: str, kind: catalog.Kind = "embedding") -> ModelNotFoundError:
     meant = catalog.nearest(name)
     return ModelNotFoundError(
         f"{shown(name)} is neither a folder, nor a Hugging Face id (owner/name), nor a known model "
-        f"({f'did you mean {meant!r}?' if meant else ', '.join(catalog.short_names())})"
+        f"({f'did you mean {meant!r}?' if meant else ', '.join(catalog.short_names(kind))})"
     )
 
 

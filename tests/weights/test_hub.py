@@ -165,6 +165,10 @@ def test_sharded_checkpoints_load(tmp_path: Path) -> None:
 def test_names_that_lead_nowhere(tmp_path: Path) -> None:
     with pytest.raises(ModelNotFoundError, match=r"'v9-huge' is neither.*v2-small-en"):
         mlx_jina.load("v9-huge")
+    with pytest.raises(ModelNotFoundError, match=r"'v9-huge' is neither.* model \(jina-reranker-v1-tiny-en, "):
+        mlx_jina.load_reranker("v9-huge")
+    with pytest.raises(ModelNotFoundError, match=r"'v9-huge' is neither.* model \(v4, colbert-v2, "):
+        mlx_jina.load_multi_vector("v9-huge")
     for wrong, right in (
         ("pockt", "pocket"),
         ("V5smal", "v5-small"),
