@@ -8,24 +8,41 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
-from mlx_jina.errors import IndexFileError
+from mlx_jina.errors import IndexFileError, MlxJinaError
 from mlx_jina.search import location, schema
 
 OLDEST_SQLITE = (3, 31, 0)
 """Generated columns came then."""
+LATEST = 2.6e11
+"""Seconds before and after 1970 that no date of a note reaches."""
 # Seconds that a statement waits for another process's transaction.
 _PATIENCE = 10.0
 # Larger than SQLite's own: a note's vectors waste less of a page.
 _PAGE_BYTES = 16_384
 
 
+# What Python raises where a value is not of the type or the shape that it always has.
+_STUMBLES = (TypeError, ValueError, LookupError, AttributeError, OverflowError, StopIteration)
+
+
 class Cancelled(Exception):
     """A reader was asked to stop, and did."""
+
+
+class NewerFileError(IndexFileError):
+    """A file that a later version made."""
+
+
+class Scan(NamedTuple):
+    """What tells a damaged file from a mistake of ours, and from another program's file."""
+
+    odd: Callable[[sqlite3.Connection], bool]
+    foreign: Callable[[sqlite3.Connection], bool]
 
 
 class Database:
@@ -35,8 +52,8 @@ class Database:
     meta's `generation`, so that what readers made of the file can be known to be old.
     """
 
-    def __init__(self, file: Path, *, create: bool = False) -> None:
-        """Open a file, or make it. Raises IndexFileError."""
+    def __init__(self, file: Path, scan: Scan, *, create: bool = False) -> None:
+        """Open a file, or make it. Raises IndexFileError. Only errors need the `scan`."""
         if sqlite3.sqlite_version_info < OLDEST_SQLITE:
             oldest = ".".join(map(str, OLDEST_SQLITE[:2]))
             raise IndexFileError(
@@ -44,6 +61,7 @@ class Database:
                 "later; use a newer Python"
             )
         self.file = file
+        self._scan = scan
         self.read_only = False
         self._idle: list[sqlite3.Connection] = []
         self._writer: sqlite3.Connection | None = None
@@ -51,7 +69,7 @@ class Database:
         self._closed = False
         if not create and not file.exists():
             raise IndexFileError(f"{file} does not exist; `mlx-jina index FOLDER` makes an index")
-        with self._translated():
+        with self.translated():
             connection = self._open(create)
             self._check(connection, create)
             self._idle.append(connection)
@@ -71,7 +89,7 @@ class Database:
         """A connection that sees one state of the file. Raises Cancelled soon after `cancelled` says so."""
         if self._closed:
             raise IndexFileError(f"{self.file} has been closed")
-        with self._translated():
+        with self.translated():
             try:
                 connection = self._idle.pop()
             except IndexError:
@@ -101,7 +119,7 @@ class Database:
         """The writer's connection in a transaction, which is undone if anything is raised."""
         if self.read_only:
             raise IndexFileError(f"{self.file} cannot be written: the file or its folder is read-only")
-        with self._writing, self._translated():
+        with self._writing, self.translated():
             if self._writer is None:
                 self._writer = self._open(False)
             connection = self._writer
@@ -118,7 +136,7 @@ class Database:
     @contextmanager
     def alone(self) -> Iterator[sqlite3.Connection]:
         """The writer's connection outside any transaction, for what SQLite does by itself, such as VACUUM."""
-        with self._writing, self._translated():
+        with self._writing, self.translated():
             if self._writer is None:
                 self._writer = self._open(False)
             yield self._writer
@@ -166,13 +184,17 @@ class Database:
             if version == schema.VERSION:
                 return
             if version > schema.VERSION:
-                raise IndexFileError(
+                raise NewerFileError(
                     f"{self.file} was made by a newer mlx-jina (schema {version}, here {schema.VERSION}); upgrade "
                     "mlx-jina, or make the index anew with --rebuild"
                 )
             is_new = not connection.execute("select 1 from sqlite_master limit 1").fetchall()
-            if (is_new and not create) or not (is_new or version):
-                raise IndexFileError(f"{self.file} is no index of notes")
+            if is_new and not create:
+                raise IndexFileError(
+                    f"{self.file} is empty, no index of notes yet; `mlx-jina index FOLDER` fills it"
+                )
+            if version < 0 or not (is_new or version):
+                raise damaged()
             if version and not self._is_writable():
                 raise IndexFileError(
                     f"{self.file} was made by an earlier mlx-jina (schema {version}, here {schema.VERSION}) and "
@@ -213,17 +235,47 @@ class Database:
             time.sleep(0.01)
 
     @contextmanager
-    def _translated(self) -> Iterator[None]:
+    def translated(self) -> Iterator[None]:
+        """SQLite's errors in words, and Python's about values that no index has: they are damage as well."""
         try:
             yield
         except sqlite3.Error as error:
             if "not a database" in str(error) and self.file.suffix != location.SUFFIX:
                 # Somebody's note, say: nothing that could be made anew.
                 raise IndexFileError(f"{self.file} is no index of notes") from None
+            if is_damage(error) and self._is_foreign():
+                raise IndexFileError(f"{self.file} is no index of notes") from None
+            if not (is_damage(error) or is_circumstance(error)) and self._is_odd():
+                raise IndexFileError(f"{self.file}: {_DAMAGED}") from damaged()
             raise IndexFileError(f"{self.file}: {explained(error)}") from error
-        except UnicodeDecodeError:
-            # SQLite's own words, such as the name of a table, where the file is damaged.
+        except MlxJinaError:
+            raise
+        except _STUMBLES:
+            if not self._is_odd():
+                # Our own mistake.
+                raise
             raise IndexFileError(f"{self.file}: {_DAMAGED}") from damaged()
+
+    def _is_odd(self) -> bool:
+        """Whether there is anything in the file that is in no index."""
+        try:
+            with closing(self._open(False)) as connection:
+                return self._scan.odd(connection)
+        except UnicodeDecodeError:
+            # SQLite's own words, such as the name of a table.
+            return True
+        except sqlite3.Error as error:
+            return is_damage(error)
+
+    def _is_foreign(self) -> bool:
+        """Whether the file is another program's. Where indexes are kept by default, none is."""
+        try:
+            if location.data_folder() in self.file.parents:
+                return False
+            with closing(self._open(False)) as connection:
+                return self._scan.foreign(connection)
+        except (sqlite3.Error, UnicodeDecodeError, IndexFileError):
+            return False
 
 
 def explained(error: sqlite3.Error) -> str:
@@ -239,6 +291,11 @@ def is_damage(error: BaseException | None) -> bool:
     """Whether an error says that the file is no whole database any more."""
     parts = ["corrupt", *(part for part, meaning in _MEANINGS.items() if meaning is _DAMAGED)]
     return isinstance(error, sqlite3.DatabaseError) and any(part in str(error) for part in parts)
+
+
+def is_circumstance(error: sqlite3.Error) -> bool:
+    """Whether an error is no fault of the file, such as a full disk."""
+    return explained(error) in set(_MEANINGS.values()) - {_DAMAGED}
 
 
 def damaged() -> sqlite3.DatabaseError:
@@ -258,6 +315,12 @@ _MEANINGS: dict[str, str] = {
     "Could not decode": _DAMAGED,
     "no such table": _DAMAGED,
     "no such column": _DAMAGED,
+    "duplicate column name": _DAMAGED,
+    "has no column named": _DAMAGED,
+    "already exists": _DAMAGED,
+    "vtable constructor failed": _DAMAGED,
+    "fts5 file format": _DAMAGED,
+    "SQL logic error": _DAMAGED,
     "locked": "another program has been writing to it for a long time; try again later",
     "no such module: fts5": "this Python's SQLite has no FTS5; use a Python that has, such as python.org's",
     "closed database": "it has been closed",
@@ -270,7 +333,7 @@ def from_json(value: str) -> Any:
     """What a column keeps as JSON."""
     try:
         return json.loads(value)
-    except ValueError:
+    except (TypeError, ValueError):
         raise damaged() from None
 
 

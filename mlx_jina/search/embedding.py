@@ -162,8 +162,7 @@ class Embedder:
     def _cached(self, connection: sqlite3.Connection, own: bytes) -> bytes | None:
         """The vector of a text that a note had, or of a part of one that is not done yet."""
         sql = "select v from cache where hash = ? and fingerprint = ?"
-        found: bytes | None = one(connection, sql, own, self.space.fingerprint)
-        return found
+        return self._whole(one(connection, sql, own, self.space.fingerprint))
 
     def _live(self, connection: sqlite3.Connection, own: bytes) -> bytes | None:
         """The vector of the same text in another note."""
@@ -175,7 +174,11 @@ class Embedder:
         if row is None:
             return None
         start = 2 * self.space.dimension * (row[0] & (1 << NOTE_BITS) - 1)
-        return bytes(row[1][start : start + 2 * self.space.dimension])
+        return self._whole(bytes(row[1][start : start + 2 * self.space.dimension]))
+
+    def _whole(self, vector: bytes | None) -> bytes | None:
+        """A vector that is kept, unless it is not as long as the model's: then it is made anew."""
+        return vector if vector is not None and len(vector) == 2 * self.space.dimension else None
 
     def _encode(self, window: Window) -> Made:
         made = Made({}, {})
@@ -218,9 +221,10 @@ class Embedder:
                 vectors = [self._vector(connection, own, made, window.found) for own in hashes]
                 whole = [vector for vector in vectors if vector is not None]
                 if len(whole) == len(hashes):
-                    self._put(connection, note, hashes, whole, now)
-                    used.update(hashes)
-                    done += 1
+                    # A note without chunks, or with others meanwhile, would be counted for ever.
+                    if self._put(connection, note, hashes, whole, now):
+                        used.update(hashes)
+                        done += 1
                 elif (why := next(filter(None, map(faults.get, hashes)), None)) and (
                     path := notes.give_up(connection, note, hashes, why)
                 ):
@@ -249,11 +253,14 @@ class Embedder:
         hashes: Sequence[bytes],
         vectors: Sequence[bytes],
         now: float,
-    ) -> None:
+    ) -> bool:
         data = b"".join(vectors)
         bits, suffix = signs(data, self.space.dimension), self.space.suffix
-        if notes.put_vectors(connection, note, hashes, data, bits, suffix) and not suffix:
+        if not notes.put_vectors(connection, note, hashes, data, bits, suffix):
+            return False
+        if not suffix:
             connection.execute("update note set vectors_at = ? where id = ?", (now, note))
+        return True
 
 
 def signs(vectors: bytes, dimension: int) -> bytes:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 from mlx_jina.errors import MlxJinaError
 from mlx_jina.search import expansion, filters, ranking, schema, words
-from mlx_jina.search.database import damaged, from_json, one
+from mlx_jina.search.database import LATEST, damaged, from_json, one
 from mlx_jina.search.expansion import Expander, Expansion
 from mlx_jina.search.hits import Explanation, Found, Hit, Mode
 from mlx_jina.search.postings import Postings
@@ -315,7 +315,14 @@ def _hit(
 ) -> Hit:
     _, root, path, name, title, tags, modified = note
     _, start, stop, line, end_line, heading, picture, body = chunk
-    shown = snippet(body, matches)
+    shown, names = snippet(body, matches), tuple(from_json(tags))
+    # Whoever prints them stumbles otherwise.
+    if (
+        not all(isinstance(text, str) for text in (path, title, heading, body, *names))
+        or not all(isinstance(number, int) for number in (start, stop, line, end_line))
+        or not abs(modified) < LATEST
+    ):
+        raise damaged()
     return Hit(
         id=ranked.chunk,
         path=path,
@@ -325,7 +332,7 @@ def _hit(
         span=(start, stop),
         title=title,
         heading=heading,
-        tags=tuple(from_json(tags)),
+        tags=names,
         modified=modified,
         score=1.0 if ranked.named else max(0.0, min(1.0, ranked.score)),
         cosine=ranked.cosine,

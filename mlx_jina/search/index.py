@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from mlx_jina.errors import IndexFileError, InputError
 from mlx_jina.options import check as check_options
-from mlx_jina.search import location, pictures, roots, spaces
+from mlx_jina.search import damage, location, pictures, roots, spaces
 from mlx_jina.search.changes import Options as SyncOptions
 from mlx_jina.search.changes import Report
 from mlx_jina.search.contents import Contents
@@ -78,7 +78,7 @@ class Index(Contents):
                 self.file.parent.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise IndexFileError(f"{self.file.parent}: {error.strerror}") from None
-        self._database = Database(self.file, create=create)
+        self._database = Database(self.file, damage.SCAN, create=create)
         with self._database.reading() as connection:
             space = spaces.current(connection)
         name = (space.model if space else DEFAULT) if model is None else model
@@ -160,17 +160,18 @@ class Index(Contents):
         deadline = float("inf") if seconds is None else time.monotonic() + seconds
         options = SyncOptions(verify, allow_mass_delete, dry_run, deadline)
         tell = progress or _nobody
-        try:
-            with writer(self.file, "words", wait):
-                settings = roots.Settings(include, exclude, max_size)
-                sync_folders(self._database, self._model, folder, settings, options, report, tell)
-            if vectors and not dry_run:
-                with writer(self.file, "vectors", wait):
-                    report.vectors = spaces.embed(self._database, self._model, deadline, tell, report.skipped)
-        except Busy as busy:
-            report.warnings.append(f"{busy} is updating this index; what it has done so far is used")
-        with self._database.reading() as connection:
-            report.without_vectors = without_vectors(connection)
+        with self._database.translated():
+            try:
+                with writer(self.file, "words", wait):
+                    settings = roots.Settings(include, exclude, max_size)
+                    sync_folders(self._database, self._model, folder, settings, options, report, tell)
+                if vectors and not dry_run:
+                    with writer(self.file, "vectors", wait):
+                        report.vectors = spaces.embed(self._database, self._model, deadline, tell, report.skipped)
+            except Busy as busy:
+                report.warnings.append(f"{busy} is updating this index; what it has done so far is used")
+            with self._database.reading() as connection:
+                report.without_vectors = without_vectors(connection)
         return report
 
     def rebuild(self, *, wait: Wait = True, progress: Progress | None = None) -> Report:
@@ -184,6 +185,7 @@ class Index(Contents):
         check_options(wait=wait, progress=progress)
         report, tell = Report(), progress or _nobody
         with ExitStack() as held:
+            held.enter_context(self._database.translated())
             with self._writing(wait, "words"):
                 held.enter_context(self._writing(wait, "vectors"))
                 before = pictures.are_taken(self._database, self._model)
@@ -382,7 +384,7 @@ class Index(Contents):
         from mlx_jina.search import check
 
         check_options(repair=repair, wait=wait)
-        with self._writing(wait, "words", "vectors"):
+        with self._database.translated(), self._writing(wait, "words", "vectors"):
             return check.check(self._database, repair)
 
     def compact(self, *, wait: Wait = True) -> int:

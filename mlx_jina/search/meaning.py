@@ -216,7 +216,7 @@ class SignVectors(Vectors):
 
     def __init__(self, dimension: int, rows: Sequence[tuple[int, bytes]]) -> None:
         width = dimension // 8
-        super().__init__(dimension, [note for note, _ in rows], [n - 1 for n in _counts(rows, width, least=1)])
+        super().__init__(dimension, [note for note, _ in rows], [n - 1 for n in _counts(rows, width, least=2)])
         bits = np.frombuffer(b"".join(b for _, b in rows), dtype=np.uint8).reshape(-1, width)
         # Each note's last row is its mean's.
         last = self.first[1:] + np.arange(len(rows))
@@ -321,7 +321,7 @@ def of_note(connection: sqlite3.Connection, note: int, dimension: int) -> Floats
     return np.frombuffer(data, dtype=np.float16).reshape(count, dimension).astype(np.float32)
 
 
-def _counts(rows: Sequence[tuple[int, bytes]], width: int, least: int = 0) -> list[int]:
+def _counts(rows: Sequence[tuple[int, bytes]], width: int, least: int = 1) -> list[int]:
     """How many rows of so many bytes each note has. Raises what SQLite does for a damaged file."""
     if any(len(data) % width or len(data) < least * width for _, data in rows):
         raise damaged()

@@ -14,7 +14,7 @@ import numpy as np
 
 from mlx_jina.errors import InputError
 from mlx_jina.search import schema
-from mlx_jina.search.database import one
+from mlx_jina.search.database import damaged, one
 from mlx_jina.search.find import hits
 from mlx_jina.search.hits import Hit
 from mlx_jina.search.ranking import Ranked
@@ -79,6 +79,8 @@ def duplicates(connection: sqlite3.Connection, vectors: Vectors, threshold: floa
             copies.add(note)
             found.append(Duplicate(originals[own], path, 1.0, True))
     paths = dict(connection.execute("select id, path from note"))
+    if not all(isinstance(path, str) for path in paths.values()):
+        raise damaged()
     sql = f"select id >> {NOTE_BITS}, sum(stop - start) from chunk group by 1"
     lengths = dict(connection.execute(sql))
     near: list[Duplicate] = []

@@ -18,6 +18,7 @@ from mlx_jina.search.documents.kinds import is_picture
 from mlx_jina.search.schema import NOTE_BITS, dumps
 from mlx_jina.search.walk import Entry
 
+CHUNK_COLUMNS = "id, start, stop, line, end_line, heading, lead, body, hash, picture"
 # Front matter that is kept beside what has a column: enough for filters of later versions.
 _PROPERTIES, _PROPERTY_CHARACTERS = 50, 1000
 _DAILY = re.compile(r"(\d{4}-\d{2}-\d{2})(?!\d)")
@@ -141,15 +142,19 @@ def _values(read: Note) -> dict[str, object]:
     }
 
 
+def chunk_rows(note: int, read: Note) -> list[tuple[object, ...]]:
+    """What the table has of a note's chunks, by CHUNK_COLUMNS."""
+    return [
+        (note << NOTE_BITS | n, c.start, c.stop, c.line, c.end_line, c.heading, c.lead, c.body, own, c.picture)
+        for n, (c, own) in enumerate(read.chunks)
+    ]
+
+
 def _put_words(connection: sqlite3.Connection, note: int, read: Note, document: Document) -> None:
     """What a note is found by."""
     connection.executemany(
-        "insert into chunk(id, start, stop, line, end_line, heading, lead, body, hash, picture) "
-        "values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        [
-            (note << NOTE_BITS | n, c.start, c.stop, c.line, c.end_line, c.heading, c.lead, c.body, own, c.picture)
-            for n, (c, own) in enumerate(read.chunks)
-        ],
+        f"insert into chunk({CHUNK_COLUMNS}) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        chunk_rows(note, read),
     )
     index(connection, note)
     keys = {schema.name_key(name) for name in (read.title, *read.aliases)}
@@ -248,9 +253,9 @@ def unindex(connection: sqlite3.Connection, note: int) -> None:
 def _cache(connection: sqlite3.Connection, note: int, now: float) -> None:
     """Keep a note's vectors by the content of its chunks, for when it comes back."""
     row = connection.execute("select v from vec where note = ?", (note,)).fetchone()
-    if row is None:
-        return
     hashes = _hashes(connection, note)
+    if row is None or not hashes:
+        return
     size = len(row[0]) // len(hashes)
     connection.executemany(
         "replace into cache(hash, fingerprint, v, at) select ?, value, ?, ? from meta where key = 'fingerprint'",

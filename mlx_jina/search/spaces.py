@@ -8,9 +8,12 @@ import time
 
 from mlx_jina.errors import InputError
 from mlx_jina.search import schema
-from mlx_jina.search.database import Database, from_json, one
+from mlx_jina.search.database import Database, damaged, from_json, one
 from mlx_jina.search.model import Model, Progress, Space
 from mlx_jina.search.schema import NOTE_BITS
+
+# Of a space, as meta keeps it. A later version may keep more.
+_KEYS = ("model", "fingerprint", "dimension", "known", "sees")
 
 
 class OtherModelError(InputError):
@@ -19,7 +22,11 @@ class OtherModelError(InputError):
 
 def current(connection: sqlite3.Connection) -> Space | None:
     """The space of the vectors that are searched; None before there are any."""
-    return _loaded(connection, "space", "")
+    space = _loaded(connection, "space", "")
+    if space is None and one(connection, "select 1 from vec limit 1"):
+        # Nobody knows whose they are.
+        raise damaged()
+    return space
 
 
 def following(connection: sqlite3.Connection) -> Space | None:
@@ -49,7 +56,11 @@ def check(database: Database, model: Model, space: Space) -> Space:
             f"those of {model.name!r} ({own.fingerprint}); to replace them: mlx-jina index --rebuild -m "
             f"{model.name}"
         )
-    if (own.known, own.sees) != (space.known, space.sees) and not database.read_only:
+    if (own.known, own.sees, own.dimension) != (
+        space.known,
+        space.sees,
+        space.dimension,
+    ) and not database.read_only:
         # The same weights in files that look different: next time they need not be read.
         with database.writing() as connection:
             _store(connection, "space", own)
@@ -140,18 +151,25 @@ def _waiting(database: Database, condition: str) -> list[int]:
 
 
 def _loaded(connection: sqlite3.Connection, key: str, suffix: str) -> Space | None:
-    value = one(connection, "select value from meta where key = ?", key)
-    return None if value is None else Space(**from_json(value), suffix=suffix)
+    row = connection.execute("select value from meta where key = ?", (key,)).fetchone()
+    if row is None:
+        return None
+    values = from_json(row[0])
+    if not (
+        isinstance(values, dict)
+        and all(isinstance(values.get(name), str) for name in ("model", "fingerprint", "known"))
+        and isinstance(from_json(values["known"]), dict)
+        and type(values.get("dimension")) is int
+        and values["dimension"] >= 1
+        and isinstance(values.get("sees", False), bool)
+    ):
+        raise damaged()
+    known = {name: values[name] for name in _KEYS if name in values}
+    return Space(**known, suffix=suffix)
 
 
 def _store(connection: sqlite3.Connection, key: str, space: Space) -> None:
-    values = {
-        "model": space.model,
-        "fingerprint": space.fingerprint,
-        "dimension": space.dimension,
-        "known": space.known,
-        "sees": space.sees,
-    }
+    values = {name: getattr(space, name) for name in _KEYS}
     connection.execute("replace into meta values (?, ?)", (key, json.dumps(values)))
     if key == "space":
         # By itself for statements of SQL.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mlx_jina.search import roots, spaces
-from mlx_jina.search.database import one
+from mlx_jina.search.database import LATEST, damaged, one
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Status:
 def status(connection: sqlite3.Connection, file: Path) -> Status:
     """Count."""
     space, following = spaces.current(connection), spaces.following(connection)
-    return Status(
+    found = Status(
         file=str(file),
         bytes=sum(path.stat().st_size for path in (file, file.with_name(file.name + "-wal")) if path.exists()),
         folders=tuple(root.path for root in roots.all_of(connection)),
@@ -56,6 +56,11 @@ def status(connection: sqlite3.Connection, file: Path) -> Status:
         rebuilding=following.model if following else None,
         updated=one(connection, "select max(words_at) from note"),
     )
+    texts = (*found.folders, *(text for pair in found.errors for text in pair))
+    # Whoever prints them stumbles otherwise.
+    if not all(isinstance(text, str) for text in texts) or not abs(found.updated or 0) < LATEST:
+        raise damaged()
+    return found
 
 
 def without_vectors(connection: sqlite3.Connection) -> int:
