@@ -11,12 +11,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 
 from mlx_jina.errors import IndexFileError, InputError
 from mlx_jina.search import location, roots
 from mlx_jina.search.changes import Report
-from mlx_jina.search.database import is_damage
+from mlx_jina.search.database import NewerFileError, is_damage
 from mlx_jina.search.index import Index
+from mlx_jina.search.lock import Wait
 from mlx_jina.search.model import Progress
 from mlx_jina.search.rows import Row
 from mlx_jina.search.status import Status
@@ -60,8 +62,8 @@ def update(folders: Sequence[str], index: str | None, model: str | None, wanted:
     if watch and len(targets) > 1:
         raise InputError("--watch follows one index: start it once for each folder, or give them one --index")
     for file, own in targets:
-        if wanted.rebuild and own:
-            _keep_aside_if_damaged(file)
+        if wanted.rebuild and not wanted.dry_run:
+            _keep_aside_if_damaged(file, model, own, _waiting if wanted.wait else False)
         with Index(file, model, create=bool(own)) as opened:
             _update(opened, own, wanted)
             if watch:
@@ -240,20 +242,35 @@ def _targets(folders: Sequence[str], index: str | None) -> list[tuple[Path, list
     return [(location.index_of(Path(os.path.expanduser(folder))), [folder]) for folder in folders]
 
 
-def _keep_aside_if_damaged(file: Path) -> None:
-    """A file that cannot be opened is no loss: all of it comes from the notes. Still it is not deleted."""
-    if not file.exists():
+def _keep_aside_if_damaged(file: Path, model: str | None, folders: Sequence[str], wait: Wait) -> None:
+    """Let a file begin anew with which anything is wrong: all of it comes from the notes.
+
+    Still it is not deleted. Raises IndexFileError where nobody names a folder to begin with.
+    """
+    if not file.exists() or file.stat().st_size == 0:
         return
     try:
-        with Index(file, create=False) as opened:
-            problems = opened.check()
+        with Index(file, model, create=False) as opened:
+            if not opened.check(wait=wait):
+                return
+        if not folders:
+            raise IndexFileError(f"{file}: damaged; `mlx-jina index FOLDER --rebuild` makes it anew")
     except IndexFileError as error:
-        if not is_damage(error.__cause__):
+        if not folders or not (isinstance(error, NewerFileError) or is_damage(error.__cause__)):
             raise
-        problems = [str(error)]
-    if any(problem.startswith("SQLite") for problem in problems) or (problems and "damaged" in problems[0]):
-        aside = location.keep_aside(file)
-        _tell(f"the damaged index is kept as {aside}")
+    known = [folder.path for folder in location.folders_of(file)]
+    _tell(f"the damaged index is kept as {location.keep_aside(file)}{_lost(file, known, folders)}")
+
+
+def _lost(file: Path, known: Sequence[str], folders: Sequence[str]) -> str:
+    """What has to be said again of an index that begins anew."""
+    named = {roots.real_path(folder) for folder in folders}
+    had = f"; it had {', '.join(known)}" if known else ""
+    left = [path for path in known if path not in named]
+    again = "".join(
+        f"; index this one again: mlx-jina index {quote(path)} --index {quote(str(file))}" for path in left
+    )
+    return f"{had}{again}; give --include, --exclude, --max-size and --weight again where it had any"
 
 
 def _status(status: Status, as_json: bool) -> None:

@@ -121,7 +121,7 @@ def index_of(folder: str | Path) -> Path:
     file = default_file(folder)
     if file.exists():
         return file
-    return _holder(os.path.realpath(folder), list(_known_folders())) or file
+    return _holder(os.path.realpath(folder), _known()) or file
 
 
 def choose(index: str | None) -> Path:
@@ -138,7 +138,7 @@ def choose(index: str | None) -> Path:
     for folder in folders:
         if (file := default_file(folder)).exists():
             return file
-    known = list(_known_folders())
+    known = _known()
     for folder in folders:
         if (holder := _holder(folder, known)) is not None:
             return holder
@@ -151,7 +151,7 @@ def choose(index: str | None) -> Path:
     raise InputError(f"there are several indexes; go to a folder that has one, or name it with --index: {names}")
 
 
-class _Known(NamedTuple):
+class KnownFolder(NamedTuple):
     """A folder that an index has, and where it was."""
 
     file: Path
@@ -162,19 +162,25 @@ class _Known(NamedTuple):
     """Some of them, by their paths in it."""
 
 
-def _known_folders() -> Iterator[_Known]:
-    """Those of all indexes in the default place; none of what cannot be read."""
-    for file in default_files():
-        try:
-            with closing(sqlite3.connect(f"file:{quote(os.fsencode(file))}?mode=ro", uri=True)) as connection:
-                rows = connection.execute("select id, path, device, inode from root").fetchall()
-                for own, path, device, inode in rows:
-                    yield _Known(file, path, device, inode, some_notes(connection, own))
-        except sqlite3.Error:
-            continue
+def _known() -> list[KnownFolder]:
+    return [folder for file in default_files() for folder in folders_of(file)]
 
 
-def _holder(path: str, known: Sequence[_Known]) -> Path | None:
+def folders_of(file: Path) -> list[KnownFolder]:
+    """Those of an index; none of what cannot be read."""
+    try:
+        with closing(sqlite3.connect(f"file:{quote(os.fsencode(file))}?mode=ro", uri=True)) as connection:
+            rows = connection.execute("select id, path, device, inode from root").fetchall()
+            return [
+                KnownFolder(file, path, device, inode, some_notes(connection, own))
+                for own, path, device, inode in rows
+                if isinstance(path, str) and os.path.isabs(path)
+            ]
+    except (sqlite3.Error, UnicodeDecodeError):
+        return []
+
+
+def _holder(path: str, known: Sequence[KnownFolder]) -> Path | None:
     """The index of a folder that has another name or another inode than when it was indexed."""
     status = os.stat(path)
     for folder in known:
@@ -191,7 +197,8 @@ def _holder(path: str, known: Sequence[_Known]) -> Path | None:
 def some_notes(connection: sqlite3.Connection, root: int) -> list[str]:
     """The latest notes of a folder, by which it can be told from another with its inode."""
     sql = "select path from note where root = ? order by mtime_ns desc limit ?"
-    return [path for (path,) in connection.execute(sql, (root, _NOTES_ASKED_FOR))]
+    rows = connection.execute(sql, (root, _NOTES_ASKED_FOR))
+    return [path for (path,) in rows if isinstance(path, str)]
 
 
 def holds_any(folder: str, notes: Sequence[str]) -> bool:
