@@ -19,7 +19,7 @@ from mlx_jina.search import damage, location, pictures, roots, spaces
 from mlx_jina.search.changes import Options as SyncOptions
 from mlx_jina.search.changes import Report
 from mlx_jina.search.contents import Contents
-from mlx_jina.search.database import Database, one
+from mlx_jina.search.database import Database, damaged, one
 from mlx_jina.search.find import Options, find
 from mlx_jina.search.folders import sync_folders
 from mlx_jina.search.hits import MODES, Found, Hit, Mode
@@ -299,7 +299,8 @@ class Index(Contents):
                 raise InputError(f"{self.file.name} has no vectors yet; `mlx-jina index` makes them")
             # Vectors are read before the model is asked for, which may still be loading.
             vectors = self._vectors_of(connection, space)
-            spaces.check(self._database, self._model, space)
+            if spaces.check(self._database, self._model, space).dimension != space.dimension:
+                raise damaged()
             if side == "query":
                 vector = self._model.encode_query(text)
             else:

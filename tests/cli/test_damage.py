@@ -242,3 +242,9 @@ def test_a_mistake_of_ours_is_none_of_the_files(home: Path) -> None:
             connection.execute("update note set tags = '5'")
         with pytest.raises(IndexFileError, match="damaged"), index._database.writing():
             raise KeyError("theirs")
+
+
+def test_a_dimension_that_divides_the_models_is_mended(home: Path) -> None:
+    change(home / "index.db", SPACE.format("json_set(value, '$.dimension', 16)"))
+    assert [check("search", "starter", "--index", home / "index.db", "--no-sync") for _ in range(2)] == [1, 0]
+    assert check("index", "--check", "--index", home / "index.db") == 0
