@@ -185,7 +185,7 @@ def _synced(index: Index, named: str | None, vectors: bool) -> tuple[Report, str
 
     folder = os.path.realpath(os.path.expanduser(named)) if named is not None else ""
     try:
-        moved = os.path.isdir(folder) and folder not in index.status().folders
+        moved = os.path.isdir(folder) and folder not in (known.path for known in location.folders_of(index.file))
         report = index.sync(folder if moved else None, seconds=SYNC_SECONDS, wait=False, vectors=vectors)
     except MlxJinaError as error:
         return Report(), str(error)
