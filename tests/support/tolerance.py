@@ -36,4 +36,5 @@ def place_matters() -> bool:
 
 def assert_same_scores(found: Any, wanted: Any) -> None:
     """To the bit, if a row's sum does not depend on the row's place."""
+    assert np.shape(found) == np.shape(wanted)
     np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5 if place_matters() else 0)
