@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import re
 import sqlite3
@@ -214,7 +215,9 @@ def beside(path: str, inode: int) -> Iterator[str]:
 
 def keep_aside(file: Path) -> Path:
     """Rename a damaged index to NAME.corrupt-DATE, with what SQLite keeps beside it. Returns the new name."""
-    aside = file.with_name(f"{file.name}.corrupt-{time.strftime('%Y-%m-%d-%H%M%S')}")
+    name = f"{file.name}.corrupt-{time.strftime('%Y-%m-%d-%H%M%S')}"
+    names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
+    aside = next(path for path in map(file.with_name, names) if not path.exists())
     for ending in ("-wal", "-shm", ""):
         part = file.with_name(file.name + ending)
         if part.exists():

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from mlx_jina.errors import IndexFileError
-from mlx_jina.search import schema
+from mlx_jina.search import location, schema
 from mlx_jina.search.database import Database
 from mlx_jina.search.index import Index
 from tests.support.checkpoints import tiny_jina_bert
@@ -163,6 +163,15 @@ def test_rebuild_gets_out_of_it(home: Path, statements: Sequence[str], model: Pa
     found = run("search", "starter", "--index", file, "--paths", "--no-sync", "--limit", "1")
     assert found.stdout == f"{Path.cwd()}/notes/bread.md\n", found.stderr
     assert check("index", "--check", "--index", file) == 0
+
+
+def test_nothing_kept_aside_replaces_another(tmp_path: Path) -> None:
+    file = tmp_path / "index.db"
+    kept = []
+    for text in ("first", "second", "third"):
+        file.write_text(text)
+        kept.append(location.keep_aside(file))
+    assert [aside.read_text() for aside in kept] == ["first", "second", "third"]
 
 
 def test_what_is_kept_aside_is_said(home: Path, model: Path) -> None:
