@@ -8,17 +8,21 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from mlx_jina.search import damage, notes, schema, spaces
+from mlx_jina.search import damage, notes, roots, schema, spaces
+from mlx_jina.search.changes import Known, Options, is_unchanged
 from mlx_jina.search.database import Database, is_circumstance, one
-from mlx_jina.search.documents.kinds import is_picture
+from mlx_jina.search.documents.kinds import MISSING_PDF_READER, MISSING_PICTURE_READER, is_picture
 from mlx_jina.search.model import Space
-from mlx_jina.search.schema import NOTE_BITS
+from mlx_jina.search.notes import Note
 from mlx_jina.search.walk import Entry, is_dataless
 
 # Problems of one kind that are listed.
 _LISTED = 20
 # How far from 1 a vector's length may be after float16's rounding.
 _LENGTH_ERROR = 0.01
+# Seconds between the clocks of the farthest time zones, in summer.
+_ZONES = 27 * 3600.0
+_MISSING = (MISSING_PDF_READER, MISSING_PICTURE_READER)
 
 Problems = dict[int, str]
 """Notes and what is wrong with each."""
@@ -34,13 +38,13 @@ def check(database: Database, repair: bool) -> list[str]:
         stray = list(damage.stray(connection))
         vectors = dict(_vectors(connection))
         following = dict(_following(connection))
-        spans = dict(_spans(connection))
+        contents = dict(_contents(connection))
     words = _words(database)
     found += [f"{table}: {rows:,} rows of notes that are not there" for table, rows in stray]
-    found += _listed(vectors) + _listed(following) + _listed(spans) + words
+    found += _listed(vectors) + _listed(following) + _listed(contents) + words
     if repair and found:
         with database.writing() as connection:
-            _repair(connection, stray, vectors, following, spans)
+            _repair(connection, stray, vectors, following, contents)
         found.append("all of this is repaired; `mlx-jina index` makes anew what was removed for it")
     return found
 
@@ -101,35 +105,72 @@ def _fault(
     return "bits that are not its vectors'" if bits != signs(data, space.dimension) else None
 
 
-def _spans(connection: sqlite3.Connection) -> Iterator[tuple[int, str]]:
-    """Notes whose files are as they were read, and their chunks are not those that the text is cut into."""
+def _contents(connection: sqlite3.Connection) -> Iterator[tuple[int, str]]:
+    """Notes whose files are as they were read, and whose rows are not what is read there."""
     if one(connection, "select value from meta where key = 'chunks'") != schema.CHUNKS:
         # All are going to be read anew.
         return
     pictures = bool(one(connection, "select value from meta where key = 'pictures'"))
-    roots = dict(connection.execute("select id, path from root"))
-    rows = connection.execute("select id, root, path, name, hash from note where error is null order by id")
-    for note, root, path, name, own in rows:
-        spelling = os.fsdecode(name) if name is not None else path
-        data = _data(os.path.join(roots[root], spelling))
-        if data is None or notes.digest(data) != own:
+    known = {root.id: root for root in roots.all_of(connection)}
+    for root, name, *row in connection.execute(
+        f"select root, name, {', '.join(Known._fields)} from note order by id"
+    ):
+        note = Known(*row)
+        entry = _entry(known[root].path, note.path, os.fsdecode(name) if name is not None else note.path)
+        data = _data(os.path.join(known[root].path, entry.name)) if entry is not None else None
+        if entry is None or data is None:
             continue
-        sql = f"select {notes.CHUNK_COLUMNS} from chunk where id between ? and ? order by id"
-        there = connection.execute(sql, schema.span(note)).fetchall()
-        if is_picture(path):
-            # Its text is what notes say of it.
-            if [row[0] for row in there] != [note << NOTE_BITS]:
-                yield note, f"{path}: {len(there)} chunks of a picture, which has one"
+        if notes.digest(data) != note.hash:
+            # Else it was changed since.
+            if note.hash and is_unchanged(note, entry, known[root], Options()):
+                yield note.id, f"{note.path}: a hash that is not its file's"
             continue
-        read = notes.read(Entry(path, spelling, 0, 0, 0), data, 0.0, pictures=pictures)
-        # What read it may not be installed any more.
-        if read.error is not None:
-            continue
-        cut = notes.chunk_rows(note, read)
-        if len(there) != len(cut):
-            yield note, f"{path}: {len(there):,} chunks, and its text has {len(cut):,}"
-        elif there != cut:
-            yield note, f"{path}: chunks that are not the text of their spans"
+        read = notes.read(entry, data, 0.0, pictures=pictures)
+        fault = _unreadable(read, note.error) if read.error or note.error else _other(connection, note.id, read)
+        if fault:
+            yield note.id, f"{note.path}: {fault}"
+
+
+def _entry(folder: str, path: str, name: str) -> Entry | None:
+    """What a scan would find; None if nothing."""
+    try:
+        status = os.stat(os.path.join(folder, name), follow_symlinks=False)
+    except (OSError, ValueError):
+        return None
+    return Entry(path, name, status.st_size, status.st_mtime_ns, status.st_ino)
+
+
+def _unreadable(read: Note, error: str | None) -> str | None:
+    """What is wrong with a note that cannot be read, or could not be."""
+    # What reads it may have been installed or removed since, and pictures are given up when they are decoded.
+    if read.error is not None or error in _MISSING or any(chunk.picture is not None for chunk, _ in read.chunks):
+        return None
+    return f"an error ({error}), and its file can be read"
+
+
+def _other(connection: sqlite3.Connection, note: int, read: Note) -> str | None:
+    """What a note has that its file does not have."""
+    sql = f"select {notes.CHUNK_COLUMNS} from chunk where id between ? and ? order by id"
+    there, cut = connection.execute(sql, schema.span(note)).fetchall(), notes.chunk_rows(note, read)
+    if len(there) != len(cut):
+        return f"{len(there):,} chunks, and its text has {len(cut):,}"
+    # The text of a picture is what notes say of it.
+    if there != cut and not is_picture(read.entry.path):
+        return "chunks that are not the text of their spans"
+    expected = notes.content(read)
+    row = connection.execute(f"select {', '.join(expected)} from note where id = ?", (note,)).fetchone()
+    wrong = [name for name, a, b in zip(expected, row, expected.values(), strict=True) if not _same(a, b)]
+    for table, rows in notes.key_rows(note, read).items():
+        if set(connection.execute(f"select * from {table} where note = ?", (note,))) != rows:
+            wrong.append(f"{table}s")
+    return f"{', '.join(wrong)} that are not those of its file" if wrong else None
+
+
+def _same(a: object, b: object) -> bool:
+    """Whether two values of a note are the same; for times, but for a change of the time zone."""
+    if isinstance(a, float) and isinstance(b, float):
+        return abs(a - b) <= _ZONES
+    return a == b
 
 
 def _data(file: str) -> bytes | None:
@@ -168,7 +209,7 @@ def _repair(
     stray: list[tuple[str, int]],
     vectors: Problems,
     following: Problems,
-    spans: Problems,
+    contents: Problems,
 ) -> None:
     for table, _ in stray:
         connection.execute(f"delete from {table} where note not in (select id from note)")
@@ -180,5 +221,10 @@ def _repair(
     for note in following:
         connection.execute("delete from vec_next where note = ?", (note,))
         connection.execute("delete from bits_next where note = ?", (note,))
-    # So the next sync takes them for changed.
-    connection.executemany("update note set size = -1, hash = x'00' where id = ?", [(note,) for note in spans])
+    for note in contents:
+        # Vectors would go into the cache, and nobody knows of what they are.
+        for table in ("vec", "bits", "vec_next", "bits_next"):
+            connection.execute(f"delete from {table} where note = ?", (note,))
+        # So the next sync takes it for changed.
+        sql = "update note set size = -1, hash = x'00', error = null, vectors_at = null where id = ?"
+        connection.execute(sql, (note,))

@@ -13,9 +13,11 @@ from contextlib import closing
 from functools import cache
 from typing import Any, NamedTuple
 
+from mlx_jina.errors import InputError
 from mlx_jina.search import schema, spaces
 from mlx_jina.search.database import LATEST, Scan, is_circumstance, one
 from mlx_jina.search.schema import NOTE_BITS
+from mlx_jina.search.walk import Selection
 
 OF_NOTES = ("name", "tag", "link", "vec", "bits", "vec_next", "bits_next", "embed")
 """Tables with rows of notes, besides their chunks."""
@@ -25,6 +27,8 @@ _TYPES = {
     "blob": ("blob",),
     "real": ("real", "integer"),
 }
+# Characters and lines that no text has.
+_FAR = 1 << 40
 
 
 class Column(NamedTuple):
@@ -48,9 +52,19 @@ def expected() -> dict[str, list[Column]]:
 
 
 def is_foreign(connection: sqlite3.Connection) -> bool:
-    """Whether a database is another program's: it has tables, and few of an index's are among them."""
+    """Whether a database is another program's: it has tables, and few of an index's are among them.
+
+    Of a table, half of the columns have to be there: many a program has notes and tags.
+    """
     names = _names(connection)
-    return bool(names) and 3 * len(names & expected().keys()) < len(expected())
+    # FTS5 makes its own tables, whoever asks for it.
+    own = {table: columns for table, columns in expected().items() if columns and not table.startswith("fts")}
+    ours = sum(
+        2 * len({column.name for column in columns} & {column.name for column in _columns(connection, table)})
+        >= len(columns)
+        for table, columns in own.items()
+    )
+    return bool(names) and 3 * ours < len(own)
 
 
 def anything(connection: sqlite3.Connection) -> bool:
@@ -95,6 +109,8 @@ def _lengths(connection: sqlite3.Connection) -> Iterator[str]:
 
 def _types(connection: sqlite3.Connection) -> Iterator[str]:
     names = _names(connection)
+    for (name,) in connection.execute("select name from sqlite_master where type = 'trigger'"):
+        yield f"{name}: a trigger, and an index has none"
     for table, columns in expected().items():
         if table not in names:
             yield f"{table}: the table is not there"
@@ -150,7 +166,7 @@ def _meta(connection: sqlite3.Connection) -> Iterator[str]:
 
 def _roots(connection: sqlite3.Connection) -> Iterator[str]:
     for path, selection in connection.execute("select path, selection from root"):
-        if "\0" in path or not os.path.isabs(path):
+        if "\0" in path or not os.path.isabs(path) or os.path.normpath(path) != path:
             yield f"root: {path!r} is no path of a folder"
         values = _json(selection)
         if not (
@@ -158,6 +174,7 @@ def _roots(connection: sqlite3.Connection) -> Iterator[str]:
             and _are_texts(values.get("include"))
             and _are_texts(values.get("exclude"))
             and isinstance(values.get("max_size"), int)
+            and _are_patterns(values["include"], values["exclude"])
         ):
             yield f"root: the selection of {path!r} is not one of files"
 
@@ -170,12 +187,23 @@ def _notes(connection: sqlite3.Connection) -> Iterator[str]:
     late = " or ".join(f"abs({name}) > {LATEST}" for name in ("created", "modified", "words_at", "vectors_at"))
     if count := one(connection, f"select count(*) from note where {late}"):
         yield f"note: {count:,} times that are none"
+    places = " or ".join(f"{name} not between 0 and {_FAR}" for name in ("start", "stop", "line", "end_line"))
+    if count := one(connection, f"select count(*) from chunk where {places}"):
+        yield f"chunk: {count:,} places that are in no text"
     rows = connection.execute("select tags, aliases, properties from note")
     if count := sum(
         not (_are_texts(_json(tags)) and _are_texts(_json(aliases)) and isinstance(_json(properties), dict))
         for tags, aliases, properties in rows
     ):
         yield f"note: {count:,} whose tags, aliases or properties are none"
+
+
+def _are_patterns(include: list[str], exclude: list[str]) -> bool:
+    try:
+        Selection(tuple(include), tuple(exclude)).check()
+    except InputError:
+        return False
+    return True
 
 
 def _json(value: str) -> Any:

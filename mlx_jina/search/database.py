@@ -27,7 +27,7 @@ _PAGE_BYTES = 16_384
 
 
 # What Python raises where a value is not of the type or the shape that it always has.
-_STUMBLES = (TypeError, ValueError, LookupError, AttributeError, OverflowError, StopIteration)
+_STUMBLES = (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, StopIteration)
 
 
 class Cancelled(Exception):

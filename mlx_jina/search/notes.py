@@ -120,16 +120,19 @@ def put(connection: sqlite3.Connection, root: int, note: int | None, read: Note)
         changes = ", ".join(f"{name} = :{name}" for name in values)
         connection.execute(f"update note set {changes} where id = :id", {**values, "id": note})
     if read.document is not None:
-        _put_words(connection, note, read, read.document)
+        _put_words(connection, note, read)
     return note
 
 
 def _values(read: Note) -> dict[str, object]:
     """A note's own row."""
+    return {**_stat(read.entry, read.read_at), "hash": read.hash, **content(read), "vectors_at": None}
+
+
+def content(read: Note) -> dict[str, object]:
+    """What a note's row has of the file's content."""
     document = read.document or Document("", [], Lines([0]))
     return {
-        **_stat(read.entry, read.read_at),
-        "hash": read.hash,
         "title": read.title,
         "aliases": dumps(list(read.aliases)),
         "tags": dumps(list(document.tags)),
@@ -138,7 +141,6 @@ def _values(read: Note) -> dict[str, object]:
         "modified": document.modified,
         "error": read.error,
         "remark": document.remark,
-        "vectors_at": None,
     }
 
 
@@ -150,20 +152,30 @@ def chunk_rows(note: int, read: Note) -> list[tuple[object, ...]]:
     ]
 
 
-def _put_words(connection: sqlite3.Connection, note: int, read: Note, document: Document) -> None:
+def key_rows(note: int, read: Note) -> dict[str, set[tuple[object, ...]]]:
+    """What the tables of names, tags and links have of a note."""
+    if read.document is None:
+        return {"name": set(), "tag": set(), "link": set()}
+    names = {schema.name_key(name) for name in (read.title, *read.aliases)}
+    tags = {tag.casefold() for tag in read.document.tags}
+    # Of two pictures with one name in a line, the words of the first. Targets are spelled as paths are.
+    links = {(normalize("NFC", link.target), link.line): link.alt for link in reversed(read.document.links)}
+    return {
+        "name": {(key, note) for key in names if key},
+        "tag": {(key, note) for key in tags if key},
+        "link": {(note, *key, alt) for key, alt in links.items()},
+    }
+
+
+def _put_words(connection: sqlite3.Connection, note: int, read: Note) -> None:
     """What a note is found by."""
     connection.executemany(
-        f"insert into chunk({CHUNK_COLUMNS}) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        chunk_rows(note, read),
+        f"insert into chunk({CHUNK_COLUMNS}) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", chunk_rows(note, read)
     )
+    for table, rows in key_rows(note, read).items():
+        for row in rows:
+            connection.execute(f"insert into {table} values ({', '.join('?' * len(row))})", row)
     index(connection, note)
-    keys = {schema.name_key(name) for name in (read.title, *read.aliases)}
-    connection.executemany("insert into name values (?, ?)", [(key, note) for key in keys if key])
-    keys = {tag.casefold() for tag in document.tags}
-    connection.executemany("insert into tag values (?, ?)", [(key, note) for key in keys if key])
-    # Of two pictures with one name in a line, the words of the first. Targets are spelled as paths are.
-    links = {(note, normalize("NFC", link.target), link.line): link.alt for link in reversed(document.links)}
-    connection.executemany("insert into link values (?, ?, ?, ?)", [(*key, alt) for key, alt in links.items()])
 
 
 def touch(connection: sqlite3.Connection, note: int, entry: Entry, read_at: float) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from mlx_jina.search.database import one
+from mlx_jina.search.database import damaged, one
 from mlx_jina.search.postings import BM25, MOST_FREQUENCY, Postings, idf
 from mlx_jina.search.schema import NOTE_BITS
 
@@ -93,6 +93,9 @@ def _by_fts5(
         found: list[tuple[int, float]] = []
         for expression, least in _plans(counts, total, limit) if allowed is None else [(" OR ".join(counts), 0.0)]:
             found = connection.execute(sql, (expression, limit)).fetchall()
+            if found and found[0][1] is None:
+                # FTS5 does not know how long the chunks are.
+                raise damaged()
             if len(found) == limit and found[-1][1] >= least:
                 break
         return dict(found)
