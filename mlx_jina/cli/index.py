@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import click
+from click.core import ParameterSource
 
 from mlx_jina.errors import InputError
 
@@ -33,6 +34,7 @@ from mlx_jina.errors import InputError
 @click.option("--check", is_flag=True, help="Look for damage.")
 @click.option("--repair", is_flag=True, help="With --check: mend it.")
 @click.option("--compact", is_flag=True, help="Give back unused space.")
+@click.option("--forget", is_flag=True, help="Let go of FOLDER, which need not be there any more.")
 @click.option("--to", nargs=2, metavar="lancedb URI", help="Write all passages and vectors to a table of LanceDB.")
 @click.option("--list", "list_all", is_flag=True, help="Say which indexes there are.")
 @click.option("--json", "as_json", is_flag=True, help="With --status or --list: as JSON.")
@@ -56,6 +58,7 @@ def index(
     check: bool,
     repair: bool,
     compact: bool,
+    forget: bool,
     to: tuple[str, str] | None,
     list_all: bool,
     as_json: bool,
@@ -76,8 +79,12 @@ def index(
         raise InputError("--json is for --status and --list")
     if to is not None and to[0] != "lancedb":
         raise InputError(f"--to knows lancedb, and not {to[0]!r}")
+    if forget:
+        _check_alone("--forget", {"folders", "index", "no_wait", "forget"})
     if list_all:
         indexing.list_all(as_json)
+    elif forget:
+        indexing.forget(folders, index, no_wait=no_wait)
     elif to is not None:
         indexing.export(folders, index, to[1])
     elif status or check or compact:
@@ -106,3 +113,12 @@ def index(
             verbose=verbose,
         )
         indexing.update(folders, index, model, wanted, watch)
+
+
+def _check_alone(option: str, beside: set[str]) -> None:
+    """Raise InputError for an option that has no meaning beside another one."""
+    context = click.get_current_context()
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        if name not in beside and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            raise InputError(f"{option} does nothing else: leave out {parameter.opts[0]}")

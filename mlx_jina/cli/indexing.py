@@ -133,6 +133,20 @@ def inspect(
         raise IndexFileError(f"{', '.join(damaged)}: damaged; {advice}")
 
 
+def forget(folders: Sequence[str], index: str | None, *, no_wait: bool) -> None:
+    """Let go of folders, and of an index that has no other. Raises InputError for a folder that no index has."""
+    if not folders:
+        raise InputError("--forget lets go of a folder: name it")
+    for folder in folders:
+        path = os.path.realpath(os.path.expanduser(folder))
+        file = location.remembering(path) if index is None else location.choose(index)
+        with Index(file, create=False) as opened:
+            if opened.forget(path, wait=False if no_wait else _waiting):
+                _tell(f"{path} is forgotten, and its index {file} deleted")
+            else:
+                _tell(f"{file}: {path} is forgotten; it still has {', '.join(opened.status().folders)}")
+
+
 def export(folders: Sequence[str], index: str | None, uri: str) -> None:
     """Write what an index holds to LanceDB. Raises InputError for an index without vectors."""
     from mlx_jina.search import lance
@@ -167,7 +181,9 @@ def list_all(as_json: bool) -> None:
             with Index(file, create=False) as opened:
                 found.append(opened.status())
         except IndexFileError as error:
-            _tell(str(error))
+            # Nobody knows any more which folder it is of.
+            anew = f"; with this file: mlx-jina index FOLDER --rebuild --index {quote(str(file))}; or delete it"
+            _tell(f"{error}{anew if is_damage(error.__cause__) else ''}")
     if as_json:
         print(json.dumps([dataclasses.asdict(status) for status in found], ensure_ascii=False))
         return

@@ -8,6 +8,7 @@ import re
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlx_jina.cli import live
@@ -74,7 +75,9 @@ def search(
         "explain": explain,
         "uri": uri or os.environ.get("MLX_JINA_URI"),
     }
-    if model is None and (answer := live.ask(file, "/v1/search", request)) is not None:
+    moved = _moved(file, index)
+    # A server does not know what its folder was called here.
+    if model is None and moved is None and (answer := live.ask(file, "/v1/search", request)) is not None:
         _print_answer({**answer, "took_ms": round(1000 * (time.monotonic() - started))}, output, nul)
         return
     from mlx_jina.search.changes import Report
@@ -87,7 +90,7 @@ def search(
     with Index(file, model, create=False, local_files_only=True) as opened:
         if mode != "words":
             opened.preload(query)
-        report, fault = (Report(), "") if no_sync else _synced(opened, index, mode != "words")
+        report, fault = (Report(), "") if no_sync else _synced(opened, moved, mode != "words")
         found = opened.find(
             query,
             limit,
@@ -176,17 +179,20 @@ def duplicates(index: str | None, threshold: float, as_json: bool) -> None:
         _tell(f"no two notes are as alike as {threshold}")
 
 
-def _synced(index: Index, named: str | None, vectors: bool) -> tuple[Report, str]:
-    """What changed, as far as a second suffices, and what kept the index from it, which stops no search.
+def _moved(file: Path, named: str | None) -> str | None:
+    """The folder that an index was `named` by, where that has moved since; it may be anywhere."""
+    if named is None or not os.path.isdir(path := os.path.realpath(os.path.expanduser(named))):
+        return None
+    known = location.folders_of(file)
+    return path if all(folder.path != path for folder in known) else None
 
-    A folder that the index was `named` by may have moved to anywhere.
-    """
+
+def _synced(index: Index, moved: str | None, vectors: bool) -> tuple[Report, str]:
+    """What changed, as far as a second suffices, and what kept the index from it, which stops no search."""
     from mlx_jina.search.changes import Report
 
-    folder = os.path.realpath(os.path.expanduser(named)) if named is not None else ""
     try:
-        moved = os.path.isdir(folder) and folder not in (known.path for known in location.folders_of(index.file))
-        report = index.sync(folder if moved else None, seconds=SYNC_SECONDS, wait=False, vectors=vectors)
+        report = index.sync(moved, seconds=SYNC_SECONDS, wait=False, vectors=vectors)
     except MlxJinaError as error:
         return Report(), str(error)
     for warning in report.warnings:

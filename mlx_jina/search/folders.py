@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import sqlite3
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from mlx_jina.errors import InputError
-from mlx_jina.search import captions, pictures, roots
+from mlx_jina.search import captions, identity, pictures, roots
 from mlx_jina.search.changes import Options, Report
 from mlx_jina.search.database import Database
 from mlx_jina.search.model import Model, Progress
@@ -42,12 +45,16 @@ def sync_folders(
 
 def _sync_known(database: Database, taken: bool, options: Options, report: Report, progress: Progress) -> None:
     with database.reading() as connection:
-        known = roots.all_of(connection)
+        known, moves = roots.all_of(connection), roots.moves(connection)
+    if any(moves):
+        with _changing(database, options.dry_run) as connection:
+            report.warnings += roots.follow(connection, moves)
+            known = roots.all_of(connection)
     if not known:
         raise InputError(f"{database.file} has no folder yet; name the one with your notes: mlx-jina index FOLDER")
     for root in known:
         try:
-            root = _where_it_is(database, root, options.dry_run, report)
+            _check_place(database, root)
             sync_words(database, _with_pictures(root, taken), options, report, progress)
         except InputError as error:
             if len(known) == 1:
@@ -55,16 +62,20 @@ def _sync_known(database: Database, taken: bool, options: Options, report: Repor
             report.warnings.append(str(error))
 
 
-def _where_it_is(database: Database, root: Root, dry_run: bool, report: Report) -> Root:
-    """A known folder, also if it was renamed or we are in it."""
+def _changing(database: Database, dry_run: bool) -> AbstractContextManager[sqlite3.Connection]:
+    """A transaction, of which nothing is kept if `dry_run`: what a reader writes is undone."""
+    return database.reading() if dry_run else database.writing()
+
+
+def _check_place(database: Database, root: Root) -> None:
+    """Raise InputError where another folder has the name of one that is not there."""
+    if not os.path.isdir(root.path) or identity.is_empty(root.path):
+        # A disk may be missing, which the scan finds.
+        return
     with database.reading() as connection:
-        if roots.is_there(connection, root):
-            return root
-        path = roots.moved_to(connection, root)
-        if path is None and roots.has_notes_in(connection, root, root.path):
-            # Put back from a backup.
-            path = root.path
-    return root if path is None else _root(database, path, Settings(), dry_run, report)
+        folder = identity.all_of(connection).get(root.id)
+        if folder is not None and folder.path == root.path and not folder.is_at(root.path):
+            raise InputError(roots.other_folder(root.path))
 
 
 def _with_pictures(root: Root, taken: bool) -> Root:
@@ -77,9 +88,7 @@ def _root(database: Database, folder: str | Path, settings: Settings, dry_run: b
         root = roots.is_current(connection, path, settings)
     if root is not None:
         return root
-    # What a reader writes is undone.
-    with database.reading() if dry_run else database.writing() as connection:
-        root, moved = roots.put(connection, path, settings)
-    for before, now in moved:
-        report.warnings.append(f"{now} is the folder that was at {before}; its notes are kept")
+    with _changing(database, dry_run) as connection:
+        root, said = roots.put(connection, path, settings)
+    report.warnings += said
     return root

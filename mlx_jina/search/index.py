@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from mlx_jina.errors import IndexFileError, InputError
 from mlx_jina.options import check as check_options
-from mlx_jina.search import damage, location, pictures, roots, spaces
+from mlx_jina.search import damage, identity, location, pictures, roots, spaces
 from mlx_jina.search.changes import Options as SyncOptions
 from mlx_jina.search.changes import Report
 from mlx_jina.search.contents import Contents
@@ -173,6 +173,29 @@ class Index(Contents):
             with self._database.reading() as connection:
                 report.without_vectors = without_vectors(connection)
         return report
+
+    def forget(self, folder: str | Path, *, wait: Wait = True) -> bool:
+        """Remove a folder and its notes from the index. It need not be there any more, and its files stay.
+
+        An index that has no other folder is closed, and its file deleted. Returns whether it was. `wait` as in
+        `rebuild`. Raises InputError for a folder that the index does not have.
+        """
+        check_options(folder=folder, wait=wait)
+        path = os.path.realpath(os.path.expanduser(folder))
+        with self._writing(wait, "words", "vectors"):
+            with self._database.writing() as connection:
+                known = identity.all_of(connection)
+                by_path = {folder.path: own for own, folder in known.items()}
+                own = by_path.get(path, roots.with_inode(path, known))
+                if own is None:
+                    raise InputError(
+                        f"{self.file} does not have {path}; it has {', '.join(by_path) or 'no folder'}"
+                    )
+                roots.forget(connection, own)
+            if len(known) == 1:
+                self.close()
+                location.delete(self.file)
+        return len(known) == 1
 
     def rebuild(self, *, wait: Wait = True, progress: Progress | None = None) -> Report:
         """New vectors for all notes, by the model that this index was opened with.

@@ -9,21 +9,22 @@ import re
 import sqlite3
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, suppress
+from dataclasses import replace
+from functools import cache, partial
 from pathlib import Path
-from typing import NamedTuple
 from urllib.parse import quote
 
 from mlx_jina.errors import IndexFileError, InputError
+from mlx_jina.search import identity
+from mlx_jina.search.identity import Identity
 
 SUFFIX = ".db"
 
 # Where WAL's shared memory does not work, or another program copies files while they change.
 _NETWORK = frozenset("9p afpfs afs ceph cifs davfs fuse.sshfs ncpfs nfs nfs4 smb smb2 smb3 smbfs webdav".split())
 _MOUNTS = "/proc/self/mounts"
-# One of so many of the latest tells a folder that was moved.
-_NOTES_ASKED_FOR = 100
 _SYNCED = ("Library/Mobile Documents", "Library/CloudStorage", "Dropbox", "OneDrive", "Google Drive", "Nextcloud")
 
 
@@ -49,9 +50,9 @@ def default_file(folder: str | Path) -> Path:
         inode = os.stat(real).st_ino
     except OSError as error:
         raise InputError(f"{folder}: {error.strerror}") from None
-    identity = f"{real}\0{inode}".encode("utf-8", "surrogateescape")
+    own = f"{real}\0{inode}".encode("utf-8", "surrogateescape")
     name = re.sub(r"[^\w.-]+", "-", os.path.basename(real), flags=re.ASCII).strip("-.")[:40] or "notes"
-    return data_folder() / f"{name}-{hashlib.sha256(identity).hexdigest()[:10]}{SUFFIX}"
+    return data_folder() / f"{name}-{hashlib.sha256(own).hexdigest()[:10]}{SUFFIX}"
 
 
 def default_files() -> Iterator[Path]:
@@ -118,11 +119,9 @@ def socket_of(file: str | Path) -> Path | None:
 
 
 def index_of(folder: str | Path) -> Path:
-    """The default index of a folder: the one that has it, also if the folder has moved since."""
-    file = default_file(folder)
-    if file.exists():
-        return file
-    return _holder(os.path.realpath(folder), _known()) or file
+    """The index of a folder: the one that has it, also if it has moved since, or else a file that is not there."""
+    found = _that_has(os.path.realpath(folder), _known)
+    return found or _unused(default_file(folder).with_suffix(""), SUFFIX)
 
 
 def choose(index: str | None) -> Path:
@@ -134,90 +133,94 @@ def choose(index: str | None) -> Path:
     if index is not None:
         path = Path(os.path.expanduser(index))
         return index_of(path) if path.is_dir() else path
-    here = os.path.realpath(os.getcwd())
-    folders = [here, *map(str, Path(here).parents)]
-    for folder in folders:
-        if (file := default_file(folder)).exists():
+    known = cache(_known)
+    here = Path(os.path.realpath(os.getcwd()))
+    for folder in (here, *here.parents):
+        if (file := _that_has(str(folder), known)) is not None:
             return file
-    known = _known()
-    for folder in folders:
-        if (holder := _holder(folder, known)) is not None:
-            return holder
     files = list(default_files())
     if len(files) == 1:
         return files[0]
     if not files:
         raise InputError("there is no index yet; make one of the folder with your notes: mlx-jina index FOLDER")
-    names = ", ".join(folder.path for folder in known)
+    names = ", ".join(folder.path for _, folder in known())
     raise InputError(f"there are several indexes; go to a folder that has one, or name it with --index: {names}")
 
 
-class KnownFolder(NamedTuple):
-    """A folder that an index has, and where it was."""
-
-    file: Path
-    path: str
-    device: int
-    inode: int
-    notes: list[str]
-    """Some of them, by their paths in it."""
-
-
-def _known() -> list[KnownFolder]:
-    return [folder for file in default_files() for folder in folders_of(file)]
-
-
-def folders_of(file: Path) -> list[KnownFolder]:
-    """Those of an index; none of what cannot be read."""
+def folders_of(file: Path) -> list[Identity]:
+    """Those that an index has; none of what cannot be read."""
     try:
-        with closing(sqlite3.connect(f"file:{quote(os.fsencode(file))}?mode=ro", uri=True)) as connection:
-            rows = connection.execute("select id, path, device, inode from root").fetchall()
-            return [
-                KnownFolder(file, path, device, inode, some_notes(connection, own))
-                for own, path, device, inode in rows
-                if isinstance(path, str) and os.path.isabs(path)
-            ]
+        with closing(_reader(file)) as connection:
+            found = identity.all_of(connection)
     except (sqlite3.Error, UnicodeDecodeError):
         return []
+    return [replace(folder, notes=partial(_notes, file, own)) for own, folder in found.items()]
 
 
-def _holder(path: str, known: Sequence[KnownFolder]) -> Path | None:
-    """The index of a folder that has another name or another inode than when it was indexed."""
-    status = os.stat(path)
-    for folder in known:
-        same = (folder.device, folder.inode) == (status.st_dev, status.st_ino)
-        if same and (folder.path == path or holds_any(path, folder.notes)):
-            return folder.file
-    for folder in known:
-        # Put back from a backup, it has another inode; or else what was here is beside it, under a new name.
-        if folder.path == path and not any(True for _ in beside(path, folder.inode)):
-            return folder.file
+def remembering(path: str) -> Path:
+    """The index of a folder that need not be there any more. Raises InputError if there is none."""
+    if os.path.isdir(path) and (file := _that_has(path, _known)) is not None:
+        return file
+    for file, folder in _known():
+        if folder.path == path:
+            return file
+    raise InputError(f"no index has {path}; mlx-jina index --list says which folders there are")
+
+
+def _known() -> list[tuple[Path, Identity]]:
+    """The folders of all indexes in the default place."""
+    return [(file, folder) for file in default_files() for folder in folders_of(file)]
+
+
+def _that_has(path: str, known: Callable[[], Sequence[tuple[Path, Identity]]]) -> Path | None:
+    """The index of the folder that has this real path."""
+    file = default_file(path)
+    if file.exists():
+        # What cannot be read is found by its name, and its damage is told.
+        folders = folders_of(file)
+        if not folders or any(folder.is_at(path) for folder in folders):
+            return file
+    here = [(file, folder) for file, folder in known() if folder.path == path or folder.has_inode_of(path)]
+    for file, folder in here:
+        if folder.has_inode_of(path) and folder.is_at(path):
+            return file
+    for file, folder in here:
+        # What has its path may be a copy, and the folder itself beside it under another name.
+        if (folder.is_at(path) or identity.is_empty(path)) and not any(True for _ in folder.moved_to()):
+            return file
     return None
 
 
-def some_notes(connection: sqlite3.Connection, root: int) -> list[str]:
-    """The latest notes of a folder, by which it can be told from another with its inode."""
-    sql = "select path from note where root = ? order by mtime_ns desc limit ?"
-    rows = connection.execute(sql, (root, _NOTES_ASKED_FOR))
-    return [path for (path,) in rows if isinstance(path, str)]
+def _notes(file: Path, root: int) -> list[str]:
+    with suppress(sqlite3.Error, UnicodeDecodeError), closing(_reader(file)) as connection:
+        return identity.latest_notes(connection, root)
+    return []
 
 
-def holds_any(folder: str, notes: Sequence[str]) -> bool:
-    """Whether any of these notes, if any, is in a folder: a new one may have the inode of one that was deleted."""
-    return not notes or any(os.path.exists(os.path.join(folder, note)) for note in notes)
+def _reader(file: Path) -> sqlite3.Connection:
+    # Without a log beside it nobody writes to a file, and whoever may only read would leave one.
+    mode = "ro" if file.with_name(file.name + "-wal").exists() else "ro&immutable=1"
+    return sqlite3.connect(f"file:{quote(os.fsencode(file))}?mode={mode}", uri=True)
 
 
-def beside(path: str, inode: int) -> Iterator[str]:
-    """What has an inode in the folder that something is or was in."""
-    with suppress(OSError), os.scandir(os.path.dirname(path)) as entries:
-        yield from (entry.path for entry in entries if entry.inode() == inode)
+def _unused(file: Path, ending: str = "") -> Path:
+    """A name with an ending that nothing has, numbered where that needs it."""
+    numbers = itertools.chain([""], map("-{}".format, itertools.count(2)))
+    names = (f"{file.name}{number}{ending}" for number in numbers)
+    return next(path for path in map(file.with_name, names) if not path.exists())
+
+
+def delete(file: Path) -> None:
+    """Delete an index, also behind a link, and what SQLite keeps beside it."""
+    real = Path(os.path.realpath(file))
+    for ending in ("-wal", "-shm", ""):
+        real.with_name(real.name + ending).unlink(missing_ok=True)
+    file.unlink(missing_ok=True)
 
 
 def keep_aside(file: Path) -> Path:
     """Rename a damaged index to NAME.corrupt-DATE, with what SQLite keeps beside it. Returns the new name."""
-    name = f"{file.name}.corrupt-{time.strftime('%Y-%m-%d-%H%M%S')}"
-    names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
-    aside = next(path for path in map(file.with_name, names) if not path.exists())
+    aside = _unused(file.with_name(f"{file.name}.corrupt-{time.strftime('%Y-%m-%d-%H%M%S')}"))
     for ending in ("-wal", "-shm", ""):
         part = file.with_name(file.name + ending)
         if part.exists():

@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+import time
+import unicodedata
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from shlex import quote
 from typing import NamedTuple
 
 from mlx_jina.errors import InputError
-from mlx_jina.search import location
-from mlx_jina.search.database import from_json, one
-from mlx_jina.search.walk import Selection
+from mlx_jina.search import identity, notes
+from mlx_jina.search.database import from_json
+from mlx_jina.search.identity import Identity
+from mlx_jina.search.walk import Selection, scan
 
 MAX_SIZE = 10_000_000
 """Bytes of the largest file that is read, where nobody says otherwise."""
@@ -28,11 +31,13 @@ class Root(NamedTuple):
     max_size: int
 
 
-class Moved(NamedTuple):
-    """A folder that has been renamed, or moved."""
+class Moves(NamedTuple):
+    """What is known of folders that are not where they were, by their ids."""
 
-    before: str
-    now: str
+    places: dict[int, str]
+    """Where those are that were found, or are here again with another inode."""
+    gone: dict[int, str]
+    """Those that are none any more, and why."""
 
 
 class Settings(NamedTuple):
@@ -66,29 +71,32 @@ def real_path(folder: str | Path) -> str:
     return path
 
 
-def put(connection: sqlite3.Connection, path: str, settings: Settings) -> tuple[Root, list[Moved]]:
-    """A folder with this real path, new or not, and which folders are not where they were.
+def put(connection: sqlite3.Connection, path: str, settings: Settings) -> tuple[Root, list[str]]:
+    """A folder with this real path, new or not, and what is to be said of folders that are not where they were.
 
-    Raises InputError for a folder inside another one of the index.
+    Raises InputError for a folder inside another one of the index, and for one that merely has the name of one.
     """
-    moved = []
-    root = next((root for root in all_of(connection) if root.path == path), None)
-    if root is not None and not is_there(connection, root) and (now := moved_to(connection, root)) is not None:
-        # Another folder has its name.
-        connection.execute("update root set path = ? where id = ?", (now, root.id))
-        moved.append(Moved(path, now))
-        root = None
-    status = os.stat(path)
-    known = all_of(connection)
-    if root is None and (root := _with_identity(connection, path, status, known)) is not None:
-        if is_there(connection, root):
+    said = follow(connection, moves(connection))
+    known = identity.all_of(connection)
+    own = next((own for own, folder in known.items() if folder.path == path), None)
+    if own is not None and not (known[own].is_at(path) or identity.is_empty(path)):
+        if with_inode(path, known) is None:
+            raise InputError(other_folder(path))
+        said += _let_go(connection, {own: f"{path} is another folder now, and what it was is forgotten"})
+        own = None
+    if own is None and (own := with_inode(path, known)) is not None:
+        before = known[own].path
+        if known[own].has_inode_of(before):
             # A file system without letter case has several names for it.
-            path = root.path
+            path = before
         else:
-            moved.append(Moved(root.path, path))
-    for other in known:
-        if other != root and _nested(path, other.path):
+            said.append(_moved(before, path))
+    roots = {root.id: root for root in all_of(connection)}
+    root = None if own is None else roots.pop(own)
+    for other in roots.values():
+        if is_inside(path, other.path) or is_inside(other.path, path):
             raise InputError(f"{path} and {other.path} are in one another, and one index would have notes twice")
+    status = os.stat(path)
     old = root or Root(0, path, Selection(), MAX_SIZE)
     selection = Selection(
         old.selection.include if settings.include is None else tuple(settings.include),
@@ -97,15 +105,14 @@ def put(connection: sqlite3.Connection, path: str, settings: Settings) -> tuple[
     selection.check()
     max_size = old.max_size if settings.max_size is None else settings.max_size
     values = (path, status.st_dev, status.st_ino, _dumps(selection, max_size))
-    if root is None:
+    if own is None:
         sql = "insert into root(path, device, inode, selection) values (?, ?, ?, ?)"
         own = connection.execute(sql, values).lastrowid
         assert own is not None
     else:
-        own = root.id
         sql = "update root set path = ?, device = ?, inode = ?, selection = ? where id = ?"
         connection.execute(sql, (*values, own))
-    return Root(own, path, selection, max_size), moved
+    return Root(own, path, selection, max_size), said
 
 
 def is_current(connection: sqlite3.Connection, path: str, settings: Settings) -> Root | None:
@@ -118,57 +125,99 @@ def is_current(connection: sqlite3.Connection, path: str, settings: Settings) ->
     return _root(*row)
 
 
-def _with_identity(
-    connection: sqlite3.Connection, path: str, status: os.stat_result, known: Sequence[Root]
-) -> Root | None:
-    """The folder that has this inode, and a note here."""
-    sql = "select id from root where device = ? and inode = ?"
-    ids = {own for (own,) in connection.execute(sql, (status.st_dev, status.st_ino))}
-    return next((root for root in known if root.id in ids and has_notes_in(connection, root, path)), None)
+def with_inode(path: str, known: Mapping[int, Identity]) -> int | None:
+    """The folder that has another name, and is here now."""
+    here = (own for own, folder in known.items() if folder.path != path and folder.has_inode_of(path))
+    return next((own for own in here if known[own].is_at(path)), None)
 
 
-def is_there(connection: sqlite3.Connection, root: Root) -> bool:
-    """Whether a folder is where it was, and not another one with its name."""
-    try:
-        inode = os.stat(root.path).st_ino
-    except OSError:
-        return False
-    # An external disk's device has another number at each mount.
-    return bool(one(connection, "select inode = ? from root where id = ?", inode, root.id))
+def moves(connection: sqlite3.Connection) -> Moves:
+    """What became of folders that are not where they were, as far as they are near."""
+    known, roots = identity.all_of(connection), {root.id: root for root in all_of(connection)}
+    away = {own: folder for own, folder in known.items() if not folder.has_inode_of(folder.path)}
+    # A deleted folder may have had the inode of one that is where it was.
+    taken = {folder.path for own, folder in known.items() if own not in away}
+    places: dict[int, str] = {}
+    for own, folder in away.items():
+        others = [other.path for each, other in known.items() if each != own]
+        place = _place_of(folder, others)
+        if place is not None and place not in taken:
+            places[own] = place
+            taken.add(place)
+    now = {own: places.get(own, folder.path) for own, folder in known.items()}
+    gone: dict[int, str] = {}
+    for own, place in places.items():
+        before = known[own].path
+        for other, path in now.items():
+            if other == own or other in gone:
+                continue
+            if path == place:
+                gone[other] = f"{before} has the place of {path} now, and what that was is forgotten"
+            elif is_inside(place, path) and path in taken and _reads(roots[other]._replace(path=path), place):
+                gone[own] = f"{before} is in {path} now, and no folder of its own any more"
+    return Moves({own: place for own, place in places.items() if own not in gone}, gone)
 
 
-def has_notes_in(connection: sqlite3.Connection, root: Root, path: str) -> bool:
-    """Whether any of a folder's notes is at a path."""
-    return location.holds_any(path, location.some_notes(connection, root.id))
+def _place_of(folder: Identity, others: Sequence[str]) -> str | None:
+    """Where a folder is that is not where it was, or its path if it was put back there from a backup."""
+    if (place := next(folder.moved_to(others), None)) is not None:
+        return place
+    return folder.path if folder.is_at(folder.path) else None
 
 
-def moved_to(connection: sqlite3.Connection, root: Root) -> str | None:
-    """Where a folder is now that is not there, if that is beside where it was, or around the current folder."""
-    key = connection.execute("select device, inode from root where id = ?", (root.id,)).fetchone()
-    others = [other.path for other in all_of(connection) if other.id != root.id]
-    for path in (*_around(), *location.beside(root.path, key[1])):
-        try:
-            status = os.stat(path)
-        except OSError:
-            continue
-        if (
-            (status.st_dev, status.st_ino) == key
-            and not any(_nested(path, other) for other in others)
-            and has_notes_in(connection, root, path)
-        ):
-            return path
-    return None
+def _reads(root: Root, place: str) -> bool:
+    """Whether a folder's notes are also those of another one, which it is in."""
+    inside = place.removeprefix(root.path.rstrip("/") + "/") + "/"
+    return any(
+        path.startswith(unicodedata.normalize("NFC", inside)) for path in scan(root.path, root.selection).entries
+    )
 
 
-def _around() -> Iterator[str]:
-    """The current folder, if it is there, and those above it."""
-    with suppress(OSError):
-        path = Path(os.path.realpath(os.getcwd()))
-        yield from map(str, (path, *path.parents))
+def follow(connection: sqlite3.Connection, moves: Moves) -> list[str]:
+    """Record what became of folders. Returns what is to be said of it."""
+    said = _let_go(connection, moves.gone)
+    known = {root.id: root.path for root in all_of(connection)}
+    for own in moves.places:
+        # Two may have swapped their names.
+        connection.execute("update root set path = ? where id = ?", (f"//{own}", own))
+    for own, place in moves.places.items():
+        status = os.stat(place)
+        sql = "update root set path = ?, device = ?, inode = ? where id = ?"
+        connection.execute(sql, (place, status.st_dev, status.st_ino, own))
+        if place != known[own]:
+            said.append(_moved(known[own], place))
+    return said
 
 
-def _nested(a: str, b: str) -> bool:
-    return (a + "/").startswith(b.rstrip("/") + "/") or (b + "/").startswith(a.rstrip("/") + "/")
+def _moved(before: str, now: str) -> str:
+    return f"{now} is the folder that was at {before}; its notes are kept"
+
+
+def _let_go(connection: sqlite3.Connection, gone: Mapping[int, str]) -> list[str]:
+    for own in gone:
+        forget(connection, own)
+    return list(gone.values())
+
+
+def forget(connection: sqlite3.Connection, root: int) -> None:
+    """Remove a folder and its notes; their vectors stay in the cache for a while."""
+    now = time.time()
+    for (note,) in connection.execute("select id from note where root = ?", (root,)).fetchall():
+        notes.delete(connection, note, now)
+    connection.execute("delete from root where id = ?", (root,))
+
+
+def other_folder(path: str) -> str:
+    """What to do about a folder that has the name of one in the index, and is not that one."""
+    return (
+        f"{path} is not the folder that was indexed under this name, whose notes the index keeps (is a disk "
+        f"missing?); if that one is gone for good: mlx-jina index {quote(path)} --forget"
+    )
+
+
+def is_inside(path: str, folder: str) -> bool:
+    """Whether a path is below a folder."""
+    return path.startswith(folder.rstrip("/") + "/") and path != folder
 
 
 def _root(own: int, path: str, selection: str) -> Root:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from shlex import quote
+
 from mlx_jina.errors import InputError
 from mlx_jina.search import schema
 from mlx_jina.search.changes import Options, Report, compare
@@ -20,7 +22,8 @@ def sync_words(database: Database, root: Root, options: Options, report: Report,
         found = scan(root.path, root.selection)
     except OSError as error:
         raise InputError(
-            f"{root.path}: {error.strerror}; the index keeps its notes, and goes on once the folder is back"
+            f"{root.path}: {error.strerror}; the index keeps its notes, and goes on once the folder is back; "
+            f"if it is gone for good: mlx-jina index {quote(root.path)} --forget"
         ) from None
     with database.reading() as connection:
         changes = compare(connection, root, found, options, report)

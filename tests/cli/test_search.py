@@ -290,6 +290,42 @@ def test_a_folder_that_moved_is_searched_by_its_new_name(indexed: Path) -> None:
     assert run("search", "oil", "-n", "1", "--paths").stdout == f"{moved}/garage/motor.md\n"
 
 
+def test_folders_are_forgotten(indexed: Path) -> None:
+    file = index_of(indexed / "notes")
+    (indexed / "office").mkdir()
+    (indexed / "office/a.md").write_text("zebra at work")
+    assert run("index", "notes", "office", "--index", "both.db").returncode == 0
+    (indexed / "office/a.md").unlink()
+    (indexed / "office").rmdir()
+    done = run("index", "office", "--forget", "--index", "both.db")
+    assert (done.returncode, done.stderr) == (
+        0,
+        f"both.db: {indexed}/office is forgotten; it still has {indexed}/notes\n",
+    )
+    assert "zebra" not in run("search", "zebra", "--index", "both.db").stdout
+    done = run("index", "office", "--forget", "--index", "both.db")
+    assert (done.returncode, done.stderr) == (
+        1,
+        f"error: {indexed}/both.db does not have {indexed}/office; it has {indexed}/notes\n",
+    )
+    Path("link.db").symlink_to(file)
+    for more in (["--dry-run"], ["--list"], ["--status"], ["--exclude", "x"], ["--index", "link.db", "--rebuild"]):
+        done = run("index", "notes", "--forget", *more)
+        assert (done.returncode, done.stderr) == (
+            1,
+            f"error: --forget does nothing else: leave out {more[-1 if more[0] == '--index' else 0]}\n",
+        )
+    done = run("index", "notes", "--forget")
+    assert (done.returncode, done.stderr) == (0, f"{indexed}/notes is forgotten, and its index {file} deleted\n")
+    assert not [path for path in file.parent.iterdir() if path.suffix != ".lock"]
+    assert (indexed / "notes/bread.md").exists()
+    done = run("index", "notes", "--forget")
+    assert (
+        done.stderr == f"error: no index has {indexed}/notes; mlx-jina index --list says which folders there are\n"
+    )
+    assert run("index", "--forget").stderr == "error: --forget lets go of a folder: name it\n"
+
+
 def test_a_damaged_index_is_kept_aside_and_made_anew(indexed: Path) -> None:
     file = index_of(indexed / "notes")
     file.write_bytes(b"nothing of a database is left of it" * 1000)
@@ -297,6 +333,8 @@ def test_a_damaged_index_is_kept_aside_and_made_anew(indexed: Path) -> None:
         done = run(*command)
         assert (done.returncode, done.stdout) == (1, "")
         assert "the file is damaged; `mlx-jina index FOLDER --rebuild` keeps it aside" in done.stderr
+    advice, _ = run("index", "--list").stderr.splitlines()
+    assert advice.endswith(f"; with this file: mlx-jina index FOLDER --rebuild --index {file}; or delete it")
     done = run("index", "notes", "--rebuild")
     assert done.returncode == 0, done.stderr
     assert "the damaged index is kept as" in done.stderr

@@ -610,6 +610,7 @@ def test_the_index_for_where_we_are(
         index.sync(tmp_path / "moved")
     monkeypatch.chdir(tmp_path / "moved")
     assert location.choose(None) == file
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "moved/sub").rmdir()
     (tmp_path / "away").mkdir()
     (tmp_path / "moved").rename(tmp_path / "away/backup")

@@ -7,6 +7,7 @@ import re
 import signal
 import socket
 import stat
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -70,6 +71,14 @@ def wait_for_vectors(server: Server) -> None:
             return
         time.sleep(0.1)
     raise AssertionError(server.log)
+
+
+def alone(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run a command while the server does not look at the notes, which it does when it likes."""
+    deadline = time.monotonic() + 30
+    while "is updating this index" in (done := run(*arguments)).stderr:
+        assert time.monotonic() < deadline
+    return done
 
 
 def search(server: Server, query: str, **fields: Any) -> dict[str, Any]:
@@ -389,12 +398,28 @@ def test_a_search_asks_the_server(notes: Server, home: Path, monkeypatch: pytest
     assert "and for no answer" in found.stdout, found.stderr
     assert notes.metric("requests_total") > before + 1
     for more in ((), ("--paths",), ("--jsonl",), ("--in", "kitchen"), ("--explain",), ("--uri", "vscode")):
-        here = run("search", "oil", *index, *more)
-        there = run("search", "oil", *index, "-m", "pocket", *more)
+        here = alone("search", "oil", *index, *more)
+        there = alone("search", "oil", *index, "-m", "pocket", *more)
         assert (here.stdout, here.stderr) == (there.stdout, there.stderr)
     wrong = run("search", "oil", *index, "--since", "yesterday")
     assert (wrong.returncode, wrong.stdout) == (1, "")
     assert wrong.stderr == "error: 'yesterday' is no date; write one as 2026-11-26\n"
+
+
+def test_a_folder_that_moved_is_followed_beside_a_server(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(home / "other"))
+    assert run("index", home / "notes").returncode == 0
+    moved = home / "far/away"
+    moved.parent.mkdir()
+    index = ("--index", moved, "--paths", "-n", "1")
+    with Server("--index", home / "notes") as running:
+        wait_for_vectors(running)
+        (home / "notes").rename(moved)
+        try:
+            for _ in range(2):
+                assert alone("search", "oil", *index).stdout == f"{moved}/garage/car.md\n"
+        finally:
+            moved.rename(home / "notes")
 
 
 def test_a_server_that_went_away_is_no_matter(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
