@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from mlx_jina.errors import IndexFileError
+
 Wait = bool | Callable[[str], object]
 """While somebody else has a lock: wait, or not, or wait and tell a function who it is."""
 
@@ -22,10 +24,13 @@ class Busy(Exception):
 def writer(file: Path, what: str, wait: Wait) -> Iterator[None]:
     """Hold FILE.what.lock, which the system gives back however a process ends.
 
-    Raises Busy where somebody else has it and `wait` is False.
+    Raises Busy where somebody else has it and `wait` is False, and IndexFileError where nobody can.
     """
     # Never removed: whoever waits for it would hold another file than who comes next.
-    descriptor = os.open(f"{file}.{what}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        descriptor = os.open(f"{file}.{what}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise IndexFileError(f"{file} cannot be updated: {error.strerror} ({file.name}.{what}.lock)") from error
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

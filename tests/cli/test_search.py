@@ -326,6 +326,19 @@ def test_folders_are_forgotten(indexed: Path) -> None:
     assert run("index", "--forget").stderr == "error: --forget lets go of a folder: name it\n"
 
 
+def test_an_index_that_cannot_be_locked_is_searched(indexed: Path) -> None:
+    """As anybody's but its owner's."""
+    lock = Path(f"{index_of(indexed / 'notes')}.words.lock")
+    lock.unlink(missing_ok=True)
+    lock.mkdir()
+    done = run("search", "oil", "-n", "1", "--paths")
+    assert done.stdout == f"{indexed}/notes/garage/motor.md\n"
+    assert "the index is searched as it is: " in done.stderr
+    assert f"cannot be updated: Is a directory ({lock.name})" in done.stderr
+    done = run("index")
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+
+
 def test_a_damaged_index_is_kept_aside_and_made_anew(indexed: Path) -> None:
     file = index_of(indexed / "notes")
     file.write_bytes(b"nothing of a database is left of it" * 1000)
