@@ -73,6 +73,7 @@ class Database:
             connection = self._open(create)
             self._check(connection, create)
             self._idle.append(connection)
+        self._inode = self._inode_now()
 
     def close(self) -> None:
         """Close every connection."""
@@ -87,8 +88,7 @@ class Database:
     @contextmanager
     def reading(self, cancelled: Callable[[], bool] | None = None) -> Iterator[sqlite3.Connection]:
         """A connection that sees one state of the file. Raises Cancelled soon after `cancelled` says so."""
-        if self._closed:
-            raise IndexFileError(f"{self.file} has been closed")
+        self._check_there()
         with self.translated():
             try:
                 connection = self._idle.pop()
@@ -119,6 +119,7 @@ class Database:
         """The writer's connection in a transaction, which is undone if anything is raised."""
         if self.read_only:
             raise IndexFileError(f"{self.file} cannot be written: the file or its folder is read-only")
+        self._check_there()
         with self._writing, self.translated():
             if self._writer is None:
                 self._writer = self._open(False)
@@ -140,6 +141,20 @@ class Database:
             if self._writer is None:
                 self._writer = self._open(False)
             yield self._writer
+
+    def _check_there(self) -> None:
+        """Raise IndexFileError where readers and writers would have a file that nobody else sees."""
+        if self._closed:
+            raise IndexFileError(f"{self.file} has been closed")
+        if self._inode_now() != self._inode:
+            raise IndexFileError(f"{self.file} has been deleted or replaced since it was opened: open it anew")
+
+    def _inode_now(self) -> tuple[int, int] | None:
+        try:
+            status = os.stat(self.file)
+        except OSError:
+            return None
+        return status.st_dev, status.st_ino
 
     def _open(self, create: bool) -> sqlite3.Connection:
         mode = "rwc" if create else "rw"

@@ -330,3 +330,15 @@ def test_dates_of_another_time_zone_are_no_damage(
     finally:
         monkeypatch.undo()
         time.tzset()
+
+
+def test_a_file_that_was_replaced_is_not_read_on(home: Path) -> None:
+    """As by a server, whose answers would be of notes that nobody has any more."""
+    file = home / "index.db"
+    with Index(file) as index:
+        assert index.search("starter", mode="words")
+        shutil.copy(file, home / "other.db")
+        (home / "other.db").replace(file)
+        for use in (lambda: index.search("starter", mode="words"), index.sync, index.status):
+            with pytest.raises(IndexFileError, match="has been deleted or replaced since it was opened"):
+                use()
