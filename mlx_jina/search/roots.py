@@ -76,21 +76,14 @@ def put(connection: sqlite3.Connection, path: str, settings: Settings) -> tuple[
 
     Raises InputError for a folder inside another one of the index, and for one that merely has the name of one.
     """
-    said = follow(connection, moves(connection))
+    said = follow(connection, moves(connection, path))
     known = identity.all_of(connection)
     own = next((own for own, folder in known.items() if folder.path == path), None)
-    if own is not None and not (known[own].is_at(path) or identity.is_empty(path)):
-        if with_inode(path, known) is None:
-            raise InputError(other_folder(path))
-        said += _let_go(connection, {own: f"{path} is another folder now, and what it was is forgotten"})
-        own = None
     if own is None and (own := with_inode(path, known)) is not None:
-        before = known[own].path
-        if known[own].has_inode_of(before):
-            # A file system without letter case has several names for it.
-            path = before
-        else:
-            said.append(_moved(before, path))
+        # A file system without letter case has several names for it.
+        path = known[own].path
+    elif own is not None and not (known[own].is_at(path) or identity.is_empty(path)):
+        raise InputError(other_folder(path))
     roots = {root.id: root for root in all_of(connection)}
     root = None if own is None else roots.pop(own)
     for other in roots.values():
@@ -131,8 +124,8 @@ def with_inode(path: str, known: Mapping[int, Identity]) -> int | None:
     return next((own for own in here if known[own].is_at(path)), None)
 
 
-def moves(connection: sqlite3.Connection) -> Moves:
-    """What became of folders that are not where they were, as far as they are near."""
+def moves(connection: sqlite3.Connection, named: str | None = None) -> Moves:
+    """What became of folders that are not where they were, as far as they are near or have the path `named`."""
     known, roots = identity.all_of(connection), {root.id: root for root in all_of(connection)}
     away = {own: folder for own, folder in known.items() if not folder.has_inode_of(folder.path)}
     # A deleted folder may have had the inode of one that is where it was.
@@ -140,7 +133,7 @@ def moves(connection: sqlite3.Connection) -> Moves:
     places: dict[int, str] = {}
     for own, folder in away.items():
         others = [other.path for each, other in known.items() if each != own]
-        place = _place_of(folder, others)
+        place = _place_of(folder, named, others)
         if place is not None and place not in taken:
             places[own] = place
             taken.add(place)
@@ -158,8 +151,10 @@ def moves(connection: sqlite3.Connection) -> Moves:
     return Moves({own: place for own, place in places.items() if own not in gone}, gone)
 
 
-def _place_of(folder: Identity, others: Sequence[str]) -> str | None:
+def _place_of(folder: Identity, named: str | None, others: Sequence[str]) -> str | None:
     """Where a folder is that is not where it was, or its path if it was put back there from a backup."""
+    if named is not None and folder.has_inode_of(named) and folder.is_at(named):
+        return named
     if (place := next(folder.moved_to(others), None)) is not None:
         return place
     return folder.path if folder.is_at(folder.path) else None

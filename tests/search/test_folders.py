@@ -349,3 +349,16 @@ def test_the_folder_that_is_there_is_forgotten(tmp_path: Path, sync: Sync, tiny:
     with Index(location.remembering(str(new)), tiny) as index:
         assert index.forget(new)
     assert found(renamed, tiny, "apple") == paths(renamed)
+
+
+def test_a_folder_and_its_copy_change_places(tmp_path: Path, sync: Sync, tiny: Encoder) -> None:
+    folder = made(tmp_path / "notes", "apple")
+    sync(folder)
+    (tmp_path / "far").mkdir()
+    copy = Path(shutil.copytree(folder, tmp_path / "far/copy"))
+    folder.rename(tmp_path / "aside")
+    copy.rename(folder)
+    moved = (tmp_path / "aside").rename(copy)
+    with Index(location.choose(str(moved)), tiny, create=False) as index:
+        assert index.sync(moved).warnings == [f"{moved} is the folder that was at {folder}; its notes are kept"]
+        assert index.status().folders == (str(moved),)
