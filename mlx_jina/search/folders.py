@@ -75,7 +75,7 @@ def _check_place(database: Database, root: Root) -> None:
     with database.reading() as connection:
         folder = identity.all_of(connection).get(root.id)
         if folder is not None and folder.path == root.path and not folder.is_at(root.path):
-            raise InputError(roots.other_folder(root.path))
+            raise InputError(roots.other_folder(database.file, root.path))
 
 
 def _with_pictures(root: Root, taken: bool) -> Root:
@@ -89,6 +89,6 @@ def _root(database: Database, folder: str | Path, settings: Settings, dry_run: b
     if root is not None:
         return root
     with _changing(database, dry_run) as connection:
-        root, said = roots.put(connection, path, settings)
+        root, said = roots.put(connection, database.file, path, settings)
     report.warnings += said
     return root

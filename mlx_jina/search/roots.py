@@ -71,10 +71,11 @@ def real_path(folder: str | Path) -> str:
     return path
 
 
-def put(connection: sqlite3.Connection, path: str, settings: Settings) -> tuple[Root, list[str]]:
+def put(connection: sqlite3.Connection, file: Path, path: str, settings: Settings) -> tuple[Root, list[str]]:
     """A folder with this real path, new or not, and what is to be said of folders that are not where they were.
 
-    Raises InputError for a folder inside another one of the index, and for one that merely has the name of one.
+    `file` is the index's. Raises InputError for a folder inside another one of the index, and for one that merely
+    has the name of one.
     """
     said = follow(connection, moves(connection, path))
     known = identity.all_of(connection)
@@ -83,7 +84,7 @@ def put(connection: sqlite3.Connection, path: str, settings: Settings) -> tuple[
         # A file system without letter case has several names for it.
         path = known[own].path
     elif own is not None and not (known[own].is_at(path) or identity.is_empty(path)):
-        raise InputError(other_folder(path))
+        raise InputError(other_folder(file, path))
     roots = {root.id: root for root in all_of(connection)}
     root = None if own is None else roots.pop(own)
     for other in roots.values():
@@ -202,12 +203,17 @@ def forget(connection: sqlite3.Connection, root: int) -> None:
     connection.execute("delete from root where id = ?", (root,))
 
 
-def other_folder(path: str) -> str:
+def other_folder(file: Path, path: str) -> str:
     """What to do about a folder that has the name of one in the index, and is not that one."""
     return (
         f"{path} is not the folder that was indexed under this name, whose notes the index keeps (is a disk "
-        f"missing?); if that one is gone for good: mlx-jina index {quote(path)} --forget"
+        f"missing?); {forgetting(file, path)}"
     )
+
+
+def forgetting(file: Path, path: str) -> str:
+    """How to let go of a folder."""
+    return f"if it is gone for good: mlx-jina index {quote(path)} --forget --index {quote(str(file))}"
 
 
 def is_inside(path: str, folder: str) -> bool:

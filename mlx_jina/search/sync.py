@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from shlex import quote
-
 from mlx_jina.errors import InputError
 from mlx_jina.search import schema
 from mlx_jina.search.changes import Options, Report, compare
 from mlx_jina.search.database import Database, one
 from mlx_jina.search.model import Progress
-from mlx_jina.search.roots import Root
+from mlx_jina.search.roots import Root, forgetting
 from mlx_jina.search.walk import scan
 
 
@@ -23,7 +21,7 @@ def sync_words(database: Database, root: Root, options: Options, report: Report,
     except OSError as error:
         raise InputError(
             f"{root.path}: {error.strerror}; the index keeps its notes, and goes on once the folder is back; "
-            f"if it is gone for good: mlx-jina index {quote(root.path)} --forget"
+            f"{forgetting(database.file, root.path)}"
         ) from None
     with database.reading() as connection:
         changes = compare(connection, root, found, options, report)

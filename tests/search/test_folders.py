@@ -213,7 +213,7 @@ def test_another_folder_has_the_name_within_one_index(tmp_path: Path, tiny: Enco
         report = index.sync()
         (warning,) = report.warnings
         assert warning.startswith(f"{new} is not the folder that was indexed under this name")
-        assert warning.endswith(f"mlx-jina index {new} --forget")
+        assert warning.endswith(f"mlx-jina index {new} --forget --index {index.file}")
         assert not report.any_changes()
         with pytest.raises(InputError, match="is not the folder that was indexed"):
             index.sync(new)
