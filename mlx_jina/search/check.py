@@ -214,17 +214,12 @@ def _repair(
     for table, _ in stray:
         connection.execute(f"delete from {table} where note not in (select id from note)")
     connection.execute("insert into fts(fts) values ('rebuild')")
-    for note in vectors:
-        connection.execute("delete from vec where note = ?", (note,))
-        connection.execute("delete from bits where note = ?", (note,))
-        connection.execute("update note set vectors_at = null where id = ?", (note,))
-    for note in following:
-        connection.execute("delete from vec_next where note = ?", (note,))
-        connection.execute("delete from bits_next where note = ?", (note,))
-    for note in contents:
-        # Vectors would go into the cache, and nobody knows of what they are.
-        for table in ("vec", "bits", "vec_next", "bits_next"):
-            connection.execute(f"delete from {table} where note = ?", (note,))
-        # So the next sync takes it for changed.
-        sql = "update note set size = -1, hash = x'00', error = null, vectors_at = null where id = ?"
-        connection.execute(sql, (note,))
+    # Of a note with another content, vectors would go into the cache, and nobody knows of what they are.
+    for suffix, faulty in (("", vectors | contents), ("_next", following | contents)):
+        for table in ("vec", "bits"):
+            connection.executemany(f"delete from {table}{suffix} where note = ?", [(note,) for note in faulty])
+    sql = "update note set vectors_at = null where id = ?"
+    connection.executemany(sql, [(note,) for note in vectors | contents])
+    # So the next sync takes them for changed.
+    sql = "update note set size = -1, hash = x'00', error = null where id = ?"
+    connection.executemany(sql, [(note,) for note in contents])
