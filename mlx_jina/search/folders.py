@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import sqlite3
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -45,16 +44,17 @@ def sync_folders(
 
 def _sync_known(database: Database, taken: bool, options: Options, report: Report, progress: Progress) -> None:
     with database.reading() as connection:
-        known, moves = roots.all_of(connection), roots.moves(connection)
+        known, moves, replaced = roots.all_of(connection), roots.moves(connection), _replaced(connection)
     if any(moves):
         with _changing(database, options.dry_run) as connection:
             report.warnings += roots.follow(connection, moves)
-            known = roots.all_of(connection)
+            known, replaced = roots.all_of(connection), _replaced(connection)
     if not known:
         raise InputError(f"{database.file} has no folder yet; name the one with your notes: mlx-jina index FOLDER")
     for root in known:
         try:
-            _check_place(database, root)
+            if root.id in replaced:
+                raise InputError(roots.other_folder(database.file, root.path))
             sync_words(database, _with_pictures(root, taken), options, report, progress)
         except InputError as error:
             if len(known) == 1:
@@ -67,15 +67,9 @@ def _changing(database: Database, dry_run: bool) -> AbstractContextManager[sqlit
     return database.reading() if dry_run else database.writing()
 
 
-def _check_place(database: Database, root: Root) -> None:
-    """Raise InputError where another folder has the name of one that is not there."""
-    if not os.path.isdir(root.path) or identity.is_empty(root.path):
-        # A disk may be missing, which the scan finds.
-        return
-    with database.reading() as connection:
-        folder = identity.all_of(connection).get(root.id)
-        if folder is not None and folder.path == root.path and not folder.is_at(root.path):
-            raise InputError(roots.other_folder(database.file, root.path))
+def _replaced(connection: sqlite3.Connection) -> set[int]:
+    """Folders whose names other ones have."""
+    return {own for own, folder in identity.all_of(connection).items() if folder.is_replaced()}
 
 
 def _with_pictures(root: Root, taken: bool) -> Root:

@@ -35,6 +35,10 @@ class Identity:
             return True
         return (same_inode or same_path) and self._has_notes_in(path)
 
+    def is_replaced(self) -> bool:
+        """Whether its path leads to another folder, and not to the empty place of a disk that is not mounted."""
+        return not self.is_at(self.path) and os.path.isdir(self.path) and not is_empty(self.path)
+
     def has_inode_of(self, path: str) -> bool:
         """Whether a path leads to the very folder that was read, and not, say, to a copy of it."""
         try:

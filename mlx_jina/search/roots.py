@@ -83,7 +83,7 @@ def put(connection: sqlite3.Connection, file: Path, path: str, settings: Setting
     if own is None and (own := with_inode(path, known)) is not None:
         # A file system without letter case has several names for it.
         path = known[own].path
-    elif own is not None and not (known[own].is_at(path) or identity.is_empty(path)):
+    elif own is not None and known[own].is_replaced():
         raise InputError(other_folder(file, path))
     roots = {root.id: root for root in all_of(connection)}
     root = None if own is None else roots.pop(own)
